@@ -1,0 +1,31 @@
+"""Install with `pip install -e .`; the tests' references come with `pip install -e '.[test]'`."""
+
+from setuptools import setup
+
+setup(
+    name="minimal-multitask-bert",
+    version="0.1.0",
+    description="A hand-written BERT for sentiment, paraphrase and similarity, trained with gradient surgery",
+    python_requires=">=3.10",
+    packages=["bert", "heads", "optim", "data", "training"],
+    py_modules=["train_multitask", "evaluate"],
+    package_data={"data": ["sample/*.csv"]},
+    install_requires=[
+        "torch>=2.10,<2.14",
+        "numpy>=1.26",
+        "scipy>=1.11",  # Pearson's r
+        "tokenizers>=0.20",  # WordPiece
+        "safetensors>=0.4.3",  # checkpoints that cannot run code
+        "huggingface_hub>=0.25",  # the cache that every other tool shares
+        "tqdm>=4.66",  # the progress bar
+    ],
+    extras_require={
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "scikit-learn>=1.4",  # F1
+            "transformers>=5",  # BertModel, the reference of bert/
+            "sentence-transformers>=5.2",  # embeddings, and a reader of what a run writes
+        ],
+    },
+)
