@@ -1,0 +1,133 @@
+"""A Hugging Face folder <-> a BertModel: one table of names, strict, and no pickle that can run code."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from bert.errors import CheckpointError
+
+# Our module names -> Hugging Face's; weight and bias follow the module.
+NAMES = {
+    "embeddings.word": "embeddings.word_embeddings",
+    "embeddings.position": "embeddings.position_embeddings",
+    "embeddings.token_type": "embeddings.token_type_embeddings",
+    "embeddings.norm": "embeddings.LayerNorm",
+    "pooler": "pooler.dense",
+}
+LAYER_NAMES = {
+    "attention.query": "attention.self.query",
+    "attention.key": "attention.self.key",
+    "attention.value": "attention.self.value",
+    "attention.output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "feed_forward_in": "intermediate.dense",
+    "feed_forward_out": "output.dense",
+    "feed_forward_norm": "output.LayerNorm",
+}
+
+
+def hugging_face_name(name: str) -> str:
+    """layers.3.attention.query.weight -> encoder.layer.3.attention.self.query.weight"""
+    module, _, kind = name.rpartition(".")
+    if module.startswith("layers."):
+        _, number, part = module.split(".", 2)
+        return f"encoder.layer.{number}.{LAYER_NAMES[part]}.{kind}"
+    return f"{NAMES[module]}.{kind}"
+
+
+def weights_file(folder: Path) -> Path:
+    """model.safetensors, else pytorch_model.bin. Raises CheckpointError where neither is there."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f"{folder}: expected model.safetensors or pytorch_model.bin; found neither")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file, by the names in it."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)  # refuses a pickle that calls anything
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: not a readable weights file ({reason}); fetch it again") from None
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise CheckpointError(f"{path}: expected names and tensors alone; take a model.safetensors instead")
+    return weights
+
+
+def standard_names(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Undo the variants of older checkpoints: a `bert.` prefix, LayerNorm gamma/beta; pass over `cls.*` heads."""
+    heads = sorted(name for name in weights if name.startswith("cls."))
+    if heads:
+        print(f"{path}: passed over {len(heads)} pre-training head tensors: {', '.join(heads)}", file=sys.stderr)
+    standard = {}
+    for name, value in weights.items():
+        name = name.removeprefix("bert.")
+        if name.startswith("cls.") or name == "embeddings.position_ids":  # the numbers 0..511, not a weight
+            continue
+        name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        if name in standard:
+            raise CheckpointError(f"{path}: two tensors mean {name}; fetch the file again")
+        standard[name] = value
+    return standard
+
+
+def check_fit(expected: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError naming what is missing, unexpected or of another shape (the first five of each)."""
+    faults = [
+        ("missing", [name for name in expected if name not in found]),
+        ("unexpected", [name for name in found if name not in expected]),
+        (
+            "wrong shape",
+            [
+                f"{name} (expected {tuple(expected[name].shape)}, found {tuple(found[name].shape)})"
+                for name in expected
+                if name in found and expected[name].shape != found[name].shape
+            ],
+        ),
+    ]
+    told = [
+        f"{len(names)} {what}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+        for what, names in faults
+        if names
+    ]
+    if told:
+        raise CheckpointError(
+            f"{path}: the weights do not fit the model: {'; '.join(told)}; check config.json beside it"
+        )
+
+
+def load_folder(model: nn.Module, folder: Path) -> None:
+    """Replace every weight of `model` by the folder's, as float32. Raises CheckpointError and changes nothing else."""
+    path = weights_file(folder)
+    found = standard_names(read_weights(path), path)
+    names = {hugging_face_name(name): name for name in model.state_dict()}
+    check_fit({theirs: model.state_dict()[ours] for theirs, ours in names.items()}, found, path)
+    # A copy: the file's pages stay mapped otherwise, and training would read them while the file may be replaced.
+    state = {names[name]: value.to(torch.float32, copy=True) for name, value in found.items()}
+    model.load_state_dict(state, assign=True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+
+
+def save_folder(model: nn.Module, folder: Path) -> None:
+    """Write config.json and model.safetensors with Hugging Face's names; the tokenizer saves itself beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(model.config.to_json(), encoding="utf-8")
+    state = {hugging_face_name(name): value for name, value in model.state_dict().items()}
+    write_tensors(folder / "model.safetensors", state)
+
+
+def write_tensors(path: Path, state: dict[str, Tensor]) -> None:
+    """A safetensors file that transformers reads. Not by save_file, which hides it from the user's group."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    path.write_bytes(save(tensors, metadata={"format": "pt"}))

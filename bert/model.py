@@ -1,0 +1,177 @@
+"""BERT, by hand: embeddings, self-attention, layer, pooler, and the whole.
+
+Source: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers"; Vaswani et al. 2017.
+Letters: B batch, T tokens, D hidden size, H heads, K = D // H. Masks are bool, True = a real token.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bert.checkpoint import load_folder
+from bert.config import BertConfig
+from bert.hub import resolve
+
+
+class Dropout(nn.Module):
+    """Inverted dropout: an element is zeroed with rate p, the others are divided by 1 - p.
+
+    The same law as nn.Dropout, several times faster on a CPU: 16 random bits an element instead of a float, so p is
+    rounded to a multiple of 2^-16 (and the division uses the rounded p, which keeps the expectation exact).
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        drop = round(self.p * 65536)
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        keep = words.view(torch.int16)[: x.numel()].view(x.shape) >= drop - 32768
+        return x * (keep * (65536 / (65536 - drop))).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+class Embeddings(nn.Module):
+    """Word + position + segment embeddings, then LayerNorm and dropout."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.word = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+        x = self.word(input_ids) + self.token_type(token_type_ids)  # (B, T, D)
+        x = x + self.position.weight[: input_ids.shape[1]]
+        return self.dropout(self.norm(x))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention: softmax(Q K^T / sqrt(K)) V, the heads side by side, then a projection."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = Dropout(config.attention_probs_dropout_prob)
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """x: (B, T, D), mask: (B, T) -> the new x: (B, T, D), and the attention before dropout: (B, H, T, T)."""
+        projections = (self.query, self.key, self.value)
+        q, k, v = (proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for proj in projections)  # (B, H, T, K)
+        scores = (q @ k.mT) / math.sqrt(q.shape[-1])  # (B, H, T, T)
+        # The least finite number, not -inf: the softmax gives padding an exact 0 either way, and no NaN to a row
+        # of padding alone.
+        scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
+        attention = scores.softmax(dim=-1)
+        heads = self.dropout(attention) @ v  # (B, H, T, K)
+        return self.output(heads.transpose(1, 2).flatten(2)), attention  # (B, T, D)
+
+
+class Layer(nn.Module):
+    """One transformer layer: attention, add and norm, feed-forward, add and norm."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.attention = SelfAttention(config)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward_in = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.feed_forward_out = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = Dropout(config.hidden_dropout_prob)
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """x: (B, T, D), mask: (B, T) -> the new x: (B, T, D), and the attention: (B, H, T, T)."""
+        attended, attention = self.attention(x, mask)
+        x = self.attention_norm(x + self.dropout(attended))
+        wide = F.gelu(self.feed_forward_in(x))  # (B, T, 4 D), the exact erf form
+        return self.feed_forward_norm(x + self.dropout(self.feed_forward_out(wide))), attention
+
+
+class BertOutput(NamedTuple):
+    last_hidden_state: Tensor  # (B, T, D)
+    pooler_output: Tensor  # (B, D)
+
+
+class BertModel(nn.Module):
+    """The encoder. `BertModel(config)` has random weights, `BertModel.from_pretrained(source)` a checkpoint's."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
+        self.apply(self._initialise)
+
+    def _initialise(self, module: nn.Module) -> None:
+        """Normal weights, zero biases; LayerNorm keeps torch's ones and zeros."""
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> BertModel:
+        """A checkpoint's BERT, float32, in eval mode.
+
+        Args:    source: a folder in Hugging Face layout, "minilm", "bert-base-uncased" or a Hub id.
+        Raises:  CheckpointError (a bad file), HubError (nothing cached and no network).
+        """
+        folder = resolve(source)
+        config = BertConfig.from_json(folder / "config.json")
+        with torch.device("meta"):  # no memory and no random draws for weights that are replaced at once
+            model = cls(config)
+        load_folder(model, folder)
+        return model.eval()
+
+    def hidden_state(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        layer: int = -1,
+    ) -> tuple[Tensor, Tensor]:
+        """One layer's output; the layers above it are not computed.
+
+        Args:    input_ids, attention_mask, token_type_ids: (B, T); no mask means no padding, no types means all 0.
+                 layer: -1 the last, -2 the second to last, ...
+        Returns: hidden states (B, T, D) and the attention of that layer (B, H, T, T), rows summing to 1.
+        """
+        depth = len(self.layers)
+        if not -depth <= layer <= -1:
+            raise ValueError(f"layer: expected -{depth} to -1 (the model has {depth} layers); found {layer}")
+        if input_ids.dim() != 2 or not 1 <= input_ids.shape[1] <= self.config.max_position_embeddings:
+            raise ValueError(
+                f"input_ids: expected (B, T) with T from 1 to {self.config.max_position_embeddings}; "
+                f"found {tuple(input_ids.shape)}; cut the texts with max_length"
+            )
+        mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        x = self.embeddings(input_ids, types)
+        for block in self.layers[: depth + 1 + layer]:
+            x, attention = block(x, mask)
+        return x, attention
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> BertOutput:
+        """input_ids, attention_mask, token_type_ids: (B, T) -> last_hidden_state (B, T, D), pooler_output (B, D)."""
+        x, _ = self.hidden_state(input_ids, attention_mask, token_type_ids)
+        return BertOutput(x, torch.tanh(self.pooler(x[:, 0])))

@@ -1,0 +1,24 @@
+"""What several tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from bert.errors import HubError
+from bert.hub import resolve
+
+# No limit of time for a single example: it would fail by chance on a busy machine.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of the real minilm: from the cache, else fetched; where neither works the test is skipped."""
+    try:
+        return resolve("minilm")
+    except HubError as error:
+        pytest.skip(f"minilm is neither cached nor within reach: {error}")
