@@ -1,0 +1,69 @@
+"""AdamW, by hand (Loshchilov and Hutter 2019, algorithm 2, with bias correction, in the order of torch.optim.AdamW)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch.optim import Optimizer
+
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay.
+
+        p <- p - lr * weight_decay * p
+        m <- beta1 * m + (1 - beta1) * g
+        v <- beta2 * v + (1 - beta2) * g * g
+        p <- p - lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+
+    A parameter whose .grad is None is left alone: neither moved nor decayed, its t does not count.
+    Args:   params: parameters or parameter groups, each with its own settings if wanted; lr > 0 is the step size,
+            betas in [0, 1), eps >= 0 outside the root, weight_decay >= 0 a rate per unit of lr.
+    Raises: ValueError for a setting out of range or a sparse gradient.
+    """
+
+    def __init__(self, params, lr: float = 1e-3, betas=(0.9, 0.999), eps: float = 1e-8, weight_decay: float = 1e-2):
+        for name, value, low, high in (
+            ("lr", lr, 0, math.inf),
+            ("beta1", betas[0], 0, 1),
+            ("beta2", betas[1], 0, 1),
+            ("eps", eps, 0, math.inf),
+            ("weight_decay", weight_decay, 0, math.inf),
+        ):
+            if not low <= value < high:
+                raise ValueError(f"{name}: expected {low} <= {name} < {high}; found {value}")
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
+        """One update of every parameter that has a gradient; returns the closure's loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+        return loss
+
+    def _update(self, p: torch.Tensor, group: dict) -> None:
+        g, state = p.grad, self.state[p]
+        if g.is_sparse:
+            raise ValueError(
+                "AdamW: expected dense gradients; found a sparse one; make the embedding with sparse=False"
+            )
+        if not state:
+            state["step"] = 0
+            state["exp_avg"] = torch.zeros_like(p)  # m
+            state["exp_avg_sq"] = torch.zeros_like(p)  # v
+        state["step"] += 1
+        (beta1, beta2), m, v = group["betas"], state["exp_avg"], state["exp_avg_sq"]
+        correction1 = 1 - beta1 ** state["step"]
+        correction2 = 1 - beta2 ** state["step"]
+        p.mul_(1 - group["lr"] * group["weight_decay"])
+        m.lerp_(g, 1 - beta1)
+        v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        denominator = v.sqrt().div_(math.sqrt(correction2)).add_(group["eps"])
+        p.addcdiv_(m, denominator, value=-group["lr"] / correction1)
