@@ -1,0 +1,63 @@
+"""Rows -> batches, in a seeded order.
+
+Rows of like length share a batch, for each is padded to its longest row. The order of training is a pure function of
+(seed, task, epoch), so that a run goes on at any position without a replay of what came before.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+POOL = 50  # batches that are sorted together: many enough for little padding, few enough to mix an epoch well
+
+
+def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, task: str, epoch: int) -> list[list[int]]:
+    """One epoch of a task: each row number once, in batches of `batch_size`, at most one of them shorter.
+
+    The rows are shuffled and cut into pools of POOL batches; each pool is sorted by length and cut into batches; the
+    batches are shuffled.
+    Args:   lengths: of each row, in tokens. seed, epoch: 0 or more. task: its name stirs the seed.
+    Raises: ValueError for a number out of range.
+    """
+    _check(batch_size=(batch_size, 1), seed=(seed, 0), epoch=(epoch, 0))
+    entropy = [seed, zlib.crc32(task.encode()), epoch]  # never hash(): it differs from process to process
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
+    lengths = np.asarray(lengths, dtype=np.int64)
+    shuffled = generator.permutation(len(lengths))
+    batches = []
+    for start in range(0, len(shuffled), POOL * batch_size):
+        pool = shuffled[start : start + POOL * batch_size]
+        pool = pool[np.argsort(lengths[pool], kind="stable")].tolist()
+        batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+class BatchStream:
+    """A task's batches without end, one epoch after the other: `stream[position]` is a list of row numbers."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, task: str):
+        _check(batch_size=(batch_size, 1), seed=(seed, 0))
+        if not len(lengths):
+            raise ValueError(f"{task}: expected at least one row to make batches of; found none")
+        self.lengths, self.batch_size, self.seed, self.task = lengths, batch_size, seed, task
+        self.batches_per_epoch = math.ceil(len(lengths) / batch_size)
+        self._epoch, self._batches = -1, []  # the epoch asked for last
+
+    def __getitem__(self, position: int) -> list[int]:
+        _check(position=(position, 0))
+        epoch, index = divmod(position, self.batches_per_epoch)
+        if epoch != self._epoch:
+            self._batches = epoch_batches(self.lengths, self.batch_size, self.seed, self.task, epoch)
+            self._epoch = epoch
+        return self._batches[index]
+
+
+def _check(**numbers: tuple[int, int]) -> None:
+    """name=(value, least allowed value)"""
+    for name, (value, least) in numbers.items():
+        if value < least:
+            raise ValueError(f"{name}: expected at least {least}; found {value}")
