@@ -1,0 +1,33 @@
+"""A second process for a test: forked, so that it has everything imported, and can die as it likes."""
+
+from __future__ import annotations
+
+import os
+import traceback
+import warnings
+from collections.abc import Callable
+
+
+def start(action: Callable[[], object]) -> int:
+    """Begin `action` in a child process; returns the child's number."""
+    with warnings.catch_warnings():
+        # Python 3.12 warns of a fork beside other threads, here torch's; the children's tensors are too small for them.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child:
+        return child
+    try:
+        action()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def result(child: int) -> int:
+    """Wait for the child: 0 where its action ended well, 1 where it raised, -N where signal N killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def run(action: Callable[[], object]) -> int:
+    return result(start(action))

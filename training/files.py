@@ -1,0 +1,210 @@
+"""Files and folders that are whole or absent, whenever the process is killed; and the claim on a run's folder.
+
+What is new is written aside as `.tmp-NAME.PID`, synced, and renamed into place. What goes is first renamed to
+`.trash-NAME.PID`. A killed process may leave such names behind; `clean` takes them away.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from training.errors import DiskError, UsageError
+
+LEFTOVER = re.compile(r"\.(tmp|trash|old)-(.+)\.\d+")
+
+# Everything that a run writes into its folder, and so everything that --overwrite may remove.
+RUN_FILES = (
+    "config.json",
+    "log.jsonl",
+    "metrics.json",
+    "checkpoints/step-*",
+    "best/*.json",
+    "best/*.safetensors",
+    "best/vocab.txt",
+    "best/1_Pooling/config.json",
+    "predictions/*-output.csv",
+)
+RUN_FOLDERS = ("checkpoints", "best/1_Pooling", "best", "predictions")
+
+
+def fault(point: str, name: str) -> None:
+    """For tests: die as by kill -9 where MINBERT_FAULT_POINT is `point`, or `point@name`: of that file or folder."""
+    if os.environ.get("MINBERT_FAULT_POINT") in (point, f"{point}@{name}"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Replace the file: after a crash it is the old one or the whole new one. Text as UTF-8, newlines as they are.
+
+    Raises: DiskError; the old file stands then.
+    """
+    temporary = _aside("tmp", path)
+    with disk_errors(path):
+        try:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+            sync(temporary)
+            fault("before-rename", path.name)
+            temporary.replace(path)
+            sync(path.parent)
+        except BaseException:
+            remove(temporary)
+            raise
+
+
+@contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of `final` when the block ends and vanishes where the block raises.
+
+    A `final` that is there already steps aside until the new one stands, so that `clean` finds one of the two.
+    Raises: DiskError for an OSError inside; the old folder stands then.
+    """
+    temporary, old = _aside("tmp", final), _aside("old", final)
+    with disk_errors(final):
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            sync(final.parent.parent)
+            remove(temporary)
+            temporary.mkdir()
+            yield temporary
+            for path in temporary.rglob("*"):
+                sync(path)
+            sync(temporary)
+            fault("before-rename", final.name)
+            if final.exists():
+                final.rename(old)
+                fault("after-old", final.name)
+            temporary.rename(final)
+            fault("after-rename", final.name)
+            sync(final.parent)
+            remove(old)
+        except BaseException:
+            remove(temporary)
+            if old.exists() and not final.exists():
+                old.rename(final)
+            raise
+
+
+def discard(path: Path) -> None:
+    """Remove a folder so that nobody sees half of it."""
+    trash = _aside("trash", path)
+    path.rename(trash)
+    fault("in-rotation", path.name)
+    remove(trash)
+
+
+def clean(folder: Path) -> None:
+    """Finish or undo what a killed process left in the folder. Only where no other process writes: inside `lock`."""
+    for path in list(folder.iterdir()) if folder.is_dir() else []:
+        leftover = LEFTOVER.fullmatch(path.name)
+        if leftover and leftover[1] == "old" and not (folder / leftover[2]).exists():
+            path.rename(folder / leftover[2])
+        elif leftover:
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all it holds; fine where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a mounted drive that cannot: nothing to wait for
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """An OSError inside becomes a DiskError that names the path: a failed write does not say where it was."""
+    try:
+        yield
+    except DiskError:
+        raise
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DiskError(f"{path}: not written ({reason}); free some space or choose another folder") from error
+
+
+def _aside(kind: str, path: Path) -> Path:
+    return path.with_name(f".{kind}-{path.name}.{os.getpid()}")
+
+
+# ---- a run's folder --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Make the folder if need be, and be the only process in it. The lock is the kernel's: it dies with the process.
+
+    Raises: UsageError with the other process's number; DiskError where the folder cannot be made or locked.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".lock").touch()
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise DiskError(f"{folder}: may not be written; check the permissions or choose another --output_dir")
+    with open(folder / ".lock", "r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = file.read() or "of unknown number"
+            raise UsageError(
+                f"--output_dir: {folder} is in use by process {holder}; wait for it or choose another folder"
+            ) from None
+        except OSError as error:
+            raise DiskError(f"{folder}: cannot be locked ({error.strerror}); choose one on a local disk") from error
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def claim_output_dir(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that holds a run already, unless it is to go on or to be replaced; clean it. Inside `lock`.
+
+    With overwrite, files that a run writes are removed, and no others.
+    Raises: UsageError.
+    """
+    for path in (folder, *(folder / name for name in RUN_FOLDERS)):
+        clean(path)
+    found = [path for pattern in RUN_FILES for path in sorted(folder.glob(pattern))]
+    if overwrite:
+        for path in found:
+            remove(path)
+        for path in (folder / name for name in RUN_FOLDERS):
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+    elif found and not resume:
+        raise UsageError(
+            f"--output_dir: {folder} holds a run ({found[0].relative_to(folder)}); take --resume auto or --overwrite"
+        )
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raise DiskError where fewer than `needed` bytes are free. The folder itself need not be there yet."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise DiskError(
+            f"{folder}: expected {needed / 1e6:.1f} MB of free space, for two checkpoints and the best model; "
+            f"found {free / 1e6:.1f} MB; free some or choose another --output_dir"
+        )
