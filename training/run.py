@@ -1,0 +1,249 @@
+"""A run put together, saved and resumed: model, rows, optimiser and the numbers that change while training.
+
+The one file of this room that knows the others: bert, heads, optim and data stand below it, train_multitask.py above.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from argparse import Namespace
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bert.checkpoint import check_fit
+from bert.errors import CheckpointError
+from data.batches import BatchStream
+from data.reader import Split
+from data.tasks import TASKS, DataError
+from heads.losses import LossSettings, PreviousBatch
+from heads.multitask import HeadsConfig, MultitaskBert, TaskBatch
+from optim import AdamW
+from training import checkpoint, precision
+from training.errors import UsageError
+from training.files import new_folder
+from training.seeds import seeded
+
+Splits = dict[str, dict[str, Split]]  # "train" | "dev" | "test" -> task -> the file's rows
+
+STORED = ("progress", "scaler", "options", "data")  # the keys of a checkpoint's state.json
+
+EPOCHS, MIN_STEPS = 2, 300  # of a run without --epochs: small data are gone through more often than twice
+
+# Options that change neither the weights nor which of them are the best; they may differ when a run goes on.
+FREE = {"output_dir", "predictions_dir", "data_dir", "data_name", "init_from", "resume", "allow_change", "overwrite"}
+FREE |= {"save_every", "log_every", "dry_run", "debug"}
+
+
+class TrainingSet:
+    """A task's rows as token ids, and their endless, seeded stream of batches."""
+
+    def __init__(self, split: Split, model: MultitaskBert, batch_size: int, seed: int):
+        self.task, self.examples, self.tokenizer = split.task, split.examples, model.tokenizer
+        sides = zip(*(example.texts for example in split.examples), strict=True)
+        self.sides = [self.tokenizer.ids(list(side), max_length=model.max_length) for side in sides]
+        lengths = [max(map(len, row)) for row in zip(*self.sides, strict=True)]
+        self.stream = BatchStream(lengths, batch_size, seed, self.task)
+        self.tokens_a_batch = sum(len(ids) for side in self.sides for ids in side) / self.stream.batches_per_epoch
+
+    def batch(self, position: int) -> TaskBatch:
+        """The batch at a position of the stream, on the CPU."""
+        rows = self.stream[position]
+        tokens = self.tokenizer.pad([side[row] for side in self.sides for row in rows])
+        examples = [self.examples[row] for row in rows]
+        dtype = torch.int64 if self.task == "sst" else torch.float32
+        labels = torch.tensor([example.label for example in examples], dtype=dtype)
+        return TaskBatch(tokens, labels, [example.id for example in examples])
+
+
+@dataclass
+class State:
+    """What changes while training, besides tensors."""
+
+    step: int = 0  # steps taken
+    updates: int = 0  # of the optimiser: steps less those skipped for an infinite gradient
+    skipped_in_a_row: int = 0
+    best_score: float | None = None
+    best_step: int = 0
+    evaluations_since_best: int = 0
+    seconds: float = 0.0
+    surgeries: int = 0
+    conflicts: dict[str, int] = field(default_factory=dict)  # "sst-para" -> surgeries where their cosine was negative
+
+
+class Run:
+    """Everything that training needs. Every random draw is a function of (seed, purpose, position): none is stored."""
+
+    def __init__(self, args: Namespace, config: HeadsConfig, splits: Splits):
+        self.args, self.splits, self.state = args, splits, State()
+        self.device = precision.resolve_device(args.device)
+        self.amp = precision.resolve(args.amp, self.device)
+        self.scaler = precision.make_scaler(self.amp)
+        try:
+            with seeded(args.seed, "heads"):
+                self.model = MultitaskBert.from_pretrained(args.checkpoint, config).to(self.device)
+        except CheckpointError:
+            raise
+        except ValueError as error:  # a setting of the heads that this encoder, or --init_from, does not fit
+            raise UsageError(f"--{error}") from None
+        if args.option == "pretrain":
+            self.model.bert.requires_grad_(False)
+        self.shared = [parameter for parameter in self.model.shared_parameters() if parameter.requires_grad]
+        if args.strategy == "gs" and not self.shared:
+            raise UsageError(
+                f"--strategy gs: with --option pretrain, {config.arch} trains nothing that tasks share; take mtl"
+            )
+        self.optimizer = AdamW(self._groups(), lr=args.lr, weight_decay=args.weight_decay)
+        self.settings = LossSettings(args.para_loss, args.sts_gamma, args.cosine_margin, args.triplet_margin)
+        self.previous = PreviousBatch()
+        self.sets = {
+            task: TrainingSet(split, self.model, args.batch_size[task], args.seed)
+            for task, split in splits["train"].items()
+        }
+        longest = max(self.sets.values(), key=lambda rows: len(rows.examples))
+        self.steps_an_epoch = math.ceil(longest.stream.batches_per_epoch / args.grad_accum)
+        if args.epochs is None:
+            args.epochs = max(EPOCHS, math.ceil(MIN_STEPS / self.steps_an_epoch))
+        self.total_steps = min(self.steps_an_epoch * args.epochs, args.max_steps or math.inf)
+        self.warmup_steps = min(int(self.total_steps * args.warmup), self.total_steps - 1)
+
+    def _groups(self) -> list[dict]:
+        """Matrices are decayed; biases and LayerNorm's gains are not."""
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return [
+            {"params": [parameter for parameter in trained if parameter.dim() > 1]},
+            {"params": [parameter for parameter in trained if parameter.dim() <= 1], "weight_decay": 0.0},
+        ]
+
+    @property
+    def finished(self) -> bool:
+        stopped_early = 0 < self.args.patience <= self.state.evaluations_since_best
+        return self.state.step >= self.total_steps or stopped_early
+
+    # ---- saving ------------------------------------------------------------------------------------------------------
+
+    def tensors(self) -> checkpoint.Tensors:
+        """The tensors of a checkpoint, by file and name."""
+        moments = {}
+        for name, parameter in self.model.named_parameters():
+            for kind, value in self.optimizer.state.get(parameter, {}).items():
+                moments[f"{name}.{kind}"] = value if isinstance(value, Tensor) else torch.tensor(value)
+        return {
+            "model": {f"bert.{name}": value for name, value in self.model.bert.state_dict().items()},
+            "heads": self.model.head_state(),
+            "optimizer": moments,
+            "triplets": {} if self.previous.vectors is None else {"vectors": self.previous.vectors},
+        }
+
+    def stored_state(self) -> dict:
+        """The numbers of a checkpoint, with what a resumed run must agree with."""
+        return {
+            "progress": asdict(self.state),
+            "scaler": self.scaler.state_dict(),
+            "options": self.options(),
+            "data": self.fingerprints(),
+        }
+
+    def options(self) -> dict:
+        """The options that the weights depend on, as JSON gives them back."""
+        return json.loads(json.dumps({name: value for name, value in vars(self.args).items() if name not in FREE}))
+
+    def fingerprints(self) -> dict[str, str]:
+        """sha256 of the train and dev files: what the weights and the choice of the best depend on."""
+        splits = [*self.splits["train"].values(), *self.splits["dev"].values()]
+        return {split.path.name: split.fingerprint for split in splits}
+
+    def save(self) -> None:
+        """Write a checkpoint. One that is not the last may fail for want of space: the next will be tried."""
+        folder = self.args.output_dir / "checkpoints"
+        # The one before stays, for a fault to fall back to; later ones, where --resume went back, are of no use.
+        earlier = [step for step in map(checkpoint.step_of, checkpoint.saved(folder)) if step < self.state.step]
+        keep = {self.state.best_step, *earlier[:1]}
+        try:
+            checkpoint.save(folder, self.state.step, self.tensors(), self.stored_state(), keep)
+        except OSError as error:
+            if self.finished:
+                raise
+            print(f"warning: no checkpoint at step {self.state.step}: {error}", file=sys.stderr)
+
+    def export_best(self) -> None:
+        """best/: the model as it is now, for this program, transformers and sentence-transformers."""
+        with new_folder(self.args.output_dir / "best") as folder:
+            self.model.save(folder)
+
+    # ---- resuming ----------------------------------------------------------------------------------------------------
+
+    def resume(self) -> bool:
+        """Put the newest checkpoint in place, or the one that --resume names; False where there is none to resume."""
+        args, folder = self.args, self.args.output_dir / "checkpoints"
+        if args.resume == "never":
+            return False
+        if args.resume == "auto":
+            found = checkpoint.load_latest(folder, STORED)
+            if found is None and (args.output_dir / "metrics.json").is_file():
+                raise UsageError(
+                    f"--resume auto: {args.output_dir} holds a finished run without a checkpoint; "
+                    "take --overwrite or another --output_dir"
+                )
+            if found is None:
+                print(f"--resume auto: no checkpoint in {folder}; starting from the beginning", file=sys.stderr)
+                return False
+            path, tensors, stored = found
+        else:
+            path = Path(args.resume)
+            if path.resolve().parent != folder.resolve():
+                there = ", ".join(other.name for other in checkpoint.saved(folder)) or "none"
+                raise UsageError(
+                    f"--resume: expected auto, never or a checkpoint in {folder}, where there are: {there}; "
+                    f"found {path}; to start from another run take --init_from"
+                )
+            tensors, stored = checkpoint.load(path, STORED)
+        self._check_same(stored)
+        self.restore(path, tensors, stored)
+        return True
+
+    def _check_same(self, stored: dict) -> None:
+        """Raise where the run was started with other options or other data."""
+        allowed = self.args.allow_change
+        before, now = stored["options"], self.options()
+        changed = [name for name in now if before.get(name) != now[name] and name not in allowed]
+        if changed:
+            told = "; ".join(f"--{name} was {before.get(name)!r}, is {now[name]!r}" for name in changed)
+            raise UsageError(f"--resume: the run was started with other options: {told}; or --allow_change NAME")
+        files, there = stored["data"], self.fingerprints()
+        other = sorted(name for name in {*files, *there} if files.get(name) != there.get(name))
+        if other and "data_dir" not in allowed:
+            raise DataError(
+                f"--resume: {', '.join(other)} in {self.args.data_dir}: not the files that the run was started with; "
+                "bring those back, or --allow_change data_dir"
+            )
+
+    def restore(self, path: Path, tensors: checkpoint.Tensors, stored: dict) -> None:
+        """Tensors and numbers of a checkpoint, bit for bit. Raises CheckpointError, with nothing changed."""
+        if tensors.keys() != self.tensors().keys() or stored["progress"].keys() != asdict(self.state).keys():
+            raise CheckpointError(f"{path}: another version's files or state; resume with the version that wrote it")
+        weights = tensors["model"] | tensors["heads"]
+        check_fit(self.model.state_dict(), weights, path)
+        self.model.load_state_dict(weights)
+        moments = tensors["optimizer"]
+        for name, parameter in self.model.named_parameters():
+            if f"{name}.step" in moments:
+                self.optimizer.state[parameter] = {
+                    "step": int(moments[f"{name}.step"]),
+                    "exp_avg": moments[f"{name}.exp_avg"].to(self.device),
+                    "exp_avg_sq": moments[f"{name}.exp_avg_sq"].to(self.device),
+                }
+        vectors = tensors["triplets"].get("vectors")
+        self.previous.vectors = None if vectors is None else vectors.to(self.device)
+        self.scaler.load_state_dict(stored["scaler"])
+        self.state = State(**stored["progress"])
+
+
+def score(metrics: dict[str, float | None], tasks: list[str]) -> float | None:
+    """What early stopping and the best model go by: the mean of the trained tasks' main metrics; None if undefined."""
+    values = [metrics[TASKS[task].metric] for task in tasks]
+    return None if None in values else sum(values) / len(values)
