@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 from pathlib import Path
 
@@ -52,15 +51,20 @@ def weights_file(folder: Path) -> Path:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a weights file, by the names in it."""
-    try:
-        if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
+        try:
             return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: not a readable weights file ({error}); fetch it again") from None
+    refusal = f"{path}: expected names and tensors alone; found damage or other things; take a model.safetensors"
+    try:
         weights = torch.load(path, map_location="cpu", weights_only=True)  # refuses a pickle that calls anything
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: not a readable weights file ({reason}); fetch it again") from None
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise CheckpointError(f"{path}: expected names and tensors alone; take a model.safetensors instead")
+    except Exception as error:  # damaged pickles raise of any kind; torch's text would advise to run this one
+        raise CheckpointError(refusal) from error
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
+        raise CheckpointError(refusal)
     return weights
 
 
@@ -71,8 +75,10 @@ def standard_names(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
         print(f"{path}: passed over {len(heads)} pre-training head tensors: {', '.join(heads)}", file=sys.stderr)
     standard = {}
     for name, value in weights.items():
+        if name in heads:
+            continue
         name = name.removeprefix("bert.")
-        if name.startswith("cls.") or name == "embeddings.position_ids":  # the numbers 0..511, not a weight
+        if name == "embeddings.position_ids":  # the numbers 0..511, not a weight
             continue
         name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
         if name in standard:
@@ -82,7 +88,7 @@ def standard_names(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def check_fit(expected: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
-    """Raise CheckpointError naming what is missing, unexpected or of another shape (the first five of each)."""
+    """Raise CheckpointError naming what is missing, unexpected, of another shape or quantised (five of each)."""
     faults = [
         ("missing", [name for name in expected if name not in found]),
         ("unexpected", [name for name in found if name not in expected]),
@@ -94,6 +100,7 @@ def check_fit(expected: dict[str, Tensor], found: dict[str, Tensor], path: Path)
                 if name in found and expected[name].shape != found[name].shape
             ],
         ),
+        ("not floating-point", [f"{name} ({x.dtype})" for name, x in found.items() if not x.is_floating_point()]),
     ]
     told = [
         f"{len(names)} {what}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
@@ -115,8 +122,6 @@ def load_folder(model: nn.Module, folder: Path) -> None:
     # A copy: the file's pages stay mapped otherwise, and training would read them while the file may be replaced.
     state = {names[name]: value.to(torch.float32, copy=True) for name, value in found.items()}
     model.load_state_dict(state, assign=True)
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
 
 
 def save_folder(model: nn.Module, folder: Path) -> None:

@@ -46,8 +46,10 @@ class BertConfig:
                 expected = "a whole number" if whole else "a number"
                 raise ValueError(f"{field.name}: expected {expected}; found {value!r}")
             low = 0 if not whole or field.name == "pad_token_id" else 1
-            if not low <= value < float("inf"):
-                raise ValueError(f"{field.name}: expected at least {low}; found {value!r}")
+            if not low <= value < 2**63:  # torch's largest size
+                raise ValueError(f"{field.name}: expected at least {low} and below 2^63; found {value!r}")
+            if not whole:
+                object.__setattr__(self, field.name, float(value))  # transformers refuses to read a rate written as 0
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name}: expected a rate in [0, 1); found {getattr(self, name)!r}")
@@ -67,7 +69,7 @@ class BertConfig:
         """
         try:
             raw = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{path}: expected a readable JSON file; found {error}") from None
         if not isinstance(raw, dict) or "model_type" not in raw:
             raise CheckpointError(f"{path}: expected a JSON object with model_type 'bert'; found none")

@@ -23,7 +23,8 @@ class Dropout(nn.Module):
     """Inverted dropout: an element is zeroed with rate p, the others are divided by 1 - p.
 
     The same law as nn.Dropout, several times faster on a CPU: 16 random bits an element instead of a float, so p is
-    rounded to a multiple of 2^-16 (and the division uses the rounded p, which keeps the expectation exact).
+    rounded to a multiple of 2^-16, below 1 (and the division uses the rounded p, which keeps the expectation exact, in
+    bfloat16 as far as 1 / (1 - p) fits it).
     """
 
     def __init__(self, p: float):
@@ -33,10 +34,10 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        drop = round(self.p * 65536)
+        drop = min(round(self.p * 65536), 65535)
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
         keep = words.view(torch.int16)[: x.numel()].view(x.shape) >= drop - 32768
-        return x * (keep * (65536 / (65536 - drop))).to(x.dtype)
+        return x * (keep.to(x.dtype) * (65536 / (65536 - drop)))
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -59,6 +60,20 @@ class Embeddings(nn.Module):
         return self.dropout(self.norm(x))
 
 
+def pad(x: Tensor, mask: Tensor, rows: Tensor | None) -> Tensor:
+    """The packed tokens (N, D) at their places, zeros elsewhere: (B, T, D). rows None: x is not packed."""
+    if rows is None:
+        return x
+    padded = x.new_zeros(mask.numel(), x.shape[-1])
+    padded[rows] = x
+    return padded.view(*mask.shape, -1)  # (B, T, D)
+
+
+def pack(x: Tensor, rows: Tensor | None) -> Tensor:
+    """The tokens at flat places rows (N,) of (B, T, D): (N, D). rows None: x as it is."""
+    return x if rows is None else x.flatten(0, 1).index_select(0, rows)  # (N, D)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention: softmax(Q K^T / sqrt(K)) V, the heads side by side, then a projection."""
 
@@ -71,17 +86,20 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = Dropout(config.attention_probs_dropout_prob)
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """x: (B, T, D), mask: (B, T) -> the new x: (B, T, D), and the attention before dropout: (B, H, T, T)."""
-        projections = (self.query, self.key, self.value)
-        q, k, v = (proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for proj in projections)  # (B, H, T, K)
+    def forward(self, x: Tensor, mask: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x: (B, T, D), mask: (B, T) -> the new x: (B, T, D), and the attention before dropout: (B, H, T, T).
+
+        Packed, rows (N,): x, and the new x, are (N, D). Tokens meet in attention alone, so only here are they padded.
+        """
+        projected = (pad(proj(x), mask, rows) for proj in (self.query, self.key, self.value))  # (B, T, D)
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in projected)  # (B, H, T, K)
         scores = (q @ k.mT) / math.sqrt(q.shape[-1])  # (B, H, T, T)
         # The least finite number, not -inf: the softmax gives padding an exact 0 either way, and no NaN to a row
         # of padding alone.
         scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
         attention = scores.softmax(dim=-1)
         heads = self.dropout(attention) @ v  # (B, H, T, K)
-        return self.output(heads.transpose(1, 2).flatten(2)), attention  # (B, T, D)
+        return self.output(pack(heads.transpose(1, 2).flatten(2), rows)), attention  # (B, T, D)
 
 
 class Layer(nn.Module):
@@ -96,9 +114,9 @@ class Layer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """x: (B, T, D), mask: (B, T) -> the new x: (B, T, D), and the attention: (B, H, T, T)."""
-        attended, attention = self.attention(x, mask)
+    def forward(self, x: Tensor, mask: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x: (B, T, D), mask: (B, T) -> the new x: (B, T, D), and the attention: (B, H, T, T). rows: as above."""
+        attended, attention = self.attention(x, mask, rows)
         x = self.attention_norm(x + self.dropout(attended))
         wide = F.gelu(self.feed_forward_in(x))  # (B, T, 4 D), the exact erf form
         return self.feed_forward_norm(x + self.dropout(self.feed_forward_out(wide))), attention
@@ -147,11 +165,13 @@ class BertModel(nn.Module):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         layer: int = -1,
+        packed: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """One layer's output; the layers above it are not computed.
 
         Args:    input_ids, attention_mask, token_type_ids: (B, T); no mask means no padding, no types means all 0.
                  layer: -1 the last, -2 the second to last, ...
+                 packed: spend no work on padding, whose hidden states are then 0; the real tokens' are the same.
         Returns: hidden states (B, T, D) and the attention of that layer (B, H, T, T), rows summing to 1.
         """
         depth = len(self.layers)
@@ -164,10 +184,11 @@ class BertModel(nn.Module):
             )
         mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        x = self.embeddings(input_ids, types)
+        rows = mask.flatten().nonzero()[:, 0] if packed and not mask.all() else None  # (N,), the real tokens
+        x = pack(self.embeddings(input_ids, types), rows)
         for block in self.layers[: depth + 1 + layer]:
-            x, attention = block(x, mask)
-        return x, attention
+            x, attention = block(x, mask, rows)
+        return pad(x, mask, rows), attention
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None

@@ -154,7 +154,7 @@ class MultitaskBert(nn.Module):
         for name, content in (
             ("heads.json", asdict(self.config)),
             ("modules.json", modules),
-            ("sentence_bert_config.json", {"max_seq_length": self.config.max_length, "do_lower_case": False}),
+            ("sentence_bert_config.json", {"max_seq_length": self.max_length, "do_lower_case": False}),
             ("1_Pooling/config.json", pooling),
         ):
             (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -170,7 +170,8 @@ class MultitaskBert(nn.Module):
         """tokens: (N, T) -> X: (N, D), float32 under mixed precision too."""
         pooling = pooling or self.config.pooling
         mask = tokens.attention_mask
-        x, attention = self.bert.hidden_state(**tokens, layer=self.config.layer if layer is None else layer)
+        layer = self.config.layer if layer is None else layer
+        x, attention = self.bert.hidden_state(**tokens, layer=layer, packed=True)
         with torch.autocast(x.device.type, enabled=False):  # what stands on the encoder is computed in float32
             x = x.float()
             if pooling == "cls":
@@ -218,8 +219,7 @@ class MultitaskBert(nn.Module):
 
         Args: pooling, layer: None = the model's own. normalize: to length 1. amp: "off", "bf16" or "fp16".
         """
-        if isinstance(texts, str):
-            raise ValueError("texts: expected a list of sentences; found one string; put it into a list")
+        check_list("texts", texts)
         if pooling == "cnn" and self.cnn is None:
             raise ValueError("pooling: this model has no trained cnn; take cls, mean or attention_mean")
         if pooling is not None and pooling not in POOLINGS:
@@ -254,6 +254,8 @@ class MultitaskBert(nn.Module):
             raise ValueError(
                 f"{task}: expected {'pairs: texts_a and texts_b' if task in PAIR_TASKS else 'texts_a alone'}"
             )
+        check_list("texts_a", texts_a)
+        check_list("texts_b", texts_b)
         if texts_b is not None and len(texts_a) != len(texts_b):
             raise ValueError(f"{task}: expected as many texts_b as texts_a; found {len(texts_a)} and {len(texts_b)}")
         device = self.bert.embeddings.word.weight.device
@@ -282,15 +284,22 @@ def read_heads_config(folder: Path) -> HeadsConfig | None:
         ) from None
 
 
+def check_list(name: str, texts: Sequence[str] | None) -> None:
+    """Refuse a lone string, which Python would take for a list of its letters."""
+    if isinstance(texts, str):
+        raise ValueError(f"{name}: expected a list of sentences; found one string; put it into a list")
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode (no dropout) inside, whatever it was before restored outside."""
-    training = model.training
+    """Eval mode (no dropout) inside; outside, each part's own mode again: a frozen encoder's may not be the heads'."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
 
 
 def passes(lengths: Sequence[int]) -> Iterator[list[int]]:

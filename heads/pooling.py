@@ -46,14 +46,13 @@ def attention_received(attention: Tensor, mask: Tensor) -> Tensor:
 def attention_mean(x: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
     """Token states weighted by the attention they receive in their layer, over the word pieces alone.
 
-    [CLS] and [SEP] get weight 0, for they soak up most attention. A text without any word piece has nothing to weigh,
-    so its vector is the plain `mean`.
+    [CLS] and [SEP] get weight 0, for they soak up most attention. A text without any word piece, or none that is
+    attended to, has nothing to weigh, so its vector is the plain `mean`.
     Args:    x: (B, T, D), attention: (B, H, T, T), rows summing to 1, mask: (B, T).
     Returns: (B, D).
     """
-    pieces = word_pieces(mask)
-    weights = attention_received(attention, mask) * pieces
-    return weighted_mean(x, torch.where(pieces.any(dim=1, keepdim=True), weights, mask.to(weights.dtype)))
+    weights = attention_received(attention, mask) * word_pieces(mask)
+    return weighted_mean(x, torch.where((weights > 0).any(dim=1, keepdim=True), weights, mask.to(weights.dtype)))
 
 
 class CnnPooling(nn.Module):

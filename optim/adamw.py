@@ -18,22 +18,27 @@ class AdamW(Optimizer):
         p <- p - lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 
     A parameter whose .grad is None is left alone: neither moved nor decayed, its t does not count.
-    Args:   params: parameters or parameter groups, each with its own settings if wanted; lr > 0 is the step size,
+    Args:   params: parameters or parameter groups, each with its own settings if wanted; lr >= 0 is the step size,
             betas in [0, 1), eps >= 0 outside the root, weight_decay >= 0 a rate per unit of lr.
     Raises: ValueError for a setting out of range or a sparse gradient.
     """
 
     def __init__(self, params, lr: float = 1e-3, betas=(0.9, 0.999), eps: float = 1e-8, weight_decay: float = 1e-2):
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    def add_param_group(self, param_group: dict) -> None:
+        """Optimizer's, which __init__ calls for each group, with the group's settings checked."""
+        group = {**self.defaults, **param_group}
         for name, value, low, high in (
-            ("lr", lr, 0, math.inf),
-            ("beta1", betas[0], 0, 1),
-            ("beta2", betas[1], 0, 1),
-            ("eps", eps, 0, math.inf),
-            ("weight_decay", weight_decay, 0, math.inf),
+            ("lr", group["lr"], 0, math.inf),
+            ("beta1", group["betas"][0], 0, 1),
+            ("beta2", group["betas"][1], 0, 1),
+            ("eps", group["eps"], 0, math.inf),
+            ("weight_decay", group["weight_decay"], 0, math.inf),
         ):
             if not low <= value < high:
                 raise ValueError(f"{name}: expected {low} <= {name} < {high}; found {value}")
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:

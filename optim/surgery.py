@@ -54,9 +54,10 @@ def pcgrad_weights(gramian: Tensor, generator: Generator | None = None) -> Tenso
 
 
 def pcgrad(jacobian: Tensor, generator: Generator | None = None) -> Tensor:
-    """The sum of the projected task gradients. (T, P) -> (P,), in J's type and on its device."""
+    """The sum of the projected task gradients. (T, P) -> (P,), in J's type and on its device, under autocast too."""
     weights = pcgrad_weights(gramian(jacobian), generator)
-    return weights.to(jacobian) @ jacobian
+    with torch.autocast(jacobian.device.type, enabled=False):
+        return weights.to(jacobian) @ jacobian
 
 
 def cosines(gramian: Tensor) -> Tensor:
