@@ -403,7 +403,8 @@ def finish(run: Run) -> None:
     args, state, out = run.args, run.state, run.args.output_dir
     if state.best_step == 0:  # no evaluation had a defined score: the last weights count
         run.export_best()
-    model = MultitaskBert.from_pretrained(out / "best").to(run.device)
+    with seeded(args.seed, "best"):  # a fresh model's weights are drawn before the stored ones take their place
+        model = MultitaskBert.from_pretrained(out / "best").to(run.device)
     metrics, predictions = evaluate_dev(model, run.splits["dev"], run.amp)
     folder = args.predictions_dir or out / "predictions"
     for task in NAMES:

@@ -17,10 +17,9 @@ def gramian(rows: Tensor | Sequence[Tensor]) -> Tensor:
     """J @ J.T, summed in float64 whatever J's type. J as (T, P) or as its T rows of (P,) -> (T, T) float64."""
     device, columns = rows[0].device, rows[0].shape[0]
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=device)
-    with torch.autocast(device.type, enabled=False):
-        for start in range(0, columns, COLUMNS):
-            block = torch.stack([row[start : start + COLUMNS] for row in rows]).double()
-            total += block @ block.mT
+    for start in range(0, columns, COLUMNS):
+        block = torch.stack([row[start : start + COLUMNS] for row in rows]).double()  # (T, C); autocast leaves it alone
+        total += block @ block.mT
     return total
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from bert.errors import HubError
 from bert.hub import resolve
+
+# One thread, in child processes too: the models are tiny, and threads that wait for each other on a busy machine take
+# many times as long as one alone.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 # No limit of time for a single example: it would fail by chance on a busy machine.
 settings.register_profile("no_deadline", deadline=None)
