@@ -434,6 +434,11 @@ def dry_run(run: Run) -> None:
     print("dry run: data, options, a checkpoint and a step are in order; nothing was written", file=sys.stderr)
 
 
+def check_output_space(args: argparse.Namespace) -> None:
+    """Two checkpoints, each the weights and AdamW's two moments; best/; and some air."""
+    check_space(args.output_dir, 8 * weights_file(resolve(args.checkpoint)).stat().st_size)
+
+
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     config = settle(args)
@@ -442,6 +447,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.use_deterministic_algorithms(args.deterministic)
     splits = read_data(args)
     if args.dry_run:
+        check_output_space(args)
         run = Run(args, config, splits)
         print(header(run), file=sys.stderr)
         dry_run(run)
@@ -454,8 +460,7 @@ def run_in_folder(args: argparse.Namespace, config: HeadsConfig, splits: Splits)
     """The run itself, alone in its folder."""
     out = args.output_dir
     claim_output_dir(out, resume=args.resume != "never" or args.overwrite, overwrite=False)
-    weights = weights_file(resolve(args.checkpoint)).stat().st_size
-    check_space(out, 8 * weights)  # two checkpoints, each the weights and AdamW's two moments; best/; and some air
+    check_output_space(args)
     run = Run(args, config, splits)
     if args.overwrite:  # only now, when everything that the new run starts from is there
         claim_output_dir(out, resume=False, overwrite=True)
@@ -463,9 +468,6 @@ def run_in_folder(args: argparse.Namespace, config: HeadsConfig, splits: Splits)
     if resumed and run.finished and (out / "metrics.json").is_file():
         print(f"complete at step {run.state.step}: nothing to do in {out}", file=sys.stderr)
         return 0
-    run.model.train()
-    if args.option == "pretrain":
-        run.model.bert.eval()  # a frozen encoder gives its plain features
     print(header(run), file=sys.stderr)
     predictions_dir = args.predictions_dir or out / "predictions"
     with disk_errors(predictions_dir):  # found out now, not after the training

@@ -266,7 +266,6 @@ SEEN_BELOW = [
 
 def two_steps(home: Path, *options: object) -> tuple[list[dict], dict]:
     run = make_run(home, *BASE, *options)
-    run.model.train()
     losses = [train_multitask.train_step(run)["losses"] for _ in range(2)]
     return losses, {name: value.clone() for name, value in run.model.state_dict().items()}
 
@@ -532,6 +531,8 @@ def test_four_small_batches_make_one_large(home, strategy):
     """The same rows in one batch, with triplets; sst's and para's have seven rows among eights. No dropout."""
     small = make_run(home, "--strategy", strategy, "--grad_accum", 4, "--batch_size", 8)
     large = make_run(home, "--strategy", strategy, "--batch_size", 32)
+    for run in (small, large):
+        run.model.eval()
     for task, rows in large.sets.items():
         rows.stream = [[row for position in range(4) for row in small.sets[task].stream[position]]]
     (found, line), (expected, other) = gradients(small, 0), gradients(large, 0)

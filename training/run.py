@@ -90,8 +90,9 @@ class Run:
             raise
         except ValueError as error:  # a setting of the heads that this encoder, or --init_from, does not fit
             raise UsageError(f"--{error}") from None
+        self.model.train()
         if args.option == "pretrain":
-            self.model.bert.requires_grad_(False)
+            self.model.bert.requires_grad_(False).eval()  # a frozen encoder gives its plain features, without dropout
         self.shared = [parameter for parameter in self.model.shared_parameters() if parameter.requires_grad]
         if args.strategy == "gs" and not self.shared:
             raise UsageError(
