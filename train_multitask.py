@@ -43,7 +43,7 @@ from heads.pooling import POOLINGS
 from optim import pcgrad_weights
 from optim.schedule import lr_factor
 from optim.surgery import cosines
-from optim.task_gradients import TaskGradients
+from optim.task_gradients import TaskGradients, dense
 from training import checkpoint, options, precision
 from training.errors import DivergedError, UsageError, run_cli
 from training.files import check_space, claim_output_dir, disk_errors, lock, write_atomic
@@ -224,6 +224,10 @@ def train_step(run: Run) -> dict:
     line = {"losses": losses}
     if args.strategy == "gs":
         line |= operate(run, gradients)
+    else:
+        for parameter in run.shared:
+            if parameter.grad is not None:
+                parameter.grad = dense(parameter.grad)
     line |= update(run, line.get("infinite", []))
     state.step += 1
     return line

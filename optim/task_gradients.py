@@ -51,16 +51,19 @@ class TaskGradients:
         device = self.shared[0].device if self.shared else None
         total = torch.zeros(len(self.tasks), len(self.tasks), dtype=torch.float64, device=device)
         for parameter, gradients in self._reached():
-            nothing = torch.zeros_like(parameter)  # what a task that did not reach the parameter adds
-            total += gramian([(nothing if g is None else g).flatten() for g in gradients])
+            total += gramian([gradient.flatten() for gradient in alike(parameter, gradients)])
         return total
 
     def combine(self, weights: Tensor) -> None:
         """Write .grad = sum over tasks of weight * gradient, weights (T,), and forget the rows."""
         for parameter, gradients in self._reached():
-            parameter.grad = torch.zeros_like(parameter)
+            parameter.grad = None
             for weight, gradient in zip(weights.tolist(), gradients, strict=True):
-                if gradient is not None:
+                if gradient is None:
+                    continue
+                if parameter.grad is None:
+                    parameter.grad = dense(gradient).mul_(weight)
+                else:
                     parameter.grad.add_(gradient, alpha=weight)
         self.rows = {task: [None] * len(self.shared) for task in self.tasks}
 
@@ -70,3 +73,23 @@ class TaskGradients:
             gradients = [self.rows[task][k] for task in self.tasks]
             if any(gradient is not None for gradient in gradients):
                 yield parameter, gradients
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """The gradient as it is, or, of an embedding with sparse=True, with its zeros written out."""
+    return gradient.to_dense() if gradient.is_sparse else gradient
+
+
+def alike(parameter: Tensor, gradients: Sequence[Tensor | None]) -> list[Tensor]:
+    """One parameter's task gradients as dense tensors of one shape, with the inner products that they have.
+
+    An embedding's sparse gradients are zero but for the few hundred rows of the step's tokens: only the rows that any
+    task touched are kept.
+    """
+    found = [gradient for gradient in gradients if gradient is not None]
+    if all(gradient.is_sparse for gradient in found):
+        found = [gradient.coalesce() for gradient in found]
+        touched = torch.cat([gradient.indices()[0] for gradient in found]).unique()
+        found = [gradient.index_select(0, touched) for gradient in found]
+    nothing, filled = parameter.new_zeros(found[0].shape), iter(found)
+    return [nothing if gradient is None else dense(next(filled)) for gradient in gradients]

@@ -220,3 +220,27 @@ def test_float32_gradients_under_autocast(net):
         found = gradients.gramian()
     rows = torch.stack([torch.cat([g.flatten() for g in gradients.rows[task]]) for task in TASKS]).double()
     assert_close(found, rows @ rows.mT)
+
+
+@pytest.mark.parametrize("reached_by", [("a", "b", "c"), ("a", "c"), ("b",)])
+def test_an_embedding_s_sparse_gradients_are_the_dense_ones(reached_by):
+    """Tokens that several tasks use, that repeat, that one uses alone; two micro-batches; tasks without it."""
+    tokens = {"a": [[3, 5, 5], [7, 11, 3]], "b": [[5, 2, 2], [5, 5, 13]], "c": [[16, 0, 3], [5, 16, 16]]}
+    factor = {task: torch.randn(3, 7, dtype=torch.float64, generator=seeded(k)) for k, task in enumerate(TASKS)}
+    found = []
+    for sparse in (False, True):
+        table = nn.Embedding(17, 7, sparse=sparse, dtype=torch.float64)
+        bias = nn.Parameter(torch.zeros(7, dtype=torch.float64))  # so that every task reaches something
+        with torch.no_grad():
+            table.weight.copy_(torch.randn(17, 7, generator=seeded()))
+        gradients = TaskGradients(TASKS, [table.weight, bias])
+        for micro in range(2):
+            for task in TASKS:
+                x = table(torch.tensor(tokens[task][micro])) if task in reached_by else 1
+                gradients.backward(task, ((x + bias) * factor[task]).pow(2).sum())
+        products = gradients.gramian()
+        operate(gradients, seeded())
+        assert not table.weight.grad.is_sparse
+        found.append((products, table.weight.grad, bias.grad))
+    for sparse, plain in zip(*found, strict=True):
+        assert_close(sparse, plain)

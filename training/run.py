@@ -98,6 +98,8 @@ class Run:
             raise UsageError(
                 f"--strategy gs: with --option pretrain, {config.arch} trains nothing that tasks share; take mtl"
             )
+        # A step touches a few hundred rows of the word embeddings, half of minilm's weights: gradients without the zeros.
+        self.model.bert.embeddings.word.sparse = True
         self.optimizer = AdamW(self._groups(), lr=args.lr, weight_decay=args.weight_decay)
         self.settings = LossSettings(args.para_loss, args.sts_gamma, args.cosine_margin, args.triplet_margin)
         self.previous = PreviousBatch()
