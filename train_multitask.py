@@ -19,11 +19,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -43,17 +44,18 @@ from heads.pooling import POOLINGS
 from optim import pcgrad_weights
 from optim.schedule import lr_factor
 from optim.surgery import cosines
-from optim.task_gradients import TaskGradients, dense
+from optim.task_gradients import TaskGradients
 from training import checkpoint, options, precision
-from training.errors import DivergedError, UsageError, run_cli
+from training.errors import DivergedError, UsageError, is_out_of_memory, run_cli
 from training.files import check_space, claim_output_dir, disk_errors, lock, write_atomic
 from training.log import Progress, RunLog
 from training.run import EPOCHS, MIN_STEPS, Run, Splits, score
 from training.seeds import generator, seeded
 
+T = TypeVar("T")
 NAMES = tuple(TASKS)
-# By task, for the course's files are of unlike size: in one pass over para, sst and sts are gone through about once.
-BATCH_SIZE = {"sst": 16, "para": 32, "sts": 8}
+# By task, for the course's files are of unlike size: in one pass over para, sst is gone through twice, sts once.
+BATCH_SIZE = {"sst": 24, "para": 32, "sts": 8}
 MAX_SKIPPED_IN_A_ROW = 20  # steps with an infinite gradient: loss scaling settles in a few, so this many is a fault
 
 # ---- options ---------------------------------------------------------------------------------------------------------
@@ -91,7 +93,7 @@ def build_parser() -> options.OptionParser:
     add("--batch_size", type=options.by_name(NAMES, options.positive_int), default={}, metavar="N|sst=N,para=N,sts=N",
         help=f"rows of a task in a batch (default: {given_by_name(BATCH_SIZE)})")
     add("--grad_accum", type=options.positive_int, default=1, help="batches of each task a step (default: %(default)s)")
-    add("--lr", type=options.positive_float, default=6e-5, help="peak learning rate (default: %(default)s)")
+    add("--lr", type=options.positive_float, default=1.5e-4, help="peak learning rate (default: %(default)s)")
     add("--warmup", type=options.rate, default=0.1, help="share of the steps that it rises in (default: %(default)s)")
     add("--weight_decay", type=options.non_negative_float, default=0.01, help="of matrices (default: %(default)s)")
     add("--max_grad_norm", type=options.positive_float, default=1.0, help="after surgery (default: %(default)s)")
@@ -200,37 +202,51 @@ def read_data(args: argparse.Namespace) -> Splits:
 
 def train_step(run: Run) -> dict:
     """One step: every task's losses and gradients, surgery, clipping, AdamW. Returns what the log tells of it."""
+    losses, gradients = in_memory(run, backward)
+    run.previous.end_step()
+    line = {"losses": losses}
+    if run.args.strategy == "gs":
+        line |= operate(run, gradients)
+    else:
+        gradients.combine(torch.ones(1))
+    line |= update(run, line.get("infinite", []))
+    run.state.step += 1
+    return line
+
+
+def in_memory(run: Run, work: Callable[[Run], T]) -> T:
+    """work(run), gradients and all; where memory runs out, again with each batch cut in two. Of one row, it raises."""
+    while True:
+        try:
+            return work(run)
+        except Exception as error:
+            if not is_out_of_memory(error) or run.state.parts >= max(run.args.batch_size.values()):
+                raise
+        # out here, where the error, and the graph that hangs on it, are gone
+        run.state.parts *= 2
+        run.optimizer.zero_grad()
+        run.previous.forget_step()
+        told = f"batches are computed in {run.state.parts} parts from here on, with as many rows a step as before"
+        print(f"warning: out of memory at step {run.state.step + 1}; {told}", file=sys.stderr)
+
+
+def backward(run: Run) -> tuple[dict[str, float], TaskGradients]:
+    """The step's losses, and their gradients: by task for surgery, else of their sum."""
     args, state = run.args, run.state
     negatives = generator(args.seed, "negatives", state.step)
-    micros = [
-        {task: rows.batch(state.step * args.grad_accum + micro) for task, rows in run.sets.items()}
-        for micro in range(args.grad_accum)
-    ]
-    rows = {task: sum(len(batches[task].ids) for batches in micros) for task in run.sets}
     losses = dict.fromkeys(run.sets, 0.0)
-    gradients = TaskGradients(list(run.sets), run.shared)
-    for micro, batches in enumerate(micros):
-        for task, batch in batches.items():
-            share = len(batch.ids) / rows[task]  # micro-batches make one batch, whatever their sizes
+    row = {task: task if args.strategy == "gs" else "sum" for task in run.sets}
+    gradients = TaskGradients(list(dict.fromkeys(row.values())), run.shared)
+    for task, rows in run.sets.items():
+        batches = rows.micro_batches(state.step, args.grad_accum, state.parts)
+        total = sum(len(batch.ids) for batch in batches)
+        for micro, batch in enumerate(batches):
+            share = len(batch.ids) / total  # micro-batches make one batch, whatever their sizes
             with seeded(args.seed, "dropout", state.step, micro, NAMES.index(task)):
                 loss = task_loss(run, task, batch, negatives) * share
             losses[task] += loss.item()
-            scaled = run.scaler.scale(loss * args.loss_scale[task])
-            if args.strategy == "gs":
-                gradients.backward(task, scaled)
-            else:
-                scaled.backward()
-    run.previous.end_step()
-    line = {"losses": losses}
-    if args.strategy == "gs":
-        line |= operate(run, gradients)
-    else:
-        for parameter in run.shared:
-            if parameter.grad is not None:
-                parameter.grad = dense(parameter.grad)
-    line |= update(run, line.get("infinite", []))
-    state.step += 1
-    return line
+            gradients.backward(row[task], run.scaler.scale(loss * args.loss_scale[task]))
+    return losses, gradients
 
 
 def task_loss(run: Run, task: str, batch: TaskBatch, negatives: torch.Generator) -> Tensor:
@@ -368,7 +384,7 @@ def header(run: Run) -> str:
         f"device: {run.device}, {torch.get_num_threads()} threads, precision {run.amp}; seed {args.seed}",
         f"steps: {run.total_steps}, {run.steps_an_epoch} an epoch; rows a step: {args.grad_accum} x "
         f"{given_by_name(args.batch_size)}",
-        f"time: about {time_a_step(run) * run.total_steps / 60:.1f} minutes, evaluations not counted",
+        f"time: about {in_memory(run, time_a_step) * run.total_steps / 60:.1f} minutes, evaluations not counted",
     ]
     return "\n".join(lines)
 
@@ -377,7 +393,7 @@ def time_a_step(run: Run) -> float:
     """Seconds of a usual step's forward and backward passes, from a try with the first batches; moves no weight."""
     seconds = 0.0
     for task, rows in run.sets.items():
-        batch = rows.batch(0).to(run.device)
+        batch = rows.micro_batches(0, 1, run.state.parts)[0].to(run.device)
         for _ in range(2):  # the second counts: the first finds memory and threads cold
             started = time.monotonic()
             with seeded(run.args.seed, "timing"), precision.autocast(run.device, run.amp):

@@ -92,3 +92,7 @@ class PreviousBatch:
         """What was added replaces what was stored; a step without a para batch keeps it."""
         if self.pending:
             self.vectors, self.pending = torch.cat(self.pending), []
+
+    def forget_step(self) -> None:
+        """Drop what was added since the last `end_step`: the step is made anew."""
+        self.pending = []

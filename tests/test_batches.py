@@ -27,6 +27,7 @@ def tokens(batches: list[list[int]], lengths) -> int:
     return sum(len(batch) * max(lengths[row] for row in batch) for batch in batches)
 
 
+@pytest.mark.fault(37)
 @given(LENGTHS, ROWS, SEED, TASK, st.integers(0, 7))
 def test_each_row_comes_once_and_one_batch_at_most_is_short(lengths, batch_size, seed, task, epoch):
     batches = epoch_batches(lengths, batch_size, seed, task, epoch)

@@ -234,6 +234,7 @@ def without(*names: str) -> Callable[[Weights], Weights]:
     return lambda weights: {name: value for name, value in weights.items() if name not in names}
 
 
+@pytest.mark.fault(9)
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -252,11 +253,13 @@ def test_weights_that_do_not_fit_are_named(folder, change, told):
     assert told in refusal(folder)
 
 
+@pytest.mark.fault(9)
 def test_of_many_names_the_first_five_are_told(folder):
     rewrite(folder, lambda weights: weights | {f"extra.{number}": torch.ones(1) for number in range(7)})
     assert "7 unexpected: extra.0, extra.1, extra.2, extra.3, extra.4, ...;" in refusal(folder)
 
 
+@pytest.mark.fault(9)
 def test_a_refused_file_leaves_the_model_untouched(folder):
     model = BertModel(BertConfig(**SIZES))
     before = {name: (value.data_ptr(), value.clone()) for name, value in model.state_dict().items()}
@@ -290,6 +293,7 @@ def trap(tmp_path) -> Path:
     return path
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pickle_that_calls_anything_is_refused_and_not_run(folder, reference, trap, zipped):
     make_pickle(folder, reference.state_dict() | {"x": Malice(trap)}, zipped)
@@ -299,6 +303,7 @@ def test_a_pickle_that_calls_anything_is_refused_and_not_run(folder, reference, 
     assert not trap.exists()
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("name", [WEIGHTS, PICKLE])
 def test_a_bare_pickle_by_any_name_is_refused_and_not_run(folder, trap, name):
     (folder / WEIGHTS).unlink()
@@ -336,6 +341,7 @@ def header(size: int, text: bytes) -> bytes:
 HUGE = json.dumps({WORD: {"dtype": "F32", "shape": [2**58], "data_offsets": [0, 2**60]}}).encode()
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize(
     "content",
     [

@@ -93,6 +93,7 @@ def test_main_s_own_code_and_system_exit():
     assert caught.value.code == 143
 
 
+@pytest.mark.fault(18)
 def test_hanging_up_does_not_end_it():
     before = signal.getsignal(signal.SIGHUP)
     reached = []
@@ -106,6 +107,23 @@ def test_hanging_up_does_not_end_it():
     assert signal.getsignal(signal.SIGHUP) is before
 
 
+@pytest.mark.fault(17)
+def test_sigterm_is_an_exit_that_cleans_up():
+    before, cleaned = signal.getsignal(signal.SIGTERM), []
+
+    def main(argv):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            cleaned.append(True)
+
+    with pytest.raises(SystemExit) as caught:
+        run_cli(main, [])
+    assert (caught.value.code, cleaned) == (143, [True])
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.fault(18)
 def test_a_terminal_that_is_gone():
     master, slave = os.openpty()
     stream = LastingStream(os.fdopen(slave, "w", buffering=1))
@@ -155,6 +173,7 @@ sys.exit(run_cli(main))
 """
 
 
+@pytest.mark.fault(18)
 def test_head_behind_a_pipe(tmp_path):
     """As in `python program.py | head -1`: the program goes on, and nothing is said about it."""
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "mark")]

@@ -99,6 +99,7 @@ def test_names_by_task():
     }
 
 
+@pytest.mark.fault(24)
 def test_what_is_not_defined_is_none_with_its_reason():
     nothing = task_metrics("sst", [], []) | task_metrics("para", [], []) | task_metrics("sts", [], [])
     metrics = nothing | leaderboards(nothing)
@@ -228,6 +229,7 @@ def test_a_file_is_checked_before_it_replaces_an_old_one(tmp_path):
         write_predictions(path, "sst", "dev", split, good)  # a file stands where the folder should be
 
 
+@pytest.mark.fault(43)
 def test_a_locale_with_decimal_commas_changes_nothing():
     expected = prediction_text("sts", ["a"], np.array([0.5], dtype=np.float32))
     before = locale.setlocale(locale.LC_ALL)

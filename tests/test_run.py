@@ -13,6 +13,7 @@ from pathlib import Path
 import child
 import pytest
 import torch
+from soak import SETTINGS
 from tiny import make_bert_folder, make_data_folder
 from tiny_run import contents, make_run, outcome, train, workshop
 
@@ -22,13 +23,6 @@ from training import checkpoint
 from training.checkpoint import describe, saved
 from training.errors import DiskError
 from training.run import Run, TrainingSet, score
-
-EVERY = ("--max_steps", 9, "--eval_every", 4, "--save_every", 2, "--log_every", 1, "--lr", 0.003)
-SETTINGS = {  # dropout is on in all of them, in BERT and in the heads
-    "gs": ("--strategy", "gs", "--batch_size", 4, "--grad_accum", 2, "--para_loss", "full", *EVERY),
-    "mtl": ("--strategy", "mtl", "--tasks", "para,sts", "--arch", "v2", "--pooling", "cnn", *EVERY),
-    "single": ("--strategy", "single", "--tasks", "sst", *EVERY),
-}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +81,7 @@ def test_a_batch_holds_its_rows_and_nothing_else(home, task):
     by_id = {example.id: example for example in split.examples}
     seen = []
     for position in range(rows.stream.batches_per_epoch):
-        batch = rows.batch(position)
+        (batch,) = rows.micro_batches(position, 1)
         examples = [by_id[name] for name in batch.ids]
         seen += batch.ids
         texts = [e.texts[side] for side in range(len(examples[0].texts)) for e in examples]
@@ -139,6 +133,7 @@ def test_what_is_saved_comes_back_bit_for_bit(home, tmp_path):
 # ---- interrupted and resumed -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(1)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_resumed_run_ends_as_an_undisturbed_one(home, undisturbed, interrupted, name):
     """Weights, moments, log, metrics, predictions: bit for bit, wherever between two saves the power went."""
@@ -147,6 +142,7 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(home, undisturbed, interrupted
     assert outcome(out) == outcome(undisturbed(name))
 
 
+@pytest.mark.fault(11)
 def test_resumed_at_an_epochs_end_and_twice_inside_one(home, undisturbed, interrupted):
     """Four steps are an epoch of para. First the power goes right after it, then twice before the next save."""
     out = interrupted("gs", 5)
@@ -157,13 +153,17 @@ def test_resumed_at_an_epochs_end_and_twice_inside_one(home, undisturbed, interr
     assert outcome(out) == outcome(undisturbed("gs"))
 
 
+@pytest.mark.fault(2, 19)
 @pytest.mark.parametrize(
     "point",
     [
-        "after-model@step-000006",  # inside a save
+        *(f"after-{file}@step-000006" for file in ("model", "heads", "optimizer", "triplets", "state", "manifest")),
+        "before-rename@step-000006",
         "after-rename@step-000006",
         "in-rotation@step-000002",
+        "before-rename@config.json",
         "before-rename@best",
+        "after-rename@best",
         "before-rename@sst-test-output.csv",
         "before-rename@metrics.json",
     ],
@@ -200,6 +200,7 @@ def stopped(home: Path, out: Path, name: str, place: str, at: int, number: int) 
     return child.run(action)
 
 
+@pytest.mark.fault(17)
 @pytest.mark.parametrize(
     ("name", "place", "at", "number", "step"),
     [
@@ -219,6 +220,31 @@ def test_a_signal_lets_the_step_end_and_be_saved(home, undisturbed, tmp_path, na
     assert outcome(out) == outcome(undisturbed(name))
 
 
+@pytest.mark.fault(17)
+@pytest.mark.parametrize(("place", "number"), [("read_data", signal.SIGTERM), ("write_predictions", signal.SIGINT)])
+def test_a_signal_before_or_after_the_steps(home, undisturbed, tmp_path, place, number):
+    """It ends at once; no file is left half made."""
+    original = getattr(train_multitask, place)
+
+    def note(*args):
+        os.kill(os.getpid(), number)
+        return original(*args)
+
+    def action() -> None:
+        setattr(train_multitask, place, note)  # in the child alone
+        try:
+            code = train(home, tmp_path, *SETTINGS["single"])
+        except SystemExit as exit:
+            code = exit.code
+        os._exit(code)
+
+    assert child.run(action) == 128 + number
+    assert not [path for path in tmp_path.rglob(".*") if path.name != ".lock"]
+    assert resume(home, tmp_path, "single") == 0
+    assert outcome(tmp_path) == outcome(undisturbed("single"))
+
+
+@pytest.mark.fault(17)
 def test_a_second_interrupt_stops_at_once(home, tmp_path, monkeypatch):
     step, steps = train_multitask.train_step, []
 
@@ -239,6 +265,7 @@ def test_a_second_interrupt_stops_at_once(home, tmp_path, monkeypatch):
 # ---- finished --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(12)
 def test_a_finished_run_is_left_alone(home, undisturbed, capsys):
     out = undisturbed("single")
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != ".lock"}
@@ -302,12 +329,14 @@ def test_a_finished_run_without_checkpoints_is_not_begun_anew(home, undisturbed,
 # ---- what is resumed from --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(7)
 def test_nothing_to_resume_from(home, undisturbed, tmp_path, capsys):
     assert resume(home, tmp_path / "run", "single") == 0
     assert "no checkpoint in" in capsys.readouterr().err
     assert outcome(tmp_path / "run") == outcome(undisturbed("single"))
 
 
+@pytest.mark.fault(7)
 def test_an_earlier_checkpoint_by_its_path(home, interrupted, capsys):
     """What lay after it goes when there is a new one: --resume auto would take it for the newest."""
     out = interrupted("single", 7)
@@ -333,6 +362,7 @@ def test_another_runs_checkpoint_is_refused(home, undisturbed, tmp_path, capsys)
     assert "--init_from" in capsys.readouterr().err
 
 
+@pytest.mark.fault(10)
 def test_other_options_are_refused(home, interrupted, tmp_path, capsys):
     """With the name, what it was and what it is; options that change no weight are free."""
     make_bert_folder(tmp_path / "bert", seed=1)
@@ -359,6 +389,7 @@ def test_other_options_are_refused(home, interrupted, tmp_path, capsys):
     assert resume(home, out, "single", "--lr", 0.1, "--allow_change", "lr", "--log_every", 2, "--save_every", 7) == 0
 
 
+@pytest.mark.fault(10)
 def test_other_data_are_refused(home, interrupted, tmp_path, capsys):
     """Other rows under the same names; the same rows in another folder are fine, and so are other test files."""
     out = interrupted("single", 4)
@@ -373,6 +404,7 @@ def test_other_data_are_refused(home, interrupted, tmp_path, capsys):
     assert resume(home, out, "single", "--data_dir", tmp_path / "data") == 0
 
 
+@pytest.mark.fault(10)
 def test_other_data_that_are_wanted(home, interrupted, tmp_path):
     out = interrupted("single", 4)
     make_data_folder(tmp_path / "data", seed=1)
@@ -386,6 +418,7 @@ def damage(path: Path) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.fault(4)
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(home, undisturbed, interrupted, capsys):
     out = interrupted("single", 9)
     newest, before = saved(out / "checkpoints")[:2]
@@ -398,6 +431,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(home, undisturbed, in
     assert outcome(out) == outcome(undisturbed("single"))
 
 
+@pytest.mark.fault(6)
 def test_no_checkpoint_that_can_be_used(home, interrupted, capsys):
     out = interrupted("single", 8)
     for path in saved(out / "checkpoints"):
@@ -419,6 +453,7 @@ def rewrite_state(path: Path, change: Callable[[dict], object]) -> None:
     (path / "MANIFEST.json").write_text(json.dumps(manifest))
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize(
     "change",
     [
@@ -434,6 +469,7 @@ def test_the_state_of_another_version_is_refused(home, interrupted, capsys, chan
     assert "version" in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.fault(9)
 def test_weights_of_another_shape_are_refused(home, interrupted, tmp_path, capsys):
     """Both shapes are named, and the model is untouched."""
     out = interrupted("single", 3)
@@ -453,6 +489,7 @@ def test_weights_of_another_shape_are_refused(home, interrupted, tmp_path, capsy
 # ---- a full disk -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(13)
 def test_a_save_that_fails_is_tried_again_but_for_the_last(home, undisturbed, tmp_path, monkeypatch, capsys):
     save = checkpoint.save
 

@@ -226,6 +226,7 @@ BEFORE = [*(f"after-{stem}" for stem in FILES), "after-state", "after-manifest",
 AFTER = ["after-rename", "in-rotation"]
 
 
+@pytest.mark.fault(2)
 @pytest.mark.parametrize("point", BEFORE + AFTER)
 def test_killed_inside_a_save(tmp_path, point):
     save(tmp_path, 1, *content(1))
@@ -247,6 +248,7 @@ def test_killed_inside_a_save(tmp_path, point):
     assert sorted(os.listdir(tmp_path)) == ["step-000002", "step-000003"]
 
 
+@pytest.mark.fault(2)
 @pytest.mark.parametrize("point", ["before-rename", "after-old", "after-rename"])
 def test_killed_while_the_only_checkpoint_is_replaced(tmp_path, point):
     tensors, state = content(3)
@@ -264,6 +266,7 @@ def test_killed_while_the_only_checkpoint_is_replaced(tmp_path, point):
     assert os.listdir(tmp_path) == ["step-000003"]
 
 
+@pytest.mark.fault(1, 2)
 @pytest.mark.parametrize("trial", range(6))
 def test_killed_at_any_time(tmp_path, trial):
     """Each save that has returned is there, whenever the kill comes."""
@@ -292,6 +295,7 @@ def test_killed_at_any_time(tmp_path, trial):
 # ---- exceptions and full disks ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(3)
 @pytest.mark.parametrize("error", [KeyError("bug"), KeyboardInterrupt(), MemoryError()])
 @pytest.mark.parametrize("file", range(4))
 def test_an_exception_inside_a_save(tmp_path, monkeypatch, error, file):
@@ -311,6 +315,7 @@ def test_an_exception_inside_a_save(tmp_path, monkeypatch, error, file):
     assert_is(tmp_path, 1)
 
 
+@pytest.mark.fault(13)
 @pytest.mark.parametrize("limit", [0, 100, 1000])
 def test_a_full_disk(tmp_path, limit):
     save(tmp_path, 1, *content(1))
@@ -379,6 +384,7 @@ def pipe(path: Path) -> str:
     return "expected a plain file"
 
 
+@pytest.mark.fault(4)
 @pytest.mark.parametrize("name", [*(f"{stem}.safetensors" for stem in FILES), "state.json"])
 @pytest.mark.parametrize("damage", [cut, empty, flip, missing, link, folder, pipe])
 def test_a_damaged_file(two, capsys, name, damage):
@@ -393,6 +399,7 @@ def test_a_damaged_file(two, capsys, name, damage):
     assert path.is_dir()
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize("damage", [empty, cut, missing, link, folder, pipe])
 def test_a_damaged_manifest(two, capsys, damage):
     path = two / "step-000002"
@@ -407,6 +414,7 @@ def test_a_damaged_manifest(two, capsys, damage):
 DIGEST = {"size": 3, "sha256": "0" * 64}
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize(
     "text, told",
     [
@@ -437,6 +445,7 @@ def whole(tmp_path_factory) -> Path:
     return save(tmp_path_factory.mktemp("run"), 5, *content(5))
 
 
+@pytest.mark.fault(4)
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(file=0, place=0.0, bit=0)
 @given(file=st.integers(0, 5), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
@@ -458,6 +467,7 @@ def test_one_bit_anywhere(whole, tmp_path, file, place, bit):
     assert state == content(5)[1]
 
 
+@pytest.mark.fault(6)
 def test_all_bad(two):
     cut(two / "step-000001" / "heads.safetensors")
     missing(two / "step-000002" / "MANIFEST.json")
@@ -468,6 +478,7 @@ def test_all_bad(two):
     assert len(os.listdir(two)) == 2
 
 
+@pytest.mark.fault(7)
 def test_none_there(tmp_path):
     assert load_latest(tmp_path / "absent") is None
     for name in (".tmp-step-000003.71", ".trash-step-000002.71", "step-3", "step-000004.bak"):
@@ -477,6 +488,7 @@ def test_none_there(tmp_path):
     assert load_latest(tmp_path / "checkpoints") is None
 
 
+@pytest.mark.fault(7)
 def test_a_named_checkpoint_that_is_absent(two):
     with pytest.raises(UsageError, match="there are: step-000002, step-000001"):
         load(two / "step-000009")
@@ -489,6 +501,7 @@ def test_a_checkpoint_may_be_copied_elsewhere(two, tmp_path):
     assert_same(load(tmp_path / "the good one")[0], content(2)[0])
 
 
+@pytest.mark.fault(8)
 def test_keys_of_the_state(two):
     assert load(two / "step-000002", ["step", "best", "positions", "note"])[1]["step"] == 2
     with pytest.raises(CheckpointError, match=r"state\.json: .*unknown: note, positions; missing: scaler;"):
@@ -527,6 +540,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_hostile_file(two, kind):
     """One that its manifest vouches for: only the reader itself is left to refuse it."""
@@ -547,6 +561,7 @@ def test_the_trap_works(tmp_path):
     assert (tmp_path / "trap").exists()
 
 
+@pytest.mark.fault(5, 8)
 def test_a_manifest_of_any_length(two):
     with open(two / "step-000002" / "MANIFEST.json", "r+b") as file:
         file.truncate(2**40)  # a hole: takes no space

@@ -148,6 +148,7 @@ def test_tiny_and_huge_gradients_are_projected_as_others(dtype, scale):
     torch.testing.assert_close(actual, pcgrad(GOLDEN, seeded(2)), rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("row", [0, 1, 2])
 def test_a_zero_gradient_is_left_out(row):
     jacobian = torch.tensor([[-4.0, 1, 1], [6, 1, 1]], dtype=torch.float64)
@@ -165,6 +166,7 @@ def test_all_gradients_zero():
     assert torch.equal(pcgrad(torch.zeros(3, 5)), torch.zeros(5))
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
 def test_gradients_that_are_not_finite_are_refused(bad):
     jacobian = GOLDEN.clone()

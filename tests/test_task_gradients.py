@@ -177,6 +177,7 @@ def test_a_losss_graph_is_freed(net):
         loss.backward()
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
 def test_a_gradient_that_is_not_finite_shows_on_the_diagonal(net, bad):
     gradients = TaskGradients(TASKS, net.shared())

@@ -96,6 +96,7 @@ def test_pairs_are_cut_like_transformers(reference, folder, a, b, max_length):
     assert_same(tokenizer(texts, pairs, max_length), theirs)
 
 
+@pytest.mark.fault(36)
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(2, 50))
 def test_a_cut_takes_from_the_longer_side(a, b, room):
     keep_a, keep_b = cut_pair(a, b, room)
@@ -108,6 +109,7 @@ def test_a_cut_takes_from_the_longer_side(a, b, room):
         assert keep_b >= keep_a - 1
 
 
+@pytest.mark.fault(36)
 def test_cuts_are_counted(tokenizer):
     assert (tokenizer.truncated, tokenizer.longest) == (0, 0)
     tokenizer(["a", "a a a"], max_length=4)
@@ -135,6 +137,7 @@ ODD = ["##", "sep", "\0", "\ufffd", "\u200f", "\u0301", "\t", "\r\n", "\xa0", "Ã
 ANY_TEXT = st.lists(st.sampled_from([*WORDS, *ODD]) | st.text(max_size=8), max_size=12).map("".join)
 
 
+@pytest.mark.fault(38)
 @pytest.mark.parametrize("cased", [False, True])
 def test_ids_are_those_of_the_library_for_any_text(tmp_path, cased):
     """Emoji, CJK, right-to-left, control characters, and special tokens written out (FAULTS row 38)."""

@@ -184,6 +184,7 @@ def test_results_on_stdout_and_the_rest_on_stderr(home, tmp_path):
 # ---- the same again --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(27)
 def test_same_seed_same_run_and_no_generator_is_touched(home, run, tmp_path):
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     assert train(home, tmp_path / "again", *LOGGED) == 0
@@ -325,7 +326,8 @@ def test_loss_scale_multiplies_the_gradient_and_leaves_the_loss(home):
 def test_loss_scale_and_batch_size_by_task_or_for_all(home):
     run = make_run(home, "--loss_scale", "sts=4", "--batch_size", "sst=3,para=5")
     assert run.args.loss_scale == {"sst": 1, "para": 1, "sts": 4}
-    assert {task: len(rows.batch(0).ids) for task, rows in run.sets.items() if task != "sts"} == {"sst": 3, "para": 5}
+    first = {task: rows.micro_batches(0, 1)[0] for task, rows in run.sets.items()}
+    assert (len(first["sst"].ids), len(first["para"].ids)) == (3, 5)
     assert make_run(home, "--loss_scale", 2).args.loss_scale == {"sst": 2, "para": 2, "sts": 2}
 
 
@@ -380,6 +382,7 @@ def test_patience(home, tmp_path, monkeypatch, patience, steps, best):
     assert not moved(kept, load_file(tmp_path / "best" / "heads.safetensors"))
 
 
+@pytest.mark.fault(24)
 def test_a_run_without_any_defined_score(home, tmp_path, monkeypatch):
     """null with the reason; the last weights count, for there is nothing to choose by."""
     predict = MultitaskBert.predict
@@ -437,6 +440,7 @@ def test_amp_auto_takes_what_the_hardware_computes_in(home, monkeypatch):
     assert all(value.dtype == torch.float32 for value in run.model.state_dict().values())
 
 
+@pytest.mark.fault(26)
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_or_precision_that_is_not_there(home, run, tmp_path, capsys):
     assert train(home, tmp_path, "--device", "cuda") == 8
@@ -609,17 +613,19 @@ def in_bert(model: MultitaskBert) -> torch.Tensor:
     return model.bert.embeddings.norm.bias
 
 
+@pytest.mark.fault(20)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_ends_the_run(home, tmp_path, capsys, monkeypatch, value):
     spoil(monkeypatch, "sts", {3}, lambda model, loss: loss * value)
     assert train(home, tmp_path, "--max_steps", 5, "--save_every", 1) == 5
     error = capsys.readouterr().err.splitlines()[-1]
-    rows = make_run(home).sets["sts"].batch(2).ids
+    rows = make_run(home).sets["sts"].micro_batches(2, 1)[0].ids
     assert f"found {value} for sts at step 3, rows {', '.join(rows)}" in error
     assert [path.name for path in saved(tmp_path / "checkpoints")] == ["step-000002", "step-000001"]
     assert not (tmp_path / "metrics.json").exists()
 
 
+@pytest.mark.fault(20)
 def test_a_loss_that_is_no_number_moves_no_weight(home, monkeypatch):
     run = make_run(home)
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
@@ -629,6 +635,7 @@ def test_a_loss_that_is_no_number_moves_no_weight(home, monkeypatch):
     assert not moved(before, run.model.state_dict()) and run.state.updates == 0
 
 
+@pytest.mark.fault(21, 22)
 @pytest.mark.parametrize(
     ("strategy", "pick", "told"),
     [
@@ -666,6 +673,7 @@ def test_a_skipped_step_is_in_the_log_whatever_log_every(home, tmp_path, monkeyp
     assert (progress["step"], progress["updates"]) == (3, 2)
 
 
+@pytest.mark.fault(21)
 def test_twenty_infinite_gradients_in_a_row_end_the_run(home, tmp_path, capsys, monkeypatch):
     spoil(monkeypatch, "sst", {*range(1, 20), *range(21, 60)}, infinite_in(in_bert))
     assert train(home, tmp_path, "--strategy", "single", "--tasks", "sst", "--eval_every", 100, "--lr", 0.01) == 5
@@ -673,6 +681,50 @@ def test_twenty_infinite_gradients_in_a_row_end_the_run(home, tmp_path, capsys, 
     assert [line["step"] for line in log_lines(tmp_path) if "skipped" in line] == [*range(1, 20), *range(21, 40)]
 
 
+@pytest.mark.fault(25)
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("faked"), MemoryError(), RuntimeError("DefaultCPUAllocator")])
+def test_out_of_memory_computes_the_same_batch_in_smaller_parts(home, monkeypatch, capsys, error):
+    """In the middle of a step, with another task's gradients and the triplets' vectors already there. No dropout."""
+    small, large = make_run(home), make_run(home)
+    for run in (small, large):
+        run.model.eval()
+        run.previous.vectors = torch.randn(1, CONFIG.hidden_size, generator=torch.Generator().manual_seed(0))
+    expected, line = gradients(large, 0)
+    loss = MultitaskBert.loss
+
+    def in_little_memory(model: MultitaskBert, task: str, batch, *rest) -> torch.Tensor:
+        value = loss(model, task, batch, *rest)
+        if task == "para" and len(batch.ids) > 2:
+            raise error
+        return value
+
+    monkeypatch.setattr(MultitaskBert, "loss", in_little_memory)
+    found, other = gradients(small, 0)
+    assert small.state.parts == 4  # of 8 rows
+    told = capsys.readouterr().err.splitlines()
+    assert [re.search(r"in (\d) parts", line)[1] for line in told] == ["2", "4"]
+    assert other["losses"] == pytest.approx(line["losses"], rel=1e-5)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(small.previous.vectors.sum(0), large.previous.vectors.sum(0), rtol=1e-4, atol=1e-4)
+    train_multitask.train_step(small)
+    assert capsys.readouterr().err == ""  # said once
+
+
+def out_of_memory(model: MultitaskBert, loss: torch.Tensor) -> torch.Tensor:
+    raise MemoryError
+
+
+@pytest.mark.fault(25)
+def test_out_of_memory_with_one_row(home, tmp_path, monkeypatch, capsys):
+    spoil(monkeypatch, "sts", {3}, out_of_memory)
+    assert train(home, tmp_path, "--max_steps", 5, "--save_every", 1) == 6
+    assert "out of memory" in capsys.readouterr().err.splitlines()[-1]
+    assert [path.name for path in saved(tmp_path / "checkpoints")] == ["step-000002", "step-000001"]
+
+
+@pytest.mark.fault(24)
 def test_weights_that_leave_the_numbers_are_never_the_best(home, tmp_path, capsys):
     """So large a rate that one step ends in infinite weights, which the loss of no further step would show."""
     assert train(home, tmp_path, "--lr", 1e30, "--max_steps", 1) == 5
@@ -683,6 +735,7 @@ def test_weights_that_leave_the_numbers_are_never_the_best(home, tmp_path, capsy
 # ---- faults in options, files and folders ----------------------------------------------------------------------------
 
 
+@pytest.mark.fault(42)
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -718,6 +771,7 @@ def test_bad_options(home, tmp_path, capsys, options, told):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.fault(28)
 def test_missing_data_is_told_before_the_model_is_loaded(home, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(MultitaskBert, "from_pretrained", lambda *args: pytest.fail("the model was loaded"))
     shutil.copytree(home / "data", tmp_path / "data")
@@ -728,6 +782,7 @@ def test_missing_data_is_told_before_the_model_is_loaded(home, tmp_path, capsys,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.fault(33)
 def test_texts_in_train_and_dev_are_told(home, tmp_path, capsys):
     shutil.copytree(home / "data", tmp_path / "data")
     shutil.copy(tmp_path / "data" / "sts-train.csv", tmp_path / "data" / "sts-dev.csv")
@@ -741,6 +796,7 @@ def test_a_bad_checkpoint(home, tmp_path, capsys):
     assert str(tmp_path / "bert") in capsys.readouterr().err
 
 
+@pytest.mark.fault(15)
 def test_a_folder_that_holds_a_run_is_refused(home, run, capsys):
     before = contents(run)
     assert train(home, run, *LOGGED) == 2
@@ -749,6 +805,7 @@ def test_a_folder_that_holds_a_run_is_refused(home, run, capsys):
     assert contents(run) == before
 
 
+@pytest.mark.fault(15)
 def test_overwrite_removes_the_old_run_and_nothing_else(home, run, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(run, out)
@@ -771,12 +828,14 @@ def test_overwrite_removes_nothing_before_the_new_run_can_start(home, run, tmp_p
     assert outcome(out)["step"] == "step-000001"
 
 
+@pytest.mark.fault(16)
 def test_one_run_at_a_time_in_a_folder(home, tmp_path, capsys):
     with lock(tmp_path / "run"):
         assert train(home, tmp_path / "run", "--max_steps", 1) == 2
     assert f"in use by process {os.getpid()}" in capsys.readouterr().err
 
 
+@pytest.mark.fault(14)
 def test_folders_that_cannot_be_written_are_told_before_training(home, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(train_multitask, "train", lambda *args: pytest.fail("training began"))
     (tmp_path / "file").write_text("")
@@ -799,6 +858,8 @@ def test_dry_run_leaves_nothing(home, tmp_path, capsys, monkeypatch):
     told = capsys.readouterr()
     assert told.out == "" and "dry run: " in told.err and "rows a step" in told.err
     assert train(home, tmp_path / "run", "--dry_run", "--arch", "v1", "--pooling", "mean") == 2
+    (tmp_path / "file").write_text("")
+    assert train(home, tmp_path / "file" / "run", "--dry_run") == 7
 
 
 def test_debug_shows_the_traceback(home, tmp_path, capsys):

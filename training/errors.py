@@ -107,13 +107,23 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def outliving_the_terminal() -> Iterator[None]:
-    """Neither a closed stdout (`| head`) nor a terminal that goes away ends what runs inside. Main thread only."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    """Neither a closed stdout (`| head`) nor a terminal that goes away ends what runs inside; SIGTERM does, tidily.
+
+    Main thread only.
+    """
+    handlers = ((signal.SIGHUP, signal.SIG_IGN), (signal.SIGTERM, terminate))
+    before = [(number, signal.signal(number, handler)) for number, handler in handlers]
     try:
         with redirect_stdout(LastingStream(sys.stdout)), redirect_stderr(LastingStream(sys.stderr, any_error=True)):
             yield
     finally:
-        signal.signal(signal.SIGHUP, before)
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def terminate(number: int, _frame) -> None:
+    """An exception, so that temporary files are removed, where the default ends the process on the spot."""
+    raise SystemExit(128 + number)
 
 
 class LastingStream:

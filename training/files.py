@@ -200,8 +200,10 @@ def claim_output_dir(folder: Path, resume: bool, overwrite: bool) -> None:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Raise DiskError where fewer than `needed` bytes are free. The folder itself need not be there yet."""
+    """Raise DiskError where nothing may be written, or fewer than `needed` bytes are free; the folder may be absent."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise DiskError(f"{there}: may not be written; check the permissions or choose another --output_dir")
     free = shutil.disk_usage(there).free
     if free < needed:
         raise DiskError(

@@ -32,7 +32,7 @@ Splits = dict[str, dict[str, Split]]  # "train" | "dev" | "test" -> task -> the 
 
 STORED = ("progress", "scaler", "options", "data")  # the keys of a checkpoint's state.json
 
-EPOCHS, MIN_STEPS = 2, 200  # of a run without --epochs: small data are gone through more often than twice
+EPOCHS, MIN_STEPS = 1, 200  # of a run without --epochs: small data are gone through more often than once
 
 # Options that change neither the weights nor which of them are the best; they may differ when a run goes on.
 FREE = {"output_dir", "predictions_dir", "data_dir", "data_name", "init_from", "resume", "allow_change", "overwrite"}
@@ -50,9 +50,14 @@ class TrainingSet:
         self.stream = BatchStream(lengths, batch_size, seed, self.task)
         self.tokens_a_batch = sum(len(ids) for side in self.sides for ids in side) / self.stream.batches_per_epoch
 
-    def batch(self, position: int) -> TaskBatch:
-        """The batch at a position of the stream, on the CPU."""
-        rows = self.stream[position]
+    def micro_batches(self, step: int, grad_accum: int, parts: int = 1) -> list[TaskBatch]:
+        """What a step takes of this task: `grad_accum` batches of the stream, each cut into `parts`; on the CPU."""
+        batches = [self.stream[position] for position in range(step * grad_accum, (step + 1) * grad_accum)]
+        cut = [(rows, math.ceil(len(rows) / parts)) for rows in batches]
+        return [self.batch(rows[i : i + size]) for rows, size in cut for i in range(0, len(rows), size)]
+
+    def batch(self, rows: list[int]) -> TaskBatch:
+        """These rows, by their numbers in the file."""
         tokens = self.tokenizer.pad([side[row] for side in self.sides for row in rows])
         examples = [self.examples[row] for row in rows]
         dtype = torch.int64 if self.task == "sst" else torch.float32
@@ -71,6 +76,7 @@ class State:
     best_step: int = 0
     evaluations_since_best: int = 0
     seconds: float = 0.0
+    parts: int = 1  # that each batch is cut into, once memory has run out
     surgeries: int = 0
     conflicts: dict[str, int] = field(default_factory=dict)  # "sst-para" -> surgeries where their cosine was negative
 
@@ -98,7 +104,7 @@ class Run:
             raise UsageError(
                 f"--strategy gs: with --option pretrain, {config.arch} trains nothing that tasks share; take mtl"
             )
-        # A step touches a few hundred rows of the word embeddings, half of minilm's weights: gradients without the zeros.
+        # Half of minilm's weights, of which a step touches a few hundred rows: gradients without the zeros.
         self.model.bert.embeddings.word.sparse = True
         self.optimizer = AdamW(self._groups(), lr=args.lr, weight_decay=args.weight_decay)
         self.settings = LossSettings(args.para_loss, args.sts_gamma, args.cosine_margin, args.triplet_margin)
