@@ -115,6 +115,7 @@ def soak(home: Path, kills: int, seed: int) -> Counter[str]:
         assert not left, f"{name}, seed {seed}: left behind: {left}"
         shutil.rmtree(out)
         total["runs"] += 1
+        print(f"{name}: as undisturbed; so far {dict(total)}", file=sys.stderr)
         if total.total() - total["runs"] >= kills:
             return total
 
