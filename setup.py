@@ -27,5 +27,7 @@ setup(
             "transformers>=5",  # BertModel, the reference of bert/
             "sentence-transformers>=5.2",  # embeddings, and a reader of what a run writes
         ],
+        # the peers of benchmarks/
+        "bench": ["transformers>=5", "sentence-transformers>=5.2", "torchjd>=0.18,<0.19"],
     },
 )

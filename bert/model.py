@@ -1,12 +1,13 @@
 """BERT, by hand: embeddings, self-attention, layer, pooler, and the whole.
 
 Source: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers"; Vaswani et al. 2017.
-Letters: B batch, T tokens, D hidden size, H heads, K = D // H. Masks are bool, True = a real token.
+Letters: B batch, T tokens, D hidden size, H heads, K = D // H, N real tokens. Masks are bool, True = a real token.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from bert.checkpoint import load_folder
 from bert.config import BertConfig
 from bert.hub import resolve
+from bert.tokenizer import Batch
 
 
 class Dropout(nn.Module):
@@ -54,24 +56,35 @@ class Embeddings(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
-        x = self.word(input_ids) + self.token_type(token_type_ids)  # (B, T, D)
-        x = x + self.position.weight[: input_ids.shape[1]]
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor, positions: Tensor) -> Tensor:
+        """All (B, T), positions from 0, or broadcast to it -> (B, T, D)"""
+        x = self.word(input_ids) + self.token_type(token_type_ids) + self.position(positions)
         return self.dropout(self.norm(x))
 
 
-def pad(x: Tensor, mask: Tensor, rows: Tensor | None) -> Tensor:
-    """The packed tokens (N, D) at their places, zeros elsewhere: (B, T, D). rows None: x is not packed."""
-    if rows is None:
-        return x
-    padded = x.new_zeros(mask.numel(), x.shape[-1])
-    padded[rows] = x
-    return padded.view(*mask.shape, -1)  # (B, T, D)
+class Packing:
+    """The real tokens of padded batches (B_1, T_1), (B_2, T_2), ..., one after another: N tokens in all.
 
+    What a layer computes token by token it computes on (N, D), for all batches at once and not for padding. Tokens meet
+    in attention alone, so only there is each batch padded again.
+    """
 
-def pack(x: Tensor, rows: Tensor | None) -> Tensor:
-    """The tokens at flat places rows (N,) of (B, T, D): (N, D). rows None: x as it is."""
-    return x if rows is None else x.flatten(0, 1).index_select(0, rows)  # (N, D)
+    def __init__(self, masks: Sequence[Tensor]):
+        self.masks = masks  # (B, T) each
+        self.places = [mask.flatten().nonzero()[:, 0] for mask in masks]  # of the real tokens in (B T,), each
+
+    def pack(self, padded: Sequence[Tensor]) -> Tensor:
+        """(B, T) or (B, T, D) each -> (N,) or (N, D)"""
+        parts = zip(padded, self.places, strict=True)
+        return torch.cat([x.flatten(0, 1).index_select(0, places) for x, places in parts])
+
+    def pad(self, x: Tensor) -> list[Tensor]:
+        """(N, D) -> (B, T, D) each, zeros for padding"""
+        parts = x.split([len(places) for places in self.places])
+        return [
+            part.new_zeros(mask.numel(), part.shape[1]).index_copy(0, places, part).view(*mask.shape, -1)
+            for part, places, mask in zip(parts, self.places, self.masks, strict=True)
+        ]
 
 
 class SelfAttention(nn.Module):
@@ -86,20 +99,29 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = Dropout(config.attention_probs_dropout_prob)
 
-    def forward(self, x: Tensor, mask: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, mask: Tensor | Packing) -> tuple[Tensor, Tensor | list[Tensor]]:
         """x: (B, T, D), mask: (B, T) -> the new x: (B, T, D), and the attention before dropout: (B, H, T, T).
 
-        Packed, rows (N,): x, and the new x, are (N, D). Tokens meet in attention alone, so only here are they padded.
+        With a Packing x is (N, D), and so is the new x; the attention is a list with each batch's.
         """
-        projected = (pad(proj(x), mask, rows) for proj in (self.query, self.key, self.value))  # (B, T, D)
-        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in projected)  # (B, H, T, K)
+        projected = self.query(x), self.key(x), self.value(x)
+        if isinstance(mask, Packing):
+            batches = zip(*map(mask.pad, projected), mask.masks, strict=True)
+            heads, attention = zip(*(self.attend(*batch) for batch in batches), strict=True)
+            return self.output(mask.pack(heads)), list(attention)
+        heads, attention = self.attend(*projected, mask)
+        return self.output(heads), attention
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """q, k, v: (B, T, D), mask: (B, T) -> the heads' outputs side by side: (B, T, D), attention: (B, H, T, T)."""
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))  # (B, H, T, K)
         scores = (q @ k.mT) / math.sqrt(q.shape[-1])  # (B, H, T, T)
         # The least finite number, not -inf: the softmax gives padding an exact 0 either way, and no NaN to a row
         # of padding alone.
         scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
         attention = scores.softmax(dim=-1)
         heads = self.dropout(attention) @ v  # (B, H, T, K)
-        return self.output(pack(heads.transpose(1, 2).flatten(2), rows)), attention  # (B, T, D)
+        return heads.transpose(1, 2).flatten(2), attention
 
 
 class Layer(nn.Module):
@@ -114,9 +136,9 @@ class Layer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
-    def forward(self, x: Tensor, mask: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x: (B, T, D), mask: (B, T) -> the new x: (B, T, D), and the attention: (B, H, T, T). rows: as above."""
-        attended, attention = self.attention(x, mask, rows)
+    def forward(self, x: Tensor, mask: Tensor | Packing) -> tuple[Tensor, Tensor | list[Tensor]]:
+        """x: (B, T, D), mask: (B, T) -> the new x: (B, T, D), and the attention: (B, H, T, T). Or packed, as above."""
+        attended, attention = self.attention(x, mask)
         x = self.attention_norm(x + self.dropout(attended))
         wide = F.gelu(self.feed_forward_in(x))  # (B, T, 4 D), the exact erf form
         return self.feed_forward_norm(x + self.dropout(self.feed_forward_out(wide))), attention
@@ -165,30 +187,51 @@ class BertModel(nn.Module):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         layer: int = -1,
-        packed: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """One layer's output; the layers above it are not computed.
 
         Args:    input_ids, attention_mask, token_type_ids: (B, T); no mask means no padding, no types means all 0.
                  layer: -1 the last, -2 the second to last, ...
-                 packed: spend no work on padding, whose hidden states are then 0; the real tokens' are the same.
         Returns: hidden states (B, T, D) and the attention of that layer (B, H, T, T), rows summing to 1.
         """
+        blocks = self._up_to(layer)
+        positions = self._positions(input_ids)
+        mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        x = self.embeddings(input_ids, types, positions)
+        for block in blocks:
+            x, attention = block(x, mask)
+        return x, attention
+
+    def hidden_states(self, batches: Sequence[Batch], layer: int = -1) -> list[tuple[Tensor, Tensor]]:
+        """`hidden_state` of several batches in one pass, without work on padding, whose hidden states are 0.
+
+        Args:    batches: input_ids, attention_mask, token_type_ids: (B, T) each, every batch with its own B and T.
+        Returns: for each batch the hidden states (B, T, D) and the attention (B, H, T, T).
+        """
+        blocks = self._up_to(layer)
+        packing = Packing([batch["attention_mask"].bool() for batch in batches])
+        positions = [self._positions(batch["input_ids"]).expand_as(batch["input_ids"]) for batch in batches]
+        ids, types = ([batch[name] for batch in batches] for name in ("input_ids", "token_type_ids"))
+        x = self.embeddings(*map(packing.pack, (ids, types, positions)))  # (N, D)
+        for block in blocks:
+            x, attention = block(x, packing)
+        return list(zip(packing.pad(x), attention, strict=True))
+
+    def _up_to(self, layer: int) -> nn.ModuleList:
         depth = len(self.layers)
         if not -depth <= layer <= -1:
             raise ValueError(f"layer: expected -{depth} to -1 (the model has {depth} layers); found {layer}")
+        return self.layers[: depth + 1 + layer]
+
+    def _positions(self, input_ids: Tensor) -> Tensor:
+        """(B, T) -> (T,)"""
         if input_ids.dim() != 2 or not 1 <= input_ids.shape[1] <= self.config.max_position_embeddings:
             raise ValueError(
                 f"input_ids: expected (B, T) with T from 1 to {self.config.max_position_embeddings}; "
                 f"found {tuple(input_ids.shape)}; cut the texts with max_length"
             )
-        mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        rows = mask.flatten().nonzero()[:, 0] if packed and not mask.all() else None  # (N,), the real tokens
-        x = pack(self.embeddings(input_ids, types), rows)
-        for block in self.layers[: depth + 1 + layer]:
-            x, attention = block(x, mask, rows)
-        return pad(x, mask, rows), attention
+        return torch.arange(input_ids.shape[1], device=input_ids.device)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None

@@ -3,8 +3,9 @@
     y = alpha * f(concat(X_a, X_b, |X_a - X_b|)) + (1 - alpha) * cos(X_a, X_b)        (1)
 
 The paper prints (alpha - 1) for the second weight; a weighted average needs (1 - alpha).
-Letters: B batch, D hidden size. Every architecture has the same four methods:
-vector(task, x), sst(v), para(v_a, v_b), sts(v_a, v_b); v is what the cosine and the losses compare.
+Letters: B batch, D hidden size. Every architecture has the same methods:
+vector(task, x), sst(v), para(v_a, v_b), sts(v_a, v_b); v is what the cosine and the losses compare;
+vectors(x), the same for several tasks at once; shared(), the modules that tasks have in common.
 """
 
 from __future__ import annotations
@@ -69,6 +70,10 @@ class SeparateHeads(nn.Module):
         """(B, D) -> (B, D)"""
         return {"sst": nn.Identity(), "para": self.para_head, "sts": self.sts_head}[task](x)
 
+    def vectors(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
+        """By task: (B, D) -> (B, D)"""
+        return {task: self.vector(task, rows) for task, rows in x.items()}
+
     def sst(self, v: Tensor) -> Tensor:
         """(B, D) -> logits (B, 5)"""
         return self.sst_head(v)
@@ -100,6 +105,11 @@ class SharedHeads(nn.Module):
     def vector(self, task: str, x: Tensor) -> Tensor:
         """(B, D) -> (B, D), the same for every task"""
         return self.shared_mlp(x)
+
+    def vectors(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
+        """By task: (B, D) -> (B, D), from one pass over the rows of all."""
+        rows = self.shared_mlp(torch.cat(list(x.values())))
+        return dict(zip(x, rows.split([len(part) for part in x.values()]), strict=True))
 
     def sst(self, v: Tensor) -> Tensor:
         """(B, D) -> logits (B, 5)"""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -29,6 +29,11 @@ from heads.pooling import POOLINGS, CnnPooling, attention_mean, cls, mean
 
 TASKS = ("sst", "para", "sts")
 PAIR_TASKS = ("para", "sts")
+POOL = {  # hidden states (N, T, D), their layer's attention (N, H, T, T) and mask (N, T) -> (N, D)
+    "cls": lambda x, attention, mask: cls(x),
+    "mean": lambda x, attention, mask: mean(x, mask),
+    "attention_mean": attention_mean,
+}
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 TOKENS_A_PASS = 4096  # of inference: enough to keep the processor busy, little enough for a laptop's memory
 
@@ -166,43 +171,54 @@ class MultitaskBert(nn.Module):
         modules = [self.bert, *([self.cnn] if self.cnn else []), *self.heads.shared()]
         return [parameter for module in modules for parameter in module.parameters()]
 
-    def pooled(self, tokens: Batch, pooling: str | None = None, layer: int | None = None) -> Tensor:
-        """tokens: (N, T) -> X: (N, D), float32 under mixed precision too."""
+    def pooled(self, batches: Sequence[Batch], pooling: str | None = None, layer: int | None = None) -> list[Tensor]:
+        """batches: (N, T) each -> X: (N, D) each, float32 under mixed precision too. One pass for all."""
         pooling = pooling or self.config.pooling
-        mask = tokens.attention_mask
-        layer = self.config.layer if layer is None else layer
-        x, attention = self.bert.hidden_state(**tokens, layer=layer, packed=True)
-        with torch.autocast(x.device.type, enabled=False):  # what stands on the encoder is computed in float32
-            x = x.float()
-            if pooling == "cls":
-                return cls(x)
-            if pooling == "mean":
-                return mean(x, mask)
-            if pooling == "attention_mean":
-                return attention_mean(x, attention.float(), mask)
-            return self.cnn(x, mask)
+        states = self.bert.hidden_states(batches, self.config.layer if layer is None else layer)
+        masks = [batch.attention_mask for batch in batches]
+        with torch.autocast(masks[0].device.type, enabled=False):  # what stands on the encoder is computed in float32
+            if pooling == "cnn":
+                x = self.cnn(joined([full(x) for x, _ in states]), joined(masks))
+                return list(x.split([len(mask) for mask in masks]))
+            return [POOL[pooling](full(x), full(a), mask) for (x, a), mask in zip(states, masks, strict=True)]
 
-    def loss(
-        self, task: str, batch: TaskBatch, settings: LossSettings, previous: PreviousBatch, generator: Generator
-    ) -> Tensor:
-        """One task's loss, not scaled, a float32 scalar.
+    def losses(
+        self, batches: Mapping[str, TaskBatch], settings: LossSettings, previous: PreviousBatch, generator: Generator
+    ) -> dict[str, Tensor]:
+        """Each task's loss, not scaled, a float32 scalar, from one pass over the rows of all tasks.
 
-        Args: previous: the triplets' store, read and added to by para with the full loss alone.
+        Args: batches: by task, one or more of them.
+              previous: the triplets' store, read and added to by para with the full loss alone.
               generator: a CPU generator for the draw of negatives.
         """
-        x = self.pooled(batch.tokens)  # (B, D), for pairs (2 B, D)
-        with torch.autocast(x.device.type, enabled=False):
-            v = self.heads.vector(task, x)
-            if task == "sst":
-                return sst_loss(self.heads.sst(v), batch.labels)
-            v_a, v_b = v.chunk(2)  # (B, D) each
-            if task == "sts":
-                return sts_loss(self.heads.sts(v_a, v_b), batch.labels, settings.sts_gamma)
-            negatives = None
-            if settings.para_loss == "full":
-                negatives = previous.draw(len(v_a), generator)
-                previous.add(v_a, v_b)
-            return para_loss(self.heads.para(v_a, v_b), v_a, v_b, batch.labels, negatives, settings)
+        x = self.pooled([batch.tokens for batch in batches.values()])  # (B, D), for pairs (2 B, D)
+        with torch.autocast(x[0].device.type, enabled=False):
+            vectors = self.heads.vectors(dict(zip(batches, x, strict=True)))
+            return {
+                task: self._loss(task, vectors[task], batch.labels, settings, previous, generator)
+                for task, batch in batches.items()
+            }
+
+    def _loss(
+        self,
+        task: str,
+        v: Tensor,
+        labels: Tensor,
+        settings: LossSettings,
+        previous: PreviousBatch,
+        generator: Generator,
+    ) -> Tensor:
+        """v: (B, D), for pairs (2 B, D), labels: (B,) -> scalar"""
+        if task == "sst":
+            return sst_loss(self.heads.sst(v), labels)
+        v_a, v_b = v.chunk(2)  # (B, D) each
+        if task == "sts":
+            return sts_loss(self.heads.sts(v_a, v_b), labels, settings.sts_gamma)
+        negatives = None
+        if settings.para_loss == "full":
+            negatives = previous.draw(len(v_a), generator)
+            previous.add(v_a, v_b)
+        return para_loss(self.heads.para(v_a, v_b), v_a, v_b, labels, negatives, settings)
 
     # ---- inference ---------------------------------------------------------------------------------------------------
 
@@ -233,7 +249,7 @@ class MultitaskBert(nn.Module):
         with evaluating(self), torch.autocast(device.type, AMP_DTYPES.get(amp), enabled=amp != "off"):
             for rows in passes([len(row) for row in ids]):
                 tokens = self.tokenizer.pad([ids[row] for row in rows]).to(device)
-                vectors[rows] = self.pooled(tokens, pooling, layer).cpu()
+                vectors[rows] = self.pooled([tokens], pooling, layer)[0].cpu()
         if normalize:
             vectors = nn.functional.normalize(vectors, dim=1)
         return vectors[[unique[text] for text in texts]].numpy() if len(texts) else vectors.numpy()
@@ -268,6 +284,17 @@ class MultitaskBert(nn.Module):
         if task == "para":
             return (y >= 0.5).long().cpu().numpy()
         return y.clamp(0, STS_MAX).cpu().numpy()
+
+
+def full(x: Tensor) -> Tensor:
+    """float32, or float64 as it is"""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def joined(padded: Sequence[Tensor]) -> Tensor:
+    """(N_1, T_1, ...), (N_2, T_2, ...), ... -> (N_1 + N_2 + ..., T, ...), zeros up to the longest T."""
+    longest = max(x.shape[1] for x in padded)
+    return torch.cat([nn.functional.pad(x, (0, 0) * (x.dim() - 2) + (0, longest - x.shape[1])) for x in padded])
 
 
 def read_heads_config(folder: Path) -> HeadsConfig | None:

@@ -10,16 +10,19 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-COLUMNS = 1 << 15  # of J turned into float64 at a time: the copy stays in the processor's cache
+COLUMNS = 384 * 384  # of J turned into float64 at a time: the copy stays in the processor's cache
 
 
 def gramian(rows: Tensor | Sequence[Tensor]) -> Tensor:
     """J @ J.T, summed in float64 whatever J's type. J as (T, P) or as its T rows of (P,) -> (T, T) float64."""
     device, columns = rows[0].device, rows[0].shape[0]
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=device)
+    exact = torch.empty(len(rows), min(COLUMNS, columns), dtype=torch.float64, device=device)
     for start in range(0, columns, COLUMNS):
-        block = torch.stack([row[start : start + COLUMNS] for row in rows]).double()  # (T, C); autocast leaves it alone
-        total += block @ block.mT
+        block = exact[:, : columns - start]  # (T, C)
+        for copy, row in zip(block, rows, strict=True):
+            copy.copy_(row[start : start + COLUMNS])
+        total += block @ block.mT  # float64, which autocast leaves alone
     return total
 
 

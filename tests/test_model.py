@@ -113,7 +113,7 @@ def test_embeddings_are_the_normalised_sum_of_three_rows():
         for row in torch.stack((batch["input_ids"], batch["token_type_ids"]), dim=-1).tolist()
     ]
     expected = normalise(torch.stack([torch.stack(row) for row in rows]), part.norm)
-    assert_same(part(batch["input_ids"], batch["token_type_ids"]), expected)
+    assert_same(part(batch["input_ids"], batch["token_type_ids"], torch.arange(T)), expected)
 
 
 def test_self_attention_is_torchs():
@@ -352,44 +352,58 @@ def test_layers_above_the_asked_one_are_not_computed(layer):
 # ---- packed ----------------------------------------------------------------------------------------------------------
 
 
+def mask_of(tokens: int) -> st.SearchStrategy[list[list[bool]]]:
+    return st.lists(st.lists(st.booleans(), min_size=tokens, max_size=tokens), min_size=1, max_size=4)
+
+
 @settings(max_examples=30)
 @given(
-    mask=st.lists(st.lists(st.booleans(), min_size=T, max_size=T), min_size=1, max_size=5),
+    masks=st.lists(st.integers(1, T).flatmap(mask_of), min_size=1, max_size=3),
     layer=st.sampled_from([-1, -2, -3]),
 )
-def test_packed_real_tokens_are_the_same_and_padding_is_0(model, mask, layer):
-    mask = torch.tensor(mask)  # real tokens anywhere, or nowhere
-    batch = make_batch() | {"attention_mask": mask}
-    batch = {name: value[: len(mask)] for name, value in batch.items()}
-    x, attention = model.hidden_state(**batch, layer=layer, packed=True)
-    expected, expected_attention = model.hidden_state(**batch, layer=layer)
-    assert_same(x, expected * mask[:, :, None])
-    real_queries = mask[:, None, :, None]
-    assert_same(attention * real_queries, expected_attention * real_queries)
+def test_packed_real_tokens_are_the_same_and_padding_is_0(model, masks, layer):
+    """Batches of unlike sizes; real tokens anywhere, or nowhere."""
+    masks = [torch.tensor(mask) for mask in masks]
+    batches = [cut(make_batch(), mask) for mask in masks]
+    found = model.hidden_states(batches, layer)
+    for batch, mask, (x, attention) in zip(batches, masks, found, strict=True):
+        expected, expected_attention = model.hidden_state(**batch, layer=layer)
+        assert_same(x, expected * mask[:, :, None])
+        real_queries = mask[:, None, :, None]
+        assert_same(attention * real_queries, expected_attention * real_queries)
+
+
+def cut(batch: dict, mask: torch.Tensor) -> dict:
+    """The batch's first rows and tokens, with this mask."""
+    rows, tokens = mask.shape
+    return {name: value[:rows, :tokens] for name, value in batch.items()} | {"attention_mask": mask}
 
 
 def test_packed_gradients_are_the_same():
-    batch = make_batch()
-    weights = torch.randn(B, T, CONFIG.hidden_size, dtype=torch.float64) * batch["attention_mask"][:, :, None]
+    batches = [make_batch(), cut(make_batch(), make_mask([2, 3], 3))]
+    weights = [torch.randn(*b["input_ids"].shape, CONFIG.hidden_size, dtype=torch.float64) for b in batches]
+    weights = [w * b["attention_mask"][:, :, None] for w, b in zip(weights, batches, strict=True)]
     gradients = []
     for packed in (False, True):
         model = make_model()
-        x, _ = model.hidden_state(**batch, packed=packed)
-        (x * weights).sum().backward()
+        states = model.hidden_states(batches) if packed else [model.hidden_state(**batch) for batch in batches]
+        sum((x * w).sum() for (x, _), w in zip(states, weights, strict=True)).backward()
         gradients.append([p.grad for name, p in model.named_parameters() if not name.startswith("pooler")])
     for ours, expected in zip(*gradients, strict=True):
         assert_same(ours, expected)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_packed_spends_no_work_on_padding(packed):
+def test_packed_spends_no_work_on_padding_and_one_pass_on_all():
     model, batch = make_model(), make_batch()
     rows = []
-    for block in model.layers:
-        for part in (block.attention.query, block.attention.output, block.feed_forward_in):
-            part.register_forward_hook(lambda part, x, y: rows.append(y.shape[:-1].numel()))
-    model.hidden_state(**batch, packed=packed)
-    assert rows == [batch["attention_mask"].sum() if packed else B * T] * 9
+    parts = [part for b in model.layers for part in (b.attention.query, b.attention.output, b.feed_forward_in)]
+    for part in (model.embeddings.word, *parts):
+        part.register_forward_hook(lambda part, x, y: rows.append(y.shape[:-1].numel()))
+    model.hidden_state(**batch)
+    assert rows == [B * T] * 10
+    rows.clear()
+    model.hidden_states([batch, batch])
+    assert rows == [2 * batch["attention_mask"].sum()] * 10
 
 
 # ---- refusals --------------------------------------------------------------------------------------------------------

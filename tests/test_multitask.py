@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,16 @@ from bert.errors import CheckpointError
 from heads import MultitaskBert
 from heads.architectures import ARCHITECTURES
 from heads.losses import LossSettings, PreviousBatch, para_loss, sst_loss, sts_loss
-from heads.multitask import TASKS, TOKENS_A_PASS, HeadsConfig, TaskBatch, evaluating, passes, read_heads_config
+from heads.multitask import (
+    PAIR_TASKS,
+    TASKS,
+    TOKENS_A_PASS,
+    HeadsConfig,
+    TaskBatch,
+    evaluating,
+    passes,
+    read_heads_config,
+)
 from heads.pooling import POOLINGS
 
 D = tiny.CONFIG.hidden_size
@@ -84,7 +94,7 @@ def assert_close(actual, expected) -> None:
 def test_encode_is_each_sentence_alone(model, pooling, layer):
     """No matter what else is in the list, in its order, one row a text, doubles among them."""
     texts = [*TEXTS, TEXTS[3], TEXTS[0]]
-    alone = [model.pooled(model.tokenizer(text), pooling, layer)[0].detach().numpy() for text in texts]
+    alone = [model.pooled([model.tokenizer(text)], pooling, layer)[0][0].detach().numpy() for text in texts]
     found = model.encode(texts, pooling, layer)
     assert found.dtype == np.float32 and found.shape == (len(texts), D)
     assert_close(found, alone)
@@ -441,8 +451,8 @@ def test_the_losses_are_those_of_the_heads_outputs(folder, arch):
     settings = LossSettings(sts_gamma=0.3)
     for task in TASKS:
         rows = batch(model, task)
-        found = model.loss(task, rows, settings, previous, generator())
-        v = heads.vector(task, model.pooled(rows.tokens))
+        found = model.losses({task: rows}, settings, previous, generator())[task]
+        v = heads.vector(task, model.pooled([rows.tokens])[0])
         if task == "sst":
             expected = sst_loss(heads.sst(v), rows.labels)
         elif task == "sts":
@@ -458,11 +468,32 @@ def test_the_losses_are_those_of_the_heads_outputs(folder, arch):
 def test_gradients_reach_what_the_task_uses_and_nothing_else(folder, arch, pooling, task):
     """Layer -2: the last layer and the pooler are not computed, so they have none."""
     model = make(folder, arch=arch, pooling=pooling, layer=-2).train()
-    model.loss(task, batch(model, task), LossSettings(), PreviousBatch(), generator()).backward()
+    model.losses({task: batch(model, task)}, LossSettings(), PreviousBatch(), generator())[task].backward()
     reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
     used = ("bert.embeddings.", "bert.layers.0.", "cnn.", "heads.shared_mlp.", f"heads.{task}_head.")
     assert reached == {name for name, _ in model.named_parameters() if name.startswith(used)}
+
+
+@pytest.mark.parametrize("arch, pooling", [("v1", "cls"), ("v2", "attention_mean"), ("v3a", "cnn"), ("v3b", "mean")])
+def test_one_pass_over_all_tasks_is_each_alone(folder, arch, pooling):
+    """Losses, the vectors that are stored, and gradients; float64. Of batches of unlike length, in another order."""
+    model, settings = make(folder, arch=arch, pooling=pooling).double(), LossSettings()
+    batches = {task: batch(model, task) for task in reversed(TASKS)}
+    for task in PAIR_TASKS:
+        batches[task] = replace(batches[task], labels=batches[task].labels.double())
+    vectors = torch.randn(5, D, generator=generator(), dtype=torch.float64)
+    stores = PreviousBatch(vectors), PreviousBatch(vectors)
+    together = model.losses(batches, settings, stores[0], generator())
+    assert list(together) == list(batches)
+    alone = {task: model.losses({task: batches[task]}, settings, stores[1], generator())[task] for task in TASKS}
+    used = [parameter for name, parameter in model.named_parameters() if "pooler" not in name]
+    for task in TASKS:
+        torch.testing.assert_close(together[task], alone[task], rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad(sum(losses.values()), used) for losses in (together, alone)]
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*(torch.cat(store.pending) for store in stores), rtol=1e-12, atol=1e-12)
 
 
 def test_shared_parameters_are_the_encoders_the_cnns_and_the_shared_mlps(folder):
@@ -481,27 +512,27 @@ def test_shared_parameters_are_the_encoders_the_cnns_and_the_shared_mlps(folder)
 def test_para_stores_its_vectors_for_the_next_step(model):
     """Both sides, as the cosine sees them."""
     previous, rows = PreviousBatch(), batch(model, "para")
-    model.loss("para", rows, LossSettings(), previous, generator())
+    model.losses({"para": rows}, LossSettings(), previous, generator())
     previous.end_step()
-    expected = model.heads.vector("para", model.pooled(rows.tokens))
+    expected = model.heads.vector("para", model.pooled([rows.tokens])[0])
     assert torch.equal(previous.vectors, expected)
 
 
 @pytest.mark.parametrize("task, settings", [("sst", {}), ("sts", {}), ("para", {"para_loss": "bce"})])
 def test_the_store_is_for_the_full_para_loss_alone(model, task, settings):
     previous, draws = PreviousBatch(torch.ones(2, D)), generator()
-    model.loss(task, batch(model, task), LossSettings(**settings), previous, draws)
+    model.losses({task: batch(model, task)}, LossSettings(**settings), previous, draws)
     assert previous.pending == []
     assert torch.equal(draws.get_state(), generator().get_state())  # nothing was drawn
 
 
 def test_under_autocast_the_heads_and_losses_stay_float32(model):
-    plain = {task: model.loss(task, batch(model, task), LossSettings(), PreviousBatch(), generator()) for task in TASKS}
+    plain = model.losses({task: batch(model, task) for task in TASKS}, LossSettings(), PreviousBatch(), generator())
     with torch.autocast("cpu", torch.bfloat16):
         for task in TASKS:
             rows = batch(model, task)
-            assert model.pooled(rows.tokens).dtype == torch.float32
-            found = model.loss(task, rows, LossSettings(), PreviousBatch(), generator())
+            assert model.pooled([rows.tokens])[0].dtype == torch.float32
+            found = model.losses({task: rows}, LossSettings(), PreviousBatch(), generator())[task]
             assert found.dtype == torch.float32
             assert found.item() == pytest.approx(plain[task].item(), rel=0.05)  # the encoder's bfloat16
 

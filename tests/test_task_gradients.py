@@ -245,3 +245,122 @@ def test_an_embedding_s_sparse_gradients_are_the_dense_ones(reached_by):
         found.append((products, table.weight.grad, bias.grad))
     for sparse, plain in zip(*found, strict=True):
         assert_close(sparse, plain)
+
+
+# ---- all tasks in one pass -------------------------------------------------------------------------------------------
+
+SIZES = {"a": 5, "b": 2, "c": 3}  # sentences
+WORDS = 7  # of a sentence
+
+
+class Encoder(nn.Module):
+    """Every kind of layer: tokens on the first axis up to the convolution, sentences from there on."""
+
+    def __init__(self, sparse: bool):
+        super().__init__()
+        self.word, self.position = nn.Embedding(17, 6, sparse=sparse), nn.Embedding(WORDS, 6)
+        self.norm, self.wide, self.dropout = nn.LayerNorm(6), nn.Linear(6, 11), nn.Dropout(0.2)
+        self.frozen, self.conv, self.last = nn.Linear(11, 11), nn.Conv1d(11, 5, 3, padding=1), nn.Linear(5, 5)
+        self.frozen.requires_grad_(False)
+        self.heads = nn.ModuleDict({task: nn.Linear(5, 1) for task in TASKS})
+        generator = seeded()
+        with torch.no_grad():
+            for parameter in self.double().parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+
+    def shared(self) -> list[nn.Parameter]:
+        return [parameter for name, parameter in self.named_parameters() if not name.startswith("heads")]
+
+    def losses(self, tasks=TASKS, seed: int = 0) -> dict[str, Tensor]:
+        count = sum(SIZES[task] for task in tasks)
+        ids = torch.randint(17, (count * WORDS,), generator=seeded(seed))
+        torch.manual_seed(seed)
+        x = self.norm(self.word(ids) + self.position(torch.arange(WORDS).repeat(count)))
+        x = self.frozen(torch.tanh(self.dropout(self.wide(x)))).unflatten(0, (count, WORDS))
+        x = self.last(self.last(torch.tanh(self.conv(x.mT)).mean(2)))  # a layer used twice
+        parts = x.split([SIZES[task] for task in tasks])
+        return {task: self.heads[task](part).square().mean() for task, part in zip(tasks, parts, strict=True)}
+
+
+def both_sizes(tasks=TASKS) -> tuple[list[int], list[int]]:
+    sentences = [SIZES[task] if task in tasks else 0 for task in TASKS]
+    return sentences, [WORDS * count for count in sentences]
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_one_pass_over_all_rows_finds_each_tasks_gradients(sparse):
+    """With dropout, two micro-batches, of which the second has no rows of task b."""
+    model = Encoder(sparse)
+    gradients, plain = (TaskGradients(TASKS, model.shared()) for _ in range(2))
+    for micro, tasks in enumerate((TASKS, ("a", "c"))):
+        with gradients.by_rows(model, *both_sizes(tasks)):
+            sum(model.losses(tasks, micro).values()).backward()
+    heads = [parameter.grad for parameter in model.heads.parameters()]
+    model.zero_grad()
+    for micro, tasks in enumerate((TASKS, ("a", "c"))):
+        for task in tasks:
+            plain.backward(task, model.losses(tasks, micro)[task])
+    for task in TASKS:
+        for found, expected in zip(gradients.rows[task], plain.rows[task], strict=True):
+            assert (found is None) == (expected is None)
+            if found is not None:
+                assert found.is_sparse == expected.is_sparse
+                assert_close(found.to_dense(), expected.to_dense())
+    assert_close(gradients.gramian(), plain.gramian())
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.heads.parameters(), heads, strict=True))
+    assert all(parameter.grad is None for parameter in model.shared())
+
+
+def test_after_one_pass_the_model_is_as_before():
+    """Parameters take gradients again, or not, and no hook stays: also where the pass failed."""
+    model = Encoder(sparse=False)
+    gradients = TaskGradients(TASKS, model.shared())
+    before = [parameter.requires_grad for parameter in model.parameters()]
+    for fails in (False, True):
+        try:
+            with gradients.by_rows(model, *both_sizes()):
+                assert not any(parameter.requires_grad for parameter in model.shared())
+                losses = model.losses()
+                assert not fails
+        except AssertionError:
+            assert fails
+        assert [parameter.requires_grad for parameter in model.parameters()] == before
+        assert not any(module._forward_hooks for module in model.modules())
+    del losses
+    sum(model.losses().values()).backward()
+    assert all(row == [None] * len(row) for row in gradients.rows.values())
+    assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
+
+
+def test_rows_that_no_size_fits_are_refused():
+    model = Encoder(sparse=False)
+    sentences, words = both_sizes()
+    split = TaskGradients(TASKS, model.shared()).by_rows(model, sentences, [*words[:2], words[2] - 1])
+    with pytest.raises(ValueError, match=r"expected 10 or 69 rows, those of all tasks; found 70 in Embedding"), split:
+        model.losses()
+
+
+def test_a_layer_without_a_rule_is_refused():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Bilinear(3, 3, 3))
+    split = TaskGradients(TASKS, list(model.parameters())).by_rows(model, [1, 1, 1])
+    with pytest.raises(TypeError, match=r"1: expected one of Linear, .*; found Bilinear; add a rule"), split:
+        pass
+    with TaskGradients(TASKS, list(model[0].parameters())).by_rows(model, [1, 1, 1]):
+        pass  # not shared: autograd's own
+
+
+def test_one_pass_under_autocast_keeps_float32_rows(net):
+    x = torch.randn(9, 5, generator=seeded())
+    net = net.float()
+    gradients = TaskGradients(TASKS, net.first.parameters())
+    with gradients.by_rows(net, [2, 3, 4]):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = net.first(x)
+        y.float().square().sum().backward()
+    for task, rows in zip(TASKS, (slice(0, 2), slice(2, 5), slice(5, 9)), strict=True):
+        assert all(gradient.dtype == torch.float32 for gradient in gradients.rows[task])
+        with torch.autocast("cpu", torch.bfloat16):
+            y = net.first(x[rows])
+        expected = torch.autograd.grad(y.float().square().sum(), net.first.parameters())
+        for found, plain in zip(gradients.rows[task], expected, strict=True):
+            torch.testing.assert_close(found, plain, rtol=2e-2, atol=2e-2)  # eight bits

@@ -9,6 +9,7 @@ import json
 import math
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -109,6 +110,7 @@ class Run:
         self.optimizer = AdamW(self._groups(), lr=args.lr, weight_decay=args.weight_decay)
         self.settings = LossSettings(args.para_loss, args.sts_gamma, args.cosine_margin, args.triplet_margin)
         self.previous = PreviousBatch()
+        self.best_on_dev: tuple[dict, dict] | None = None  # metrics and predictions, where this process found the best
         self.sets = {
             task: TrainingSet(split, self.model, args.batch_size[task], args.seed)
             for task, split in splits["train"].items()
@@ -127,6 +129,18 @@ class Run:
             {"params": [parameter for parameter in trained if parameter.dim() > 1]},
             {"params": [parameter for parameter in trained if parameter.dim() <= 1], "weight_decay": 0.0},
         ]
+
+    def micro_batches(self, step: int) -> Iterator[tuple[dict[str, TaskBatch], dict[str, float]]]:
+        """What a step goes through: batches by task, on the device, and the share that each has in its task's rows.
+
+        Shares make one batch of a task's micro-batches, whatever their sizes; a task with fewer is absent in the last.
+        """
+        accum, parts = self.args.grad_accum, self.state.parts
+        cut = {task: rows.micro_batches(step, accum, parts) for task, rows in self.sets.items()}
+        rows = {task: sum(len(batch.ids) for batch in batches) for task, batches in cut.items()}
+        for micro in range(max(map(len, cut.values()))):
+            batches = {task: found[micro].to(self.device) for task, found in cut.items() if micro < len(found)}
+            yield batches, {task: len(batch.ids) / rows[task] for task, batch in batches.items()}
 
     @property
     def finished(self) -> bool:

@@ -1,0 +1,116 @@
+"""What the benchmarks share: real text, us and the peers in turn, and a line of JSON for each figure."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from training import precision
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--check", action="store_true", help="exit 1 where a ratio falls short of its bar")
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    made.add_argument("--rounds", type=int, default=5, help="of each measurement (default: %(default)s)")
+    return made
+
+
+def add_data_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data_dir", type=Path, help="the course's files (default: the downloaded ones, else the sample)"
+    )
+
+
+def in_turn(actions: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds of each action in each round, A B C A B C ..., after one round that does not count."""
+    seconds = {name: [] for name in actions}
+    for turn in range(rounds + 1):
+        for name, action in actions.items():
+            gc.collect()
+            synchronize(device)
+            began = time.perf_counter()
+            action()
+            synchronize(device)
+            if turn:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def quotient(above: list[float], below: list[float]) -> float:
+    """The median of the rounds' quotients: what drifts in the machine falls on both sides of each."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+class Report:
+    """Prints each figure, and remembers those that fell short of their bar."""
+
+    def __init__(self, device: str):
+        self.bfloat16 = precision.computes_bf16(torch.device(device))
+        self.short: list[str] = []
+
+    def figure(
+        self,
+        name: str,
+        ours: float,
+        peer: float | None,
+        ratio: float,
+        limit: float | None = None,
+        at_least: float = 0,
+        at_most: float = math.inf,
+        needs_bfloat16: bool = False,
+        **more: object,
+    ) -> None:
+        """One line of JSON.
+
+        Args: limit: what the hardware allows, in the unit of `ours`. at_least, at_most: the bar that the ratio meets.
+              needs_bfloat16: the bar counts on hardware that computes in it; elsewhere the figure has none.
+        """
+        bar = None
+        if not needs_bfloat16 or self.bfloat16:
+            bar = f">= {at_least}" if at_least else f"<= {at_most}" if at_most < math.inf else None
+        line = {"name": name, "ours": ours, "peer": peer, "ratio": ratio, "limit": limit, "bar": bar, **more}
+        rounded = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in line.items()}
+        print(json.dumps(rounded), flush=True)
+        if bar and not at_least <= ratio <= at_most:
+            self.short.append(f"{name}: {ratio:.3g}, the bar {bar}")
+
+    def exit_code(self, check: bool) -> int:
+        for line in self.short:
+            print(f"short of its bar: {line}", file=sys.stderr)
+        return int(check and bool(self.short))
+
+
+def product_rate(dtype: torch.dtype, device: str) -> float:
+    """FLOP a second of matrix products of minilm's feed-forward size: the best of a few tries."""
+    a, b = (torch.randn(size, device=device).to(dtype) for size in ((4096, 384), (384, 1536)))
+    best = 0.0
+    for _ in range(8):
+        synchronize(device)
+        began = time.perf_counter()
+        for _ in range(10):
+            a @ b
+        synchronize(device)
+        best = max(best, 10 * 2 * 4096 * 384 * 1536 / (time.perf_counter() - began))
+    return best
+
+
+def encoder_flops(config, lengths: list[int]) -> int:
+    """Multiplications and additions of one forward pass's matrix products over texts of these lengths, unpadded."""
+    size = config.hidden_size
+    weights = 4 * size * size + 2 * size * config.intermediate_size
+    return config.num_hidden_layers * sum(2 * n * weights + 4 * n * n * size for n in lengths)

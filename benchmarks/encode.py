@@ -1,0 +1,99 @@
+"""Sentences a second into vectors: ours against sentence-transformers and transformers; minilm, real questions.
+
+    python -m benchmarks.encode [--check] [--device cuda] [--data_dir DIR] [--sentences N]
+
+Needs the extra: pip install -e '.[bench]'
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from pathlib import Path
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch.nn.functional import normalize
+from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging
+
+from benchmarks.common import Report, add_data_dir, encoder_flops, in_turn, parser, product_rate, quotient
+from bert.hub import resolve
+from data import find_data_dir
+from data.reader import read
+from heads import MultitaskBert
+from training import precision
+
+
+class Transformers:
+    """AutoModel in its fastest arrangement: sorted by length, batches of 64, one autocast, mean of the last layer."""
+
+    def __init__(self, folder: Path, attention: str, amp: str, device: str):
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModel.from_pretrained(folder, attn_implementation=attention).to(device).eval()
+        self.device, self.amp = torch.device(device), amp
+
+    @torch.inference_mode()
+    def encode(self, texts: list[str]) -> torch.Tensor:
+        order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+        vectors = torch.empty(len(texts), self.model.config.hidden_size)
+        for start in range(0, len(order), 64):
+            rows = order[start : start + 64]
+            tokens = self.tokenizer([texts[row] for row in rows], padding=True, return_tensors="pt").to(self.device)
+            with precision.autocast(self.device, self.amp):
+                states = self.model(**tokens).last_hidden_state
+            mask = tokens["attention_mask"][..., None]
+            means = (states.float() * mask).sum(1) / mask.sum(1)
+            vectors[rows] = normalize(means, dim=1).cpu()
+        return vectors
+
+
+def questions(folder: Path | None, count: int) -> list[str]:
+    """The first `count` different questions of the paraphrase task."""
+    folder = folder or find_data_dir()[0]
+    rows = [row for split in ("dev", "train") for row in read("para", split, folder).examples]
+    return list(dict.fromkeys(text for row in rows for text in row.texts if text))[:count]
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parser(__doc__)
+    add_data_dir(options)
+    options.add_argument("--sentences", type=int, default=1536, help="different questions (default: %(default)s)")
+    args = options.parse_args(argv)
+    logging.disable_progress_bar()
+    texts, folder = questions(args.data_dir, args.sentences), resolve("minilm")
+    amp = precision.resolve("auto", torch.device(args.device))
+    ours = MultitaskBert.from_pretrained(folder).to(args.device)
+    library = SentenceTransformer(str(folder), device=args.device)
+    peers = {
+        f"transformers {attention} {kind}": Transformers(folder, attention, kind, args.device)
+        for attention in ("eager", "sdpa")
+        for kind in dict.fromkeys(("off", amp))
+    }
+    actions = {
+        "ours": lambda: ours.encode(texts, pooling="mean", layer=-1, normalize=True, amp=amp),
+        "sentence-transformers": lambda: library.encode(texts, show_progress_bar=False, normalize_embeddings=True),
+        **{name: lambda peer=peer: peer.encode(texts) for name, peer in peers.items()},
+    }
+    reference = torch.as_tensor(actions["sentence-transformers"]())
+    for name, action in actions.items():
+        error = (torch.as_tensor(action()) - reference).abs().max().item()
+        assert error < 0.05, f"{name} computes something else: it is off by {error}"
+    seconds = in_turn(actions, args.rounds, args.device)
+    rate = {name: len(texts) / statistics.median(found) for name, found in seconds.items()}
+
+    lengths = [len(ids) for ids in ours.tokenizer.ids(texts, max_length=ours.max_length)]
+    flops = encoder_flops(ours.bert.config, lengths)
+    limit = product_rate(precision.DTYPES.get(amp, torch.float32), args.device) * len(texts) / flops
+    report, setting = Report(args.device), {"unit": "sentences/s", "sentences": len(texts), "precision": amp}
+    quickest = max(peers, key=rate.get)
+    bars = {"sentence-transformers": {"at_least": 4.5, "needs_bfloat16": True}, quickest: {"at_least": 1.1}}
+    for name in [name for name in actions if name != "ours"]:
+        ratio = quotient(seconds[name], seconds["ours"])
+        report.figure(f"encode / {name}", rate["ours"], rate[name], ratio, limit, **bars.get(name, {}), **setting)
+    report.figure("encode / limit: matrix products", rate["ours"], None, rate["ours"] / limit, limit, 0.6, **setting)
+    return report.exit_code(args.check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""How the price of a step with surgery grows with the rows of a batch and with the number of tasks: minilm.
+
+    python -m benchmarks.growth [--device cuda] [--data_dir DIR]
+
+With 8, 32 and 128 rows of each of the three tasks, real text; then with 2, 4 and 8 synthetic tasks (a random regression
+each) that share 64 sentences of 20 tokens out among themselves, against the plain sum over the same.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+
+import torch
+from torch import Tensor
+
+import train_multitask
+from benchmarks.common import Report, add_data_dir, in_turn, parser, quotient
+from benchmarks.step import STEPS, lengths, options_for, take_steps
+from bert import BertModel
+from bert.tokenizer import Batch
+from heads.pooling import mean
+from optim import AdamW, pcgrad_weights
+from optim.task_gradients import TaskGradients
+from training import precision
+from training.run import Run
+
+SENTENCES, TOKENS = 64, 20
+
+
+class Synthetic:
+    """T tasks that share an encoder: each predicts random numbers from its sentences' mean vectors."""
+
+    def __init__(self, tasks: int, surgery: bool, device: str):
+        self.device, self.surgery, self.tasks = torch.device(device), surgery, [str(task) for task in range(tasks)]
+        self.amp = precision.resolve("auto", self.device)
+        self.bert = BertModel.from_pretrained("minilm").to(device).train()
+        self.bert.embeddings.word.sparse = True
+        draw = torch.Generator().manual_seed(0)
+        ids = torch.randint(1000, 30000, (SENTENCES, TOKENS), generator=draw)
+        self.batch = Batch(input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=ids * 0).to(device)
+        self.target = torch.randn(SENTENCES, self.bert.config.hidden_size, generator=draw).to(device)
+        self.optimizer = AdamW(self.bert.parameters(), lr=1e-5)
+
+    def loss(self) -> Tensor:
+        """The sum of the tasks' losses."""
+        with precision.autocast(self.device, self.amp):
+            ((states, _),) = self.bert.hidden_states([self.batch])
+        x = mean(states.float(), self.batch.attention_mask)
+        return (x - self.target).square().mean() * len(self.tasks)
+
+    def step(self) -> None:
+        count = len(self.tasks)
+        gradients = TaskGradients(self.tasks if self.surgery else ["sum"], list(self.bert.parameters()))
+        if self.surgery:
+            rows = [SENTENCES // count] * count
+            with gradients.by_rows(self.bert, [TOKENS * size for size in rows]):
+                self.loss().backward()
+            gradients.combine(pcgrad_weights(gradients.gramian()))
+        else:
+            gradients.backward("sum", self.loss())
+            gradients.combine(torch.ones(1))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parsed = parser(__doc__)
+    add_data_dir(parsed)
+    args = parsed.parse_args(argv)
+    report = Report(args.device)
+    splits = train_multitask.read_data(options_for(args, "gs", 8)[0])
+    runs = {f"{rows} rows of each task": Run(*options_for(args, "gs", rows), splits) for rows in (8, 32, 128)}
+    seconds = in_turn({name: lambda run=run: take_steps(run) for name, run in runs.items()}, args.rounds, args.device)
+    first = None
+    for name, run in runs.items():
+        tokens = sum(lengths(run))
+        first = first or (seconds[name], tokens)
+        ratio = quotient(seconds[name], first[0]) * first[1] / tokens
+        time = 1e6 * statistics.median(seconds[name]) / tokens
+        report.figure(
+            f"growth: {name}", time, None, ratio, unit="us a token", tokens=tokens // STEPS, precision=run.amp
+        )
+    for tasks in (2, 4, 8):
+        both = {name: Synthetic(tasks, name == "gs", args.device) for name in ("gs", "mtl")}
+        seconds = in_turn({name: work.step for name, work in both.items()}, args.rounds, args.device)
+        gs, mtl = (1e6 * statistics.median(seconds[name]) / (SENTENCES * TOKENS) for name in ("gs", "mtl"))
+        report.figure(
+            f"growth: {tasks} tasks, gs / mtl", gs, mtl, quotient(seconds["gs"], seconds["mtl"]), unit="us a token"
+        )
+    return report.exit_code(args.check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Peak memory of a step of a bert-base-size model: surgery against the plain sum, above the weights and moments.
+
+    python -m benchmarks.memory [--check] [--device cuda] [--rows 32]
+
+Each is measured in a process of its own: the peak of its resident memory (on a GPU, of what torch allocates) over three
+steps, less what Python and torch take before, the weights and AdamW's moments. Random weights and tokens, float32.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+
+import torch
+
+from benchmarks.common import Report, parser
+from bert import BertConfig, BertModel
+from bert.tokenizer import Batch
+from heads.losses import LossSettings, PreviousBatch
+from heads.multitask import TASKS, MultitaskBert, TaskBatch
+from optim import AdamW, pcgrad_weights
+from optim.task_gradients import TaskGradients
+
+TOKENS = 20  # of a sentence
+
+
+def resident() -> int:
+    """The process's peak of resident memory so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measure(strategy: str, rows: int, device: str) -> int:
+    """Bytes above the weights and moments."""
+    before = resident()
+    with torch.device(device):
+        model = MultitaskBert(BertModel(BertConfig()), tokenizer=None).train()
+    model.bert.embeddings.word.sparse = True
+    optimizer, previous, draw = AdamW(model.parameters()), PreviousBatch(), torch.Generator().manual_seed(0)
+    for _ in range(3):
+        take_step(model, optimizer, strategy, rows, previous, draw)
+    values = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    held = sum(value.numel() * 4 for value in [*model.parameters(), *values])
+    return (torch.cuda.max_memory_allocated() if device == "cuda" else resident() - before) - held
+
+
+def take_step(model, optimizer, strategy: str, rows: int, previous: PreviousBatch, draw: torch.Generator) -> None:
+    """As train_multitask takes one, on random tokens."""
+    device, batches = model.bert.pooler.weight.device, {}
+    for task in TASKS:
+        ids = torch.randint(1000, 30000, (rows if task == "sst" else 2 * rows, TOKENS), generator=draw)
+        tokens = Batch(input_ids=ids, attention_mask=torch.ones_like(ids, dtype=torch.bool), token_type_ids=ids * 0)
+        labels = torch.randint(0, 2, (rows,), generator=draw)
+        batches[task] = TaskBatch(tokens, labels if task == "sst" else labels.float(), []).to(device)
+    by_task = strategy == "gs"
+    gradients = TaskGradients(TASKS if by_task else ["sum"], model.shared_parameters())
+    if by_task:
+        sentences = [len(batch.tokens.input_ids) for batch in batches.values()]
+        with gradients.by_rows(model, sentences, [TOKENS * count for count in sentences]):
+            sum(model.losses(batches, LossSettings(), previous, draw).values()).backward()
+        gradients.combine(pcgrad_weights(gradients.gramian(), draw))
+    else:
+        gradients.backward("sum", sum(model.losses(batches, LossSettings(), previous, draw).values()))
+        gradients.combine(torch.ones(1))
+    previous.end_step()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parsed = parser(__doc__)
+    parsed.add_argument("--rows", type=int, default=32, help="of each task in a batch (default: %(default)s)")
+    parsed.add_argument("--measure", choices=("mtl", "gs"), help="only this one, in this process")
+    args = parsed.parse_args(argv)
+    if args.measure:
+        print(json.dumps(measure(args.measure, args.rows, args.device)))
+        return 0
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.memory",
+        "--rows",
+        str(args.rows),
+        "--device",
+        args.device,
+        "--measure",
+    ]
+    gs, mtl = (int(subprocess.check_output([*command, strategy])) / 2**30 for strategy in ("gs", "mtl"))
+    report = Report(args.device)
+    report.figure("peak memory: gs / mtl", gs, mtl, gs / mtl, at_most=2.0, unit="GiB", rows=args.rows)
+    return report.exit_code(args.check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
