@@ -21,24 +21,29 @@ NAMES = {
     "pooler": "pooler.dense",
 }
 LAYER_NAMES = {
-    "attention.query": "attention.self.query",
-    "attention.key": "attention.self.key",
-    "attention.value": "attention.self.value",
     "attention.output": "attention.output.dense",
     "attention_norm": "attention.output.LayerNorm",
     "feed_forward_in": "intermediate.dense",
     "feed_forward_out": "output.dense",
     "feed_forward_norm": "output.LayerNorm",
 }
+QUERY_KEY_VALUE = ["attention.self.query", "attention.self.key", "attention.self.value"]  # ours are one, in this order
 
 
-def hugging_face_name(name: str) -> str:
-    """layers.3.attention.query.weight -> encoder.layer.3.attention.self.query.weight"""
+def hugging_face_names(name: str) -> list[str]:
+    """layers.3.feed_forward_in.bias -> [encoder.layer.3.intermediate.dense.bias]; of query_key_value, three names."""
     module, _, kind = name.rpartition(".")
-    if module.startswith("layers."):
-        _, number, part = module.split(".", 2)
-        return f"encoder.layer.{number}.{LAYER_NAMES[part]}.{kind}"
-    return f"{NAMES[module]}.{kind}"
+    if not module.startswith("layers."):
+        return [f"{NAMES[module]}.{kind}"]
+    _, number, part = module.split(".", 2)
+    parts = QUERY_KEY_VALUE if part == "attention.query_key_value" else [LAYER_NAMES[part]]
+    return [f"encoder.layer.{number}.{part}.{kind}" for part in parts]
+
+
+def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our state dict, by Hugging Face's names."""
+    named = ((hugging_face_names(name), value) for name, value in state.items())
+    return {theirs: part for names, value in named for theirs, part in zip(names, value.chunk(len(names)), strict=True)}
 
 
 def weights_file(folder: Path) -> Path:
@@ -117,19 +122,17 @@ def load_folder(model: nn.Module, folder: Path) -> None:
     """Replace every weight of `model` by the folder's, as float32. Raises CheckpointError and changes nothing else."""
     path = weights_file(folder)
     found = standard_names(read_weights(path), path)
-    names = {hugging_face_name(name): name for name in model.state_dict()}
-    check_fit({theirs: model.state_dict()[ours] for theirs, ours in names.items()}, found, path)
-    # A copy: the file's pages stay mapped otherwise, and training would read them while the file may be replaced.
-    state = {names[name]: value.to(torch.float32, copy=True) for name, value in found.items()}
-    model.load_state_dict(state, assign=True)
+    check_fit(to_hugging_face(model.state_dict()), found, path)
+    # cat copies: the file's pages stay mapped otherwise, and training would read them while the file may be replaced.
+    parts = {ours: [found[theirs] for theirs in hugging_face_names(ours)] for ours in model.state_dict()}
+    model.load_state_dict({name: torch.cat(values).float() for name, values in parts.items()}, assign=True)
 
 
 def save_folder(model: nn.Module, folder: Path) -> None:
     """Write config.json and model.safetensors with Hugging Face's names; the tokenizer saves itself beside them."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(model.config.to_json(), encoding="utf-8")
-    state = {hugging_face_name(name): value for name, value in model.state_dict().items()}
-    write_tensors(folder / "model.safetensors", state)
+    write_tensors(folder / "model.safetensors", to_hugging_face(model.state_dict()))
 
 
 def write_tensors(path: Path, state: dict[str, Tensor]) -> None:

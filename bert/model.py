@@ -93,9 +93,7 @@ class SelfAttention(nn.Module):
     def __init__(self, config: BertConfig):
         super().__init__()
         self.heads = config.num_attention_heads
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)  # one product for the three
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = Dropout(config.attention_probs_dropout_prob)
 
@@ -104,17 +102,17 @@ class SelfAttention(nn.Module):
 
         With a Packing x is (N, D), and so is the new x; the attention is a list with each batch's.
         """
-        projected = self.query(x), self.key(x), self.value(x)
+        projected = self.query_key_value(x)  # (B, T, 3 D)
         if isinstance(mask, Packing):
-            batches = zip(*map(mask.pad, projected), mask.masks, strict=True)
+            batches = zip(mask.pad(projected), mask.masks, strict=True)
             heads, attention = zip(*(self.attend(*batch) for batch in batches), strict=True)
             return self.output(mask.pack(heads)), list(attention)
-        heads, attention = self.attend(*projected, mask)
+        heads, attention = self.attend(projected, mask)
         return self.output(heads), attention
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """q, k, v: (B, T, D), mask: (B, T) -> the heads' outputs side by side: (B, T, D), attention: (B, H, T, T)."""
-        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))  # (B, H, T, K)
+    def attend(self, projected: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """projected: (B, T, 3 D), mask: (B, T) -> the heads side by side: (B, T, D), attention: (B, H, T, T)."""
+        q, k, v = projected.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, T, K) each
         scores = (q @ k.mT) / math.sqrt(q.shape[-1])  # (B, H, T, T)
         # The least finite number, not -inf: the softmax gives padding an exact 0 either way, and no NaN to a row
         # of padding alone.

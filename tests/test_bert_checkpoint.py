@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from bert import BertConfig, BertModel
-from bert.checkpoint import hugging_face_name, load_folder, read_weights, save_folder
+from bert.checkpoint import load_folder, read_weights, save_folder, to_hugging_face
 from bert.errors import CheckpointError
 
 SIZES = {
@@ -75,7 +75,7 @@ def make_pickle(folder: Path, content: object, zipped: bool = True) -> None:
 
 def assert_equal(ours: BertModel, expected: Weights) -> None:
     """Bit for bit, and float32."""
-    found = {hugging_face_name(name): value for name, value in ours.state_dict().items()}
+    found = to_hugging_face(ours.state_dict())
     assert sorted(found) == sorted(expected)
     for name, value in found.items():
         assert value.dtype == torch.float32
