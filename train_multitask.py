@@ -42,9 +42,9 @@ from heads.losses import LossSettings, PreviousBatch
 from heads.multitask import HeadsConfig, TaskBatch, read_heads_config
 from heads.pooling import POOLINGS
 from optim import pcgrad_weights
+from optim.clipping import clip_gradients
 from optim.schedule import lr_factor
 from optim.surgery import cosines
-from optim.task_gradients import TaskGradients
 from training import checkpoint, options, precision
 from training.errors import DivergedError, UsageError, is_out_of_memory, run_cli
 from training.files import check_space, claim_output_dir, disk_errors, lock, write_atomic
@@ -202,13 +202,10 @@ def read_data(args: argparse.Namespace) -> Splits:
 
 def train_step(run: Run) -> dict:
     """One step: every task's losses and gradients, surgery, clipping, AdamW. Returns what the log tells of it."""
-    losses, gradients = in_memory(run, backward)
+    line = {"losses": in_memory(run, backward)}
     run.previous.end_step()
-    line = {"losses": losses}
     if run.args.strategy == "gs":
-        line |= operate(run, gradients)
-    else:
-        gradients.combine(torch.ones(1))
+        line |= operate(run)
     line |= update(run, line.get("infinite", []))
     run.state.step += 1
     return line
@@ -225,30 +222,25 @@ def in_memory(run: Run, work: Callable[[Run], T]) -> T:
         # out here, where the error, and the graph that hangs on it, are gone
         run.state.parts *= 2
         run.optimizer.zero_grad()
+        run.gradients.forget()
         run.previous.forget_step()
         told = f"batches are computed in {run.state.parts} parts from here on, with as many rows a step as before"
         print(f"warning: out of memory at step {run.state.step + 1}; {told}", file=sys.stderr)
 
 
-def backward(run: Run) -> tuple[dict[str, float], TaskGradients]:
-    """The step's losses, and their gradients: by task for surgery, else of their sum."""
+def backward(run: Run) -> dict[str, float]:
+    """The step's losses; their gradients go to .grad, for surgery those of the shared parameters to run.gradients."""
     args, state = run.args, run.state
     negatives = generator(args.seed, "negatives", state.step)
     losses = dict.fromkeys(run.sets, 0.0)
-    by_task = args.strategy == "gs"
-    gradients = TaskGradients(list(run.sets) if by_task else ["sum"], run.shared)
     for micro, (batches, shares) in enumerate(run.micro_batches(state.step)):
-        split = gradients.by_rows(run.model, *sizes(run, batches)) if by_task else nullcontext()
+        split = run.gradients.by_rows(run.model, *sizes(run, batches)) if args.strategy == "gs" else nullcontext()
         with seeded(args.seed, "dropout", state.step, micro), split:
             found = task_losses(run, batches, negatives)
             for task, loss in found.items():
                 losses[task] += loss.item() * shares[task]
-            total = run.scaler.scale(sum(found[task] * (shares[task] * args.loss_scale[task]) for task in found))
-            if by_task:
-                total.backward()
-            else:
-                gradients.backward("sum", total)
-    return losses, gradients
+            run.scaler.scale(sum(found[task] * (shares[task] * args.loss_scale[task]) for task in found)).backward()
+    return losses
 
 
 def sizes(run: Run, batches: dict[str, TaskBatch]) -> tuple[list[int], list[int]]:
@@ -272,10 +264,10 @@ def task_losses(run: Run, batches: dict[str, TaskBatch], negatives: torch.Genera
     return losses
 
 
-def operate(run: Run, gradients: TaskGradients) -> dict:
+def operate(run: Run) -> dict:
     """Gradient surgery on the shared parameters; for the log, the cosine of each pair of task gradients."""
-    products, state = gradients.gramian().cpu(), run.state
-    tasks = gradients.tasks
+    gradients, state, tasks = run.gradients, run.state, run.gradients.tasks
+    products = gradients.gramian().cpu()
     infinite = [task for task, product in zip(tasks, products.diagonal(), strict=True) if not product.isfinite()]
     if infinite:  # no surgery on these: the infinity goes through, and the update is skipped
         gradients.combine(torch.ones(len(tasks)))
@@ -293,7 +285,7 @@ def update(run: Run, infinite: list[str]) -> dict:
     """Clip, and let AdamW move the weights; a step whose gradient is infinite moves nothing and is counted."""
     args, state = run.args, run.state
     run.scaler.unscale_(run.optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), args.max_grad_norm).item()
+    norm = clip_gradients(run.model.parameters(), args.max_grad_norm)
     if math.isfinite(norm):
         lr = args.lr * lr_factor(state.updates, run.total_steps, run.warmup_steps)
         for group in run.optimizer.param_groups:

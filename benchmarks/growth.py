@@ -35,7 +35,10 @@ class Synthetic:
         self.device, self.surgery, self.tasks = torch.device(device), surgery, [str(task) for task in range(tasks)]
         self.amp = precision.resolve("auto", self.device)
         self.bert = BertModel.from_pretrained("minilm").to(device).train()
-        self.bert.embeddings.word.sparse = True
+        words = self.bert.embeddings.word
+        words.sparse = True
+        shared = list(self.bert.parameters()) if surgery else []
+        self.gradients = TaskGradients(self.tasks, shared, sparse=[words.weight])
         draw = torch.Generator().manual_seed(0)
         ids = torch.randint(1000, 30000, (SENTENCES, TOKENS), generator=draw)
         self.batch = Batch(input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=ids * 0).to(device)
@@ -50,16 +53,13 @@ class Synthetic:
         return (x - self.target).square().mean() * len(self.tasks)
 
     def step(self) -> None:
-        count = len(self.tasks)
-        gradients = TaskGradients(self.tasks if self.surgery else ["sum"], list(self.bert.parameters()))
         if self.surgery:
-            rows = [SENTENCES // count] * count
-            with gradients.by_rows(self.bert, [TOKENS * size for size in rows]):
+            tokens = [SENTENCES // len(self.tasks) * TOKENS] * len(self.tasks)
+            with self.gradients.by_rows(self.bert, tokens):
                 self.loss().backward()
-            gradients.combine(pcgrad_weights(gradients.gramian()))
+            self.gradients.combine(pcgrad_weights(self.gradients.gramian()))
         else:
-            gradients.backward("sum", self.loss())
-            gradients.combine(torch.ones(1))
+            self.loss().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 

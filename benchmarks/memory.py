@@ -36,33 +36,41 @@ def measure(strategy: str, rows: int, device: str) -> int:
     before = resident()
     with torch.device(device):
         model = MultitaskBert(BertModel(BertConfig()), tokenizer=None).train()
-    model.bert.embeddings.word.sparse = True
+    words = model.bert.embeddings.word
+    words.sparse = True
+    gradients = TaskGradients(TASKS, model.shared_parameters(), sparse=[words.weight]) if strategy == "gs" else None
     optimizer, previous, draw = AdamW(model.parameters()), PreviousBatch(), torch.Generator().manual_seed(0)
     for _ in range(3):
-        take_step(model, optimizer, strategy, rows, previous, draw)
-    values = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+        take_step(model, optimizer, gradients, rows, previous, draw)
+        values = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+        for value in values:
+            value.mul_(1)  # moments of words not seen yet are no memory until they are written to
     held = sum(value.numel() * 4 for value in [*model.parameters(), *values])
     return (torch.cuda.max_memory_allocated() if device == "cuda" else resident() - before) - held
 
 
-def take_step(model, optimizer, strategy: str, rows: int, previous: PreviousBatch, draw: torch.Generator) -> None:
-    """As train_multitask takes one, on random tokens."""
+def take_step(
+    model: MultitaskBert,
+    optimizer: AdamW,
+    gradients: TaskGradients | None,
+    rows: int,
+    previous: PreviousBatch,
+    draw: torch.Generator,
+) -> None:
+    """As train_multitask takes one, on random tokens; with `gradients`, one of surgery."""
     device, batches = model.bert.pooler.weight.device, {}
     for task in TASKS:
         ids = torch.randint(1000, 30000, (rows if task == "sst" else 2 * rows, TOKENS), generator=draw)
         tokens = Batch(input_ids=ids, attention_mask=torch.ones_like(ids, dtype=torch.bool), token_type_ids=ids * 0)
         labels = torch.randint(0, 2, (rows,), generator=draw)
         batches[task] = TaskBatch(tokens, labels if task == "sst" else labels.float(), []).to(device)
-    by_task = strategy == "gs"
-    gradients = TaskGradients(TASKS if by_task else ["sum"], model.shared_parameters())
-    if by_task:
+    if gradients:
         sentences = [len(batch.tokens.input_ids) for batch in batches.values()]
         with gradients.by_rows(model, sentences, [TOKENS * count for count in sentences]):
             sum(model.losses(batches, LossSettings(), previous, draw).values()).backward()
         gradients.combine(pcgrad_weights(gradients.gramian(), draw))
     else:
-        gradients.backward("sum", sum(model.losses(batches, LossSettings(), previous, draw).values()))
-        gradients.combine(torch.ones(1))
+        sum(model.losses(batches, LossSettings(), previous, draw).values()).backward()
     previous.end_step()
     optimizer.step()
     optimizer.zero_grad()

@@ -95,9 +95,9 @@ def gradient(run: Run, amp: str) -> Tensor:
     """What surgery makes of the first batch's gradients, without dropout: (P,) float64."""
     run.model.eval()
     run.amp, run.state.step = amp, 0
-    _, gradients = train_multitask.backward(run)
-    train_multitask.operate(run, gradients)
-    found = torch.cat([p.grad.flatten().double() for p in run.shared if p.grad is not None])
+    train_multitask.backward(run)
+    train_multitask.operate(run)
+    found = torch.cat([p.grad.to_dense().flatten().double() for p in run.shared if p.grad is not None])
     run.optimizer.zero_grad()
     return found
 

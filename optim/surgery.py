@@ -5,25 +5,27 @@ Letters: T tasks, P parameters; J the (T, P) Jacobian, one task's gradient a row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from itertools import combinations_with_replacement
 
 import torch
 from torch import Generator, Tensor
 
-COLUMNS = 384 * 384  # of J turned into float64 at a time: the copy stays in the processor's cache
+COLUMNS = 1 << 18  # of J at a time: what is made of them stays in the processor's cache
 
 
-def gramian(rows: Tensor | Sequence[Tensor]) -> Tensor:
-    """J @ J.T, summed in float64 whatever J's type. J as (T, P) or as its T rows of (P,) -> (T, T) float64."""
-    device, columns = rows[0].device, rows[0].shape[0]
-    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=device)
-    exact = torch.empty(len(rows), min(COLUMNS, columns), dtype=torch.float64, device=device)
-    for start in range(0, columns, COLUMNS):
-        block = exact[:, : columns - start]  # (T, C)
-        for copy, row in zip(block, rows, strict=True):
-            copy.copy_(row[start : start + COLUMNS])
-        total += block @ block.mT  # float64, which autocast leaves alone
-    return total
+def gramian(jacobian: Tensor) -> Tensor:
+    """J @ J.T in float64, whatever J's type. (T, P) -> (T, T)
+
+    By blocks of columns, and pair by pair: a float64 copy of J would take twice its memory, and on a CPU a matrix
+    product with so few rows takes several times as long as the dot products in it.
+    """
+    total = torch.zeros(len(jacobian), len(jacobian), dtype=torch.float64, device=jacobian.device)
+    exact = torch.empty(len(jacobian), COLUMNS, dtype=torch.float64, device=jacobian.device)
+    for block in jacobian.split(COLUMNS, dim=1):
+        rows = [copy[: len(row)].copy_(row) for copy, row in zip(exact, block, strict=True)]
+        for i, j in combinations_with_replacement(range(len(rows)), 2):
+            total[i, j] += torch.dot(rows[i], rows[j])  # float64, which autocast leaves alone
+    return total + total.triu(1).mT
 
 
 def pcgrad_weights(gramian: Tensor, generator: Generator | None = None) -> Tensor:

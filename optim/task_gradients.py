@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
 
 from optim.split_rules import RULES
-from optim.surgery import gramian
+from optim.surgery import COLUMNS, gramian
 
 
 class TaskGradients:
-    """The gradients of one step, by task, of the parameters that tasks share.
+    """The gradients of a step, by task, of the parameters that tasks share. Made once, used in every step:
 
-        gradients = TaskGradients(tasks, shared)
         for each micro-batch and task: gradients.backward(task, loss)           # the plain form, or in one pass:
         with gradients.by_rows(model, sizes): sum(losses of all tasks).backward()
         gradients.combine(pcgrad_weights(gradients.gramian(), generator))       # writes .grad of the shared parameters
@@ -29,24 +28,54 @@ class TaskGradients:
     Parameters outside `shared` get their plain gradient from the same backward passes, bit for bit. A shared parameter
     that is frozen, or that no task reached, keeps .grad None; one that only some tasks reached counts as zero in the
     others. A second backward of a task adds to its first (accumulation), so surgery is done once, on whole gradients.
+
+    The task gradients lie in one (T, P) buffer, the Jacobian, whose memory every step uses again; .grad is a view of
+    it, good until the next step's first backward pass. Those of `sparse` parameters, an embedding's with sparse=True,
+    lie beside it as the rows that the step's tokens name, and so does their .grad.
     """
 
-    def __init__(self, tasks: Sequence[str], shared: Sequence[Tensor]):
+    def __init__(self, tasks: Sequence[str], shared: Sequence[Tensor], sparse: Sequence[Tensor] = ()):
         self.tasks = list(tasks)
         self.shared = [parameter for parameter in shared if parameter.requires_grad]
+        self.sparse = {k for k, parameter in enumerate(self.shared) if any(parameter is other for other in sparse)}
+        sizes = [0 if k in self.sparse else parameter.numel() for k, parameter in enumerate(self.shared)]
+        self.spans = list(pairwise(accumulate(sizes, initial=0)))  # of each parameter, in the Jacobian's columns
+        self.forget()
+
+    @cached_property
+    def jacobian(self) -> Tensor:
+        """(T, P), of the parameters that are not sparse; memory alone until gradients are added."""
+        like = self.shared[0] if self.shared else torch.empty(0)
+        return like.new_empty(len(self.tasks), self.spans[-1][1] if self.spans else 0)
+
+    def forget(self) -> None:
+        """Drop what was added since the last `combine`: the step is made anew."""
+        # By task, of each parameter: a view of the Jacobian, a sparse gradient, or None, not reached.
         self.rows: dict[str, list[Tensor | None]] = {task: [None] * len(self.shared) for task in self.tasks}
 
     def backward(self, task: str, loss: Tensor) -> None:
         """Add the loss's gradients: shared parameters' to the task's row, all others' to their .grad.
 
-        Each task's graph is its own and is freed at once. The row is what autograd accumulates into: no copies.
+        Each task's graph is its own and is freed at once.
         """
-        for parameter, gradient in zip(self.shared, self.rows[task], strict=True):
-            parameter.grad = gradient
         loss.backward()
-        self.rows[task] = [parameter.grad for parameter in self.shared]
-        for parameter in self.shared:
-            parameter.grad = None
+        for k, parameter in enumerate(self.shared):
+            if parameter.grad is not None:
+                self._add(task, k, parameter.grad)
+                parameter.grad = None
+
+    def _view(self, task: str, k: int) -> Tensor:
+        """Where the Jacobian holds a task's gradient of a parameter, in its shape."""
+        return self.jacobian[self.tasks.index(task), slice(*self.spans[k])].view(self.shared[k].shape)
+
+    def _add(self, task: str, k: int, gradient: Tensor) -> None:
+        row = self.rows[task]
+        if row[k] is not None:
+            row[k].add_(gradient)
+        elif k in self.sparse:
+            row[k] = gradient
+        else:
+            row[k] = self._view(task, k).copy_(gradient.to_dense())
 
     @contextmanager
     def by_rows(self, model: nn.Module, *sizes: Sequence[int]) -> Iterator[None]:
@@ -97,8 +126,7 @@ class TaskGradients:
                     continue
                 found = RULES[type(layer)](layer, x[rows], dy[rows])
                 for name, k in owned.items():
-                    gradient, before = found[name].to(self.shared[k].dtype), self.rows[task][k]
-                    self.rows[task][k] = gradient if before is None else before.add_(gradient)
+                    self._add(task, k, found[name])
 
         if not y.requires_grad:  # all below is frozen, or takes no gradient, like token ids
             y.requires_grad_()
@@ -109,48 +137,63 @@ class TaskGradients:
 
         A gradient that holds an infinite or undefined number shows in its place on the diagonal.
         """
-        device = self.shared[0].device if self.shared else None
-        total = torch.zeros(len(self.tasks), len(self.tasks), dtype=torch.float64, device=device)
-        for parameter, gradients in self._reached():
-            total += gramian([gradient.flatten() for gradient in alike(parameter, gradients)])
+        total = torch.zeros(len(self.tasks), len(self.tasks), dtype=torch.float64, device=self.jacobian.device)
+        for first, end in self._reached():
+            total += gramian(self.jacobian[:, first:end])
+        for _, _, values in self._sparse_rows():
+            total += gramian(values.flatten(1))
         return total
 
     def combine(self, weights: Tensor) -> None:
         """Write .grad = sum over tasks of weight * gradient, weights (T,), and forget the rows."""
-        for parameter, gradients in self._reached():
-            parameter.grad = None
-            for weight, gradient in zip(weights.tolist(), gradients, strict=True):
-                if gradient is None:
-                    continue
-                if parameter.grad is None:
-                    parameter.grad = dense(gradient).mul_(weight)
-                else:
-                    parameter.grad.add_(gradient, alpha=weight)
-        self.rows = {task: [None] * len(self.shared) for task in self.tasks}
-
-    def _reached(self) -> Iterator[tuple[Tensor, list[Tensor | None]]]:
-        """Each shared parameter that some task reached, with its gradient in each task."""
+        weights = weights.tolist()
+        for first, end in self._reached():
+            for block in self.jacobian[:, first:end].split(COLUMNS, dim=1):  # (T, C), over its first row
+                weighted_sum(block, weights)
         for k, parameter in enumerate(self.shared):
-            gradients = [self.rows[task][k] for task in self.tasks]
-            if any(gradient is not None for gradient in gradients):
-                yield parameter, gradients
+            reached = k not in self.sparse and any(row[k] is not None for row in self.rows.values())
+            parameter.grad = self._view(self.tasks[0], k) if reached else None
+        for parameter, touched, values in self._sparse_rows():
+            parameter.grad = torch.sparse_coo_tensor(
+                touched[None], weighted_sum(values, weights), parameter.shape, is_coalesced=True, check_invariants=False
+            )
+        self.forget()
+
+    def _reached(self) -> list[tuple[int, int]]:
+        """The Jacobian's columns of parameters that some task reached, neighbours as one; zero in the other tasks."""
+        spans: list[tuple[int, int]] = []
+        for k, (first, end) in enumerate(self.spans):
+            missing = [task for task, row in self.rows.items() if row[k] is None]
+            if first == end or len(missing) == len(self.tasks):
+                continue
+            for task in missing:
+                self._view(task, k).zero_()
+            if spans and spans[-1][1] == first:
+                first = spans.pop()[0]
+            spans.append((first, end))
+        return spans
+
+    def _sparse_rows(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Each sparse parameter that some task reached, the R of its rows that any did, and their gradients (T, R, D).
+
+        Of a word embedding a step touches a few hundred rows: all others are zero in every task.
+        """
+        for k in sorted(self.sparse):
+            found = {t: self.rows[task][k] for t, task in enumerate(self.tasks) if self.rows[task][k] is not None}
+            if not found:
+                continue
+            indices = [gradient._indices()[0] for gradient in found.values()]
+            touched, places = torch.cat(indices).unique(return_inverse=True)
+            values = self.shared[k].new_zeros(len(self.tasks), len(touched), self.shared[k].shape[1])
+            for (t, gradient), place in zip(found.items(), places.split([len(i) for i in indices]), strict=True):
+                values[t].index_add_(0, place, gradient._values())
+            yield self.shared[k], touched, values
 
 
-def dense(gradient: Tensor) -> Tensor:
-    """The gradient as it is, or, of an embedding with sparse=True, with its zeros written out."""
-    return gradient.to_dense() if gradient.is_sparse else gradient
-
-
-def alike(parameter: Tensor, gradients: Sequence[Tensor | None]) -> list[Tensor]:
-    """One parameter's task gradients as dense tensors of one shape, with the inner products that they have.
-
-    An embedding's sparse gradients are zero but for the few hundred rows of the step's tokens: only the rows that any
-    task touched are kept.
-    """
-    found = [gradient for gradient in gradients if gradient is not None]
-    if all(gradient.is_sparse for gradient in found):
-        found = [gradient.coalesce() for gradient in found]
-        touched = torch.cat([gradient.indices()[0] for gradient in found]).unique()
-        found = [gradient.index_select(0, touched) for gradient in found]
-    nothing, filled = parameter.new_zeros(found[0].shape), iter(found)
-    return [nothing if gradient is None else dense(next(filled)) for gradient in gradients]
+def weighted_sum(rows: Tensor, weights: Sequence[float]) -> Tensor:
+    """rows: (T, ...) -> their sum, weighted, in the place of the first of them: (...)"""
+    total, *others = rows
+    total.mul_(weights[0])
+    for row, weight in zip(others, weights[1:], strict=True):
+        total.add_(row, alpha=weight)
+    return total

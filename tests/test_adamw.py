@@ -188,6 +188,37 @@ def test_a_stored_state_goes_on_bit_for_bit(dtype):
     assert_equal(resumed, through)
 
 
+# ---- sparse gradients ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_sparse_gradients_are_the_dense_ones_bit_for_bit(weight_decay, monkeypatch):
+    """With repeated and new tokens, steps without a gradient, a dense step between, and a state that is loaded."""
+    monkeypatch.setattr("optim.adamw.BLOCK", 14)  # two rows at a time
+    tables = [nn.Embedding(23, 7, sparse=sparse) for sparse in (False, True)]
+    tables[1].load_state_dict(tables[0].state_dict())
+    optimizers = [AdamW(table.parameters(), lr=0.01, weight_decay=weight_decay) for table in tables]
+    for step in range(9):
+        generator = torch.Generator().manual_seed(step)
+        tokens = torch.randint(5 + 2 * step, (3, 5), generator=generator)
+        for table, optimizer in zip(tables, optimizers, strict=True):
+            optimizer.zero_grad()
+            if step not in (2, 6):
+                (table(tokens) * torch.linspace(-1, 1, 7)).square().sum().backward()
+            if step == 4:
+                table.weight.grad = table.weight.grad.to_dense()
+            optimizer.step()
+        if step == 5:
+            again = AdamW(tables[1].parameters(), lr=0.01, weight_decay=weight_decay)
+            again.load_state_dict(copy.deepcopy(optimizers[1].state_dict()))
+            optimizers[1] = again
+        assert_equal(tables[1].weight, tables[0].weight)
+    states = [optimizer.state[table.weight] for table, optimizer in zip(tables, optimizers, strict=True)]
+    for name, value in states[0].items():
+        assert_equal(states[1][name], value)
+    assert 0 < states[1]["touched"].sum() < 23  # rows that no step named were passed over
+
+
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 
@@ -213,10 +244,3 @@ def test_settings_out_of_range_are_refused(setting, name):
 
 def test_the_ends_of_the_ranges_are_allowed():
     AdamW([nn.Parameter(torch.ones(2))], lr=0, betas=(0, 0), eps=0, weight_decay=0)
-
-
-def test_a_sparse_gradient_is_refused():
-    embedding = nn.Embedding(5, 3, sparse=True)
-    embedding(torch.tensor([1])).sum().backward()
-    with pytest.raises(ValueError, match="sparse"):
-        AdamW(embedding.parameters()).step()

@@ -208,7 +208,6 @@ def test_gramian_is_summed_in_float64(dtype, columns):
     jacobian = torch.randn(3, columns, generator=seeded(0)).to(dtype)
     expected = jacobian.double() @ jacobian.double().mT
     assert_close(gramian(jacobian), expected, scale=columns)
-    assert_close(gramian(list(jacobian)), expected, scale=columns)  # rows that do not lie in one tensor
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

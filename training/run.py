@@ -24,6 +24,7 @@ from data.tasks import TASKS, DataError
 from heads.losses import LossSettings, PreviousBatch
 from heads.multitask import HeadsConfig, MultitaskBert, TaskBatch
 from optim import AdamW
+from optim.task_gradients import TaskGradients
 from training import checkpoint, precision
 from training.errors import UsageError
 from training.files import new_folder
@@ -31,6 +32,7 @@ from training.seeds import seeded
 
 Splits = dict[str, dict[str, Split]]  # "train" | "dev" | "test" -> task -> the file's rows
 
+MOMENTS = ("exp_avg", "exp_avg_sq", "touched")  # AdamW's tensors
 STORED = ("progress", "scaler", "options", "data")  # the keys of a checkpoint's state.json
 
 EPOCHS, MIN_STEPS = 1, 200  # of a run without --epochs: small data are gone through more often than once
@@ -105,8 +107,10 @@ class Run:
             raise UsageError(
                 f"--strategy gs: with --option pretrain, {config.arch} trains nothing that tasks share; take mtl"
             )
-        # Half of minilm's weights, of which a step touches a few hundred rows: gradients without the zeros.
-        self.model.bert.embeddings.word.sparse = True
+        words = self.model.bert.embeddings.word  # half of minilm's weights, of which a step touches a few hundred rows:
+        words.sparse = True  # gradients without the zeros
+        surgical = self.shared if args.strategy == "gs" else []
+        self.gradients = TaskGradients(list(splits["train"]), surgical, sparse=[words.weight])
         self.optimizer = AdamW(self._groups(), lr=args.lr, weight_decay=args.weight_decay)
         self.settings = LossSettings(args.para_loss, args.sts_gamma, args.cosine_margin, args.triplet_margin)
         self.previous = PreviousBatch()
@@ -255,10 +259,10 @@ class Run:
         moments = tensors["optimizer"]
         for name, parameter in self.model.named_parameters():
             if f"{name}.step" in moments:
+                kinds = [kind for kind in MOMENTS if f"{name}.{kind}" in moments]
                 self.optimizer.state[parameter] = {
                     "step": int(moments[f"{name}.step"]),
-                    "exp_avg": moments[f"{name}.exp_avg"].to(self.device),
-                    "exp_avg_sq": moments[f"{name}.exp_avg_sq"].to(self.device),
+                    **{kind: moments[f"{name}.{kind}"].to(self.device) for kind in kinds},
                 }
         vectors = tensors["triplets"].get("vectors")
         self.previous.vectors = None if vectors is None else vectors.to(self.device)
