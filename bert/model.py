@@ -39,7 +39,7 @@ class Dropout(nn.Module):
         drop = min(round(self.p * 65536), 65535)
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
         keep = words.view(torch.int16)[: x.numel()].view(x.shape) >= drop - 32768
-        return x * (keep.to(x.dtype) * (65536 / (65536 - drop)))
+        return x * keep.to(x.dtype).mul_(65536 / (65536 - drop))
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch.optim import Optimizer
 
-BLOCK = 1 << 17  # elements: what an update reads and writes of so many stays in a CPU's cache between the operations
+BLOCK = 1 << 18  # elements: what an update reads and writes of so many stays in a CPU's cache between its operations
 
 
 class AdamW(Optimizer):

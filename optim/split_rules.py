@@ -1,7 +1,8 @@
 """A layer's weight gradients from its input and its output's gradient, so that they can be taken for some rows alone.
 
-Each rule: (layer, x, dy) -> {parameter's name: gradient, of the parameter's shape}; x the layer's input, dy the
-gradient of its output, both with the rows on the first axis. dy is in the precision that the forward pass had.
+Each rule: (layer, x, dy) -> {parameter's name: a function of a slice of rows -> their gradient, of the parameter's
+shape}; x the layer's input, dy the gradient of its output, both with the rows on the first axis. What is the same for
+all rows is computed once, before. dy is in the precision that the forward pass had.
 """
 
 from __future__ import annotations
@@ -12,38 +13,59 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+ByRows = dict[str, Callable[[slice], Tensor]]
 
-def linear(layer: nn.Linear, x: Tensor, dy: Tensor) -> dict[str, Tensor]:
+
+def linear(layer: nn.Linear, x: Tensor, dy: Tensor) -> ByRows:
     """y = x W^T + b"""
-    x, dy = x.reshape(-1, layer.in_features), dy.reshape(-1, layer.out_features)
-    return {"weight": dy.T @ x.to(dy.dtype), "bias": dy.sum(0, dtype=layer.weight.dtype)}
+    x = x.to(dy.dtype)
+    return {
+        "weight": lambda rows: dy[rows].flatten(0, -2).T @ x[rows].flatten(0, -2),
+        "bias": lambda rows: sum_rows(dy[rows], 1, layer.weight.dtype),
+    }
 
 
-def layer_norm(layer: nn.LayerNorm, x: Tensor, dy: Tensor) -> dict[str, Tensor]:
+def layer_norm(layer: nn.LayerNorm, x: Tensor, dy: Tensor) -> ByRows:
     """y = (x - mean) / deviation * w + b"""
     normal = F.layer_norm(x.to(layer.weight.dtype), layer.normalized_shape, eps=layer.eps)
-    rows = range(dy.dim() - len(layer.normalized_shape))
-    return {"weight": (dy * normal).sum(tuple(rows)), "bias": dy.sum(tuple(rows), dtype=layer.weight.dtype)}
+    for_weight, kept = dy * normal, len(layer.normalized_shape)
+    return {
+        "weight": lambda rows: sum_rows(for_weight[rows], kept, layer.weight.dtype),
+        "bias": lambda rows: sum_rows(dy[rows], kept, layer.weight.dtype),
+    }
 
 
-def embedding(layer: nn.Embedding, x: Tensor, dy: Tensor) -> dict[str, Tensor]:
+def embedding(layer: nn.Embedding, x: Tensor, dy: Tensor) -> ByRows:
     """y = W[x]; with sparse=True a sparse gradient, of the rows that x names."""
-    x, dy = x.flatten(), dy.reshape(-1, layer.embedding_dim)
-    if layer.sparse:
-        return {"weight": torch.sparse_coo_tensor(x[None], dy, layer.weight.shape, check_invariants=False)}
-    return {"weight": dy.new_zeros(layer.weight.shape).index_add_(0, x, dy)}
+
+    def weight(rows: slice) -> Tensor:
+        ids, gradient = x[rows].flatten(), dy[rows].reshape(-1, layer.embedding_dim)
+        if layer.sparse:
+            return torch.sparse_coo_tensor(ids[None], gradient, layer.weight.shape, check_invariants=False)
+        return dy.new_zeros(layer.weight.shape).index_add_(0, ids, gradient)
+
+    return {"weight": weight}
 
 
-def conv1d(layer: nn.Conv1d, x: Tensor, dy: Tensor) -> dict[str, Tensor]:
+def conv1d(layer: nn.Conv1d, x: Tensor, dy: Tensor) -> ByRows:
     """y[:, i] = sum over j of x[:, j] * W[i, j] + b[i], * a cross-correlation"""
-    _, weight, bias = torch.ops.aten.convolution_backward(
-        dy, x.to(dy.dtype), layer.weight.to(dy.dtype), [layer.out_channels], layer.stride, layer.padding,
-        layer.dilation, False, [0], layer.groups, [False, True, True],
-    )  # fmt: skip
-    return {"weight": weight, "bias": bias}
+    x, weight = x.to(dy.dtype), layer.weight.to(dy.dtype)
+
+    def for_weight(rows: slice) -> Tensor:
+        return torch.ops.aten.convolution_backward(
+            dy[rows], x[rows], weight, None, layer.stride, layer.padding, layer.dilation, False, [0], layer.groups,
+            [False, True, False],
+        )[1]  # fmt: skip
+
+    return {"weight": for_weight, "bias": lambda rows: dy[rows].sum((0, 2), dtype=layer.weight.dtype)}
 
 
-RULES: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor], dict[str, Tensor]]] = {
+def sum_rows(x: Tensor, kept: int, dtype: torch.dtype) -> Tensor:
+    """Sum over all axes but the last `kept`."""
+    return x.sum(tuple(range(x.dim() - kept)), dtype=dtype)
+
+
+RULES: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor], ByRows]] = {
     nn.Linear: linear,
     nn.LayerNorm: layer_norm,
     nn.Embedding: embedding,

@@ -52,6 +52,7 @@ class TaskGradients:
         """Drop what was added since the last `combine`: the step is made anew."""
         # By task, of each parameter: a view of the Jacobian, a sparse gradient, or None, not reached.
         self.rows: dict[str, list[Tensor | None]] = {task: [None] * len(self.shared) for task in self.tasks}
+        self._of_touched: list[tuple[Tensor, Tensor, Tensor]] | None = None  # what _touched has found in them
 
     def backward(self, task: str, loss: Tensor) -> None:
         """Add the loss's gradients: shared parameters' to the task's row, all others' to their .grad.
@@ -72,8 +73,9 @@ class TaskGradients:
         row = self.rows[task]
         if row[k] is not None:
             row[k].add_(gradient)
+            self._of_touched = None
         elif k in self.sparse:
-            row[k] = gradient
+            row[k], self._of_touched = gradient, None
         else:
             row[k] = self._view(task, k).copy_(gradient.to_dense())
 
@@ -121,12 +123,11 @@ class TaskGradients:
             raise ValueError(f"sizes: expected {expected} rows, those of all tasks; found {len(x)} in {layer}")
 
         def split(dy: Tensor) -> None:
+            gradient = RULES[type(layer)](layer, x, dy)
             for task, rows in zip(self.tasks, bounds[len(x)], strict=True):
-                if rows.start == rows.stop:
-                    continue
-                found = RULES[type(layer)](layer, x[rows], dy[rows])
-                for name, k in owned.items():
-                    self._add(task, k, found[name])
+                if rows.start < rows.stop:
+                    for name, k in owned.items():
+                        self._add(task, k, gradient[name](rows))
 
         if not y.requires_grad:  # all below is frozen, or takes no gradient, like token ids
             y.requires_grad_()
@@ -140,7 +141,7 @@ class TaskGradients:
         total = torch.zeros(len(self.tasks), len(self.tasks), dtype=torch.float64, device=self.jacobian.device)
         for first, end in self._reached():
             total += gramian(self.jacobian[:, first:end])
-        for _, _, values in self._sparse_rows():
+        for _, _, values in self._touched():
             total += gramian(values.flatten(1))
         return total
 
@@ -153,7 +154,7 @@ class TaskGradients:
         for k, parameter in enumerate(self.shared):
             reached = k not in self.sparse and any(row[k] is not None for row in self.rows.values())
             parameter.grad = self._view(self.tasks[0], k) if reached else None
-        for parameter, touched, values in self._sparse_rows():
+        for parameter, touched, values in self._touched():
             parameter.grad = torch.sparse_coo_tensor(
                 touched[None], weighted_sum(values, weights), parameter.shape, is_coalesced=True, check_invariants=False
             )
@@ -173,11 +174,14 @@ class TaskGradients:
             spans.append((first, end))
         return spans
 
-    def _sparse_rows(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _touched(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Each sparse parameter that some task reached, the R of its rows that any did, and their gradients (T, R, D).
 
         Of a word embedding a step touches a few hundred rows: all others are zero in every task.
         """
+        if self._of_touched is not None:
+            return self._of_touched
+        self._of_touched = []
         for k in sorted(self.sparse):
             found = {t: self.rows[task][k] for t, task in enumerate(self.tasks) if self.rows[task][k] is not None}
             if not found:
@@ -187,7 +191,8 @@ class TaskGradients:
             values = self.shared[k].new_zeros(len(self.tasks), len(touched), self.shared[k].shape[1])
             for (t, gradient), place in zip(found.items(), places.split([len(i) for i in indices]), strict=True):
                 values[t].index_add_(0, place, gradient._values())
-            yield self.shared[k], touched, values
+            self._of_touched.append((self.shared[k], touched, values))
+        return self._of_touched
 
 
 def weighted_sum(rows: Tensor, weights: Sequence[float]) -> Tensor:
