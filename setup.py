@@ -16,7 +16,7 @@ setup(
         "scipy>=1.11",  # Pearson's r
         "tokenizers>=0.20",  # WordPiece
         "safetensors>=0.4.3",  # checkpoints that cannot run code
-        "huggingface_hub>=0.25",  # the cache that every other tool shares
+        "huggingface_hub>=0.34",  # the cache that every other tool shares; the command hf, which bert/hub.py advises
         "tqdm>=4.66",  # the progress bar
     ],
     extras_require={

@@ -51,7 +51,9 @@ def weights_file(folder: Path) -> Path:
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
             return folder / name
-    raise CheckpointError(f"{folder}: expected model.safetensors or pytorch_model.bin; found neither")
+    raise CheckpointError(
+        f"{folder}: expected model.safetensors or pytorch_model.bin; found neither; give a folder that has one"
+    )
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -92,8 +94,18 @@ def standard_names(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     return standard
 
 
-def check_fit(expected: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
-    """Raise CheckpointError naming what is missing, unexpected, of another shape or quantised (five of each)."""
+def check_fit(
+    expected: dict[str, Tensor],
+    found: dict[str, Tensor],
+    path: Path,
+    advice: str = "check config.json beside it",
+) -> None:
+    """See that tensors fit a model in names, shapes and kind.
+
+    Args:    expected, found: tensors by the same kind of name.
+             path: the file of `found`; advice: what to do where they do not fit. Both are for the error alone.
+    Raises:  CheckpointError naming what is missing, unexpected, of another shape or quantised (five of each).
+    """
     faults = [
         ("missing", [name for name in expected if name not in found]),
         ("unexpected", [name for name in found if name not in expected]),
@@ -113,9 +125,7 @@ def check_fit(expected: dict[str, Tensor], found: dict[str, Tensor], path: Path)
         if names
     ]
     if told:
-        raise CheckpointError(
-            f"{path}: the weights do not fit the model: {'; '.join(told)}; check config.json beside it"
-        )
+        raise CheckpointError(f"{path}: the weights do not fit the model: {'; '.join(told)}; {advice}")
 
 
 def load_folder(model: nn.Module, folder: Path) -> None:
@@ -124,8 +134,10 @@ def load_folder(model: nn.Module, folder: Path) -> None:
     found = standard_names(read_weights(path), path)
     check_fit(to_hugging_face(model.state_dict()), found, path)
     # cat copies: the file's pages stay mapped otherwise, and training would read them while the file may be replaced.
+    # float comes first: cat refuses some mixtures of dtypes.
     parts = {ours: [found[theirs] for theirs in hugging_face_names(ours)] for ours in model.state_dict()}
-    model.load_state_dict({name: torch.cat(values).float() for name, values in parts.items()}, assign=True)
+    state = {name: torch.cat([value.float() for value in values]) for name, values in parts.items()}
+    model.load_state_dict(state, assign=True)
 
 
 def save_folder(model: nn.Module, folder: Path) -> None:

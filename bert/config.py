@@ -16,6 +16,7 @@ ONLY = {
     "is_decoder": False,
     "add_cross_attention": False,
 }
+ADVICE = "take the config.json that belongs to the model"
 
 
 @dataclass(frozen=True)
@@ -70,22 +71,22 @@ class BertConfig:
         try:
             raw = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path}: expected a readable JSON file; found {error}") from None
+            raise CheckpointError(f"{path}: expected a readable JSON file; found {error}; {ADVICE}") from None
         if not isinstance(raw, dict) or "model_type" not in raw:
-            raise CheckpointError(f"{path}: expected a JSON object with model_type 'bert'; found none")
+            raise CheckpointError(f"{path}: expected a JSON object with model_type 'bert'; found none; {ADVICE}")
         for name, value in ONLY.items():
             if raw.get(name, value) != value:
-                raise CheckpointError(f"{path}: {name}: this BERT computes {value!r} only; found {raw[name]!r}")
+                raise CheckpointError(
+                    f"{path}: {name}: this BERT computes {value!r} only; found {raw[name]!r}; choose another model"
+                )
         sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
         missing = [name for name in sizes if name not in raw]
         if missing:
-            raise CheckpointError(
-                f"{path}: {', '.join(missing)} missing; take the config.json that belongs to the model"
-            )
+            raise CheckpointError(f"{path}: {', '.join(missing)} missing; {ADVICE}")
         try:
             return cls(**{field.name: raw[field.name] for field in fields(cls) if field.name in raw})
         except ValueError as error:
-            raise CheckpointError(f"{path}: {error}") from None
+            raise CheckpointError(f"{path}: {error}; {ADVICE}") from None
 
     def to_json(self) -> str:
         """The text of a config.json that transformers reads as the same model."""

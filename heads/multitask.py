@@ -6,7 +6,6 @@ Letters: B batch rows of a task, N sentences, T tokens, D hidden size.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -330,10 +329,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def passes(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Row numbers grouped for inference: longest first, like with like, at most TOKENS_A_PASS tokens in a group."""
-    rows = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    start = 0
-    while start < len(rows):
-        count = max(1, math.floor(TOKENS_A_PASS / lengths[rows[start]]))
-        yield rows[start : start + count]
-        start += count
+    """Row numbers grouped for inference: longest first, at most TOKENS_A_PASS tokens in a group, padding included.
+
+    A group of a quarter of these tokens ends where a shorter row follows, so that most have no padding at all.
+    """
+    group: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        if group:
+            width = lengths[group[0]]
+            shorter = lengths[row] < width and len(group) * width >= TOKENS_A_PASS / 4
+            if shorter or (len(group) + 1) * width > TOKENS_A_PASS:
+                yield group
+                group = []
+        group.append(row)
+    if group:
+        yield group

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from bert import BertConfig, BertModel
-from bert.checkpoint import load_folder, read_weights, save_folder, to_hugging_face
+from bert.checkpoint import check_fit, load_folder, read_weights, save_folder, to_hugging_face
 from bert.errors import CheckpointError
 
 SIZES = {
@@ -177,6 +177,23 @@ def test_another_precision_is_read_as_float32(folder, dtype):
     assert_equal(BertModel.from_pretrained(folder), load_file(folder / WEIGHTS))
 
 
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        (torch.float16, torch.bfloat16, torch.float32),
+        (torch.float64, torch.float32, torch.float16),
+        (torch.float8_e4m3fn, torch.float32, torch.bfloat16),  # a mixture that torch.cat refuses
+    ],
+)
+def test_query_key_and_value_may_each_have_their_own_precision(folder, kinds):
+    """They become one matrix here, which is that of the three as they stand in the file."""
+    dtypes = dict(zip(("query", "key", "value"), kinds, strict=True))
+    rewrite(folder, lambda w: {name: value.to(dtypes.get(name.split(".")[-2])) for name, value in w.items()})
+    written = load_file(folder / WEIGHTS)
+    assert {written[f"encoder.layer.2.attention.self.{part}.bias"].dtype for part in dtypes} == set(kinds)
+    assert_equal(BertModel.from_pretrained(folder), written)
+
+
 # ---- variants --------------------------------------------------------------------------------------------------------
 
 
@@ -228,6 +245,7 @@ def test_safetensors_come_before_a_pickle(folder, reference):
 # ---- weights that do not fit -----------------------------------------------------------------------------------------
 
 WORD, POOLER = "embeddings.word_embeddings.weight", "pooler.dense.bias"
+QUERY, KEY, VALUE = (f"encoder.layer.1.attention.self.{part}.weight" for part in ("query", "key", "value"))
 
 
 def without(*names: str) -> Callable[[Weights], Weights]:
@@ -239,6 +257,14 @@ def without(*names: str) -> Callable[[Weights], Weights]:
     ("change", "told"),
     [
         (without(POOLER), f"1 missing: {POOLER};"),
+        (without(QUERY), f"1 missing: {QUERY};"),  # the three that are one matrix here
+        (without(KEY), f"1 missing: {KEY};"),
+        (without(VALUE), f"1 missing: {VALUE};"),
+        # together as many rows as there should be
+        (
+            lambda w: w | {QUERY: torch.ones(13, 14), VALUE: torch.ones(15, 14)},
+            f"2 wrong shape: {QUERY} (expected (14, 14), found (13, 14)), {VALUE} (expected (14, 14), found (15, 14));",
+        ),
         (lambda w: w | {"classifier.weight": torch.ones(2)}, "1 unexpected: classifier.weight;"),
         (lambda w: w | {"encoder.layer.3.output.dense.bias": torch.ones(14)}, "1 unexpected: encoder.layer.3."),
         (lambda w: w | {WORD: torch.ones(29, 14)}, f"1 wrong shape: {WORD} (expected (31, 14), found (29, 14));"),
@@ -257,6 +283,12 @@ def test_weights_that_do_not_fit_are_named(folder, change, told):
 def test_of_many_names_the_first_five_are_told(folder):
     rewrite(folder, lambda weights: weights | {f"extra.{number}": torch.ones(1) for number in range(7)})
     assert "7 unexpected: extra.0, extra.1, extra.2, extra.3, extra.4, ...;" in refusal(folder)
+
+
+@pytest.mark.fault(9)
+def test_what_to_do_about_weights_that_do_not_fit_is_the_caller_s_to_say():
+    with pytest.raises(CheckpointError, match=r"^x\.bin: .*: 1 missing: a; train again$"):
+        check_fit({"a": torch.ones(1)}, {}, Path("x.bin"), advice="train again")
 
 
 @pytest.mark.fault(9)
@@ -388,7 +420,7 @@ def test_any_damage_ends_in_tensors_or_a_checkpoint_error(tmp_path_factory, data
 
 def test_a_folder_without_weights_is_refused(folder):
     (folder / WEIGHTS).unlink()
-    assert "expected model.safetensors or pytorch_model.bin; found neither" in refusal(folder)
+    assert "expected model.safetensors or pytorch_model.bin; found neither; give a folder" in refusal(folder)
 
 
 def test_a_folder_without_config_is_refused(folder):

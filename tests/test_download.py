@@ -18,6 +18,7 @@ import pytest
 
 from data.download import BASE_URL, BLOB_IDS, blob_id, main
 from data.tasks import SPLITS, TASKS, file_name
+from training.errors import run_cli
 
 ROOT = Path(__file__).parents[1]
 COURSE = ROOT.parent / "shared" / "data" / "cs224n"
@@ -73,8 +74,9 @@ def server(monkeypatch) -> Iterator[Server]:
         thread.join()
 
 
-def fetch(dest: Path, url: str) -> int:
-    return main(["--dest", str(dest), "--base-url", url], blob_ids=MADE_IDS)
+def fetch(dest: Path, url: str, *more: str) -> int:
+    """The exit code, as of the command, but for the made files."""
+    return run_cli(lambda argv: main(argv, blob_ids=MADE_IDS), ["--dest", str(dest), "--base-url", url, *more])
 
 
 def error_line(capsys) -> str:
@@ -248,10 +250,40 @@ def test_killed_midway_no_part_of_a_file_has_its_name(tmp_path, server, place):
     assert {name: (tmp_path / name).read_bytes() for name in MADE} == MADE
 
 
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_it_ends_without_a_traceback_and_leaves_nothing(tmp_path, server, number, code):
+    server.stalled.add("ids-sst-dev.csv")
+    command = [sys.executable, "-m", "data.download", "--dest", str(tmp_path), "--base_url", server.url]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert server.stalling.wait(30)
+        process.send_signal(number)
+        told = process.communicate(timeout=30)[1]
+    assert process.returncode == code
+    assert "Traceback" not in told
+    assert ("error: interrupted; give the command again" in told) == (number == signal.SIGINT)
+    assert names(tmp_path) == []
+
+
+def test_the_command_ends_in_one_line_and_an_exit_code(tmp_path):
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", "data.download", "--dest", str(tmp_path / "file")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (7, "")
+    assert re.fullmatch(
+        r"error: .*file: expected a folder to write to; found: .*; choose another --dest\n", done.stderr
+    )
+
+
+def test_debug_shows_the_traceback(tmp_path, server, capsys):
+    del server.bodies["ids-sst-dev.csv"]
+    assert fetch(tmp_path, server.url, "--debug") == 8
+    assert "Traceback (most recent call last):" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("url", ["example.org/data", "file:///tmp/", "ftp://example.org/"])
 def test_an_address_of_another_kind_is_a_usage_error(tmp_path, capsys, url):
     with pytest.raises(SystemExit) as caught:
-        main(["--dest", str(tmp_path), "--base_url", url])
+        run_cli(main, ["--dest", str(tmp_path), "--base_url", url])
     assert caught.value.code == 2
     assert repr(url) in capsys.readouterr().err
 

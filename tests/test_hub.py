@@ -142,7 +142,7 @@ def test_a_folder_is_taken_as_it_is(tmp_path, monkeypatch):
 def test_a_path_that_is_no_folder(source):
     with pytest.raises(CheckpointError) as error:
         hub.resolve(source)
-    assert source in one_line(error)
+    assert source in one_line(error) and str(error.value).endswith("; check the path")
 
 
 @pytest.mark.usefixtures("no_way_out")
@@ -419,15 +419,20 @@ def test_callers_at_the_same_time_fetch_once(tmp_path, fake_pip, monkeypatch):
 
 
 class FakeHub(BaseHTTPRequestHandler):
-    """As much of the Hub's protocol as a download needs; `repos` maps a name to its files."""
+    """As much of the Hub's protocol as a download needs; `repos` maps a name to its files.
+
+    It tells the sha256 of large files, here the weights, as the real one does. Of `spoilt` it gives other bytes.
+    """
 
     repos: ClassVar = {
         "someone/bert": FILES,
+        "someone/spoilt": FILES,
         "someone/old": {"config.json": b"{}", "vocab.txt": b"x", "pytorch_model.bin": b"old", "tf_model.h5": b"no"},
         "someone/words": {"config.json": b"{}", "vocab.txt": b"x"},
         hub.MINILM: {**FILES, "model.safetensors": b"tampered"},
     }
     asked: ClassVar[list[str]] = []
+    spoilt: ClassVar[list[str]] = []  # each once
 
     def do_HEAD(self):
         self.do_GET()
@@ -440,9 +445,19 @@ class FakeHub(BaseHTTPRequestHandler):
         if files is None:
             return self.reply(404, b"{}", {"X-Error-Code": "RepoNotFound"})
         if name:
-            return self.reply(200, files[name], {"ETag": f'"{sha256(files[name])}"', "X-Repo-Commit": "c" * 40})
-        siblings = [{"rfilename": name, "size": len(content)} for name, content in files.items()]
+            body = files[name]
+            headers = {"ETag": f'"{sha256(body)}"', "X-Repo-Commit": "c" * 40}
+            if self.command == "GET" and path in self.spoilt:
+                self.spoilt.remove(path)
+                body = body[::-1]  # of the right length, which huggingface_hub looks at
+            return self.reply(200, body, headers)
+        siblings = [self.about(name, content) for name, content in files.items()]
         self.reply(200, json.dumps({"id": repo, "sha": "c" * 40, "siblings": siblings}).encode(), {})
+
+    def about(self, name: str, content: bytes) -> dict:
+        large = {"lfs": {"sha256": sha256(content), "size": len(content), "pointerSize": 134}}
+        weights = name.endswith((".safetensors", ".bin", ".h5"))
+        return {"rfilename": name, "size": len(content), **(large if weights else {})}
 
     def reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -456,8 +471,11 @@ class FakeHub(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_hub(tmp_path):
-    """All in one fresh process, as huggingface_hub reads its address when it is imported."""
+def told_by_a_hub(home: Path, *sources: str) -> tuple[list[list[str]], str]:
+    """What `resolve` gives for each source, in turn: the folder's names, or the error; and stderr.
+
+    All in one fresh process, as huggingface_hub reads its address when it is imported.
+    """
     FakeHub.asked.clear()
     code = """
 import json, sys
@@ -468,23 +486,28 @@ def told(source):
         return sorted(path.name for path in folder.iterdir())
     except (ValueError, OSError) as error:
         return [type(error).__name__, str(error)]
-sources = ["someone/bert", "someone/bert", "someone/old", "someone/words", "no/body"]
-print(json.dumps([told(source) for source in [*sources, "minilm"]]))
+print(json.dumps([told(source) for source in sys.argv[1:]]))
 """
     with ThreadingHTTPServer(("127.0.0.1", 0), FakeHub) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         environment = {
             **os.environ,
             "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-            "HF_HOME": str(tmp_path / "home"),
+            "HF_HOME": str(home),
             "HF_HUB_OFFLINE": "0",
         }
         for name in ("HF_HUB_CACHE", "HF_ASSETS_CACHE"):
             environment.pop(name, None)
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+        command = [sys.executable, "-c", code, *sources]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         server.shutdown()
     assert done.returncode == 0, done.stderr
-    bert, again, old, words, nobody, minilm = json.loads(done.stdout)  # stdout holds nothing else
+    return json.loads(done.stdout), done.stderr  # stdout holds nothing else
+
+
+def test_a_hub(tmp_path):
+    sources = ["someone/bert", "someone/bert", "someone/old", "someone/words", "no/body", "minilm"]
+    (bert, again, old, words, nobody, minilm), stderr = told_by_a_hub(tmp_path, *sources)
     assert bert == again == sorted(NEEDED)
     assert FakeHub.asked.count("GET /api/models/someone/bert") == 1
     assert FakeHub.asked.count("GET /someone/bert/resolve/main/model.safetensors") == 1
@@ -492,8 +515,25 @@ print(json.dumps([told(source) for source in [*sources, "minilm"]]))
     assert old == ["config.json", "pytorch_model.bin", "vocab.txt"]
     assert words[0] == "CheckpointError" and "found config.json, vocab.txt" in words[1]
     assert nobody[0] == "CheckpointError" and nobody[1].startswith("no/body: ")
+    assert nobody[1].endswith("run: hf auth login")
     assert minilm[0] == "CheckpointError" and sha256(b"tampered") in minilm[1] and REAL_SHA256 in minilm[1]
-    assert "fetching someone/bert from the Hub (0 MB)" in done.stderr
+    assert "fetching someone/bert from the Hub (0 MB)" in stderr
+
+
+@pytest.mark.fault(41)
+def test_a_hub_brings_weights_with_a_wrong_hash(tmp_path, monkeypatch):
+    """They are removed, which is told as a bad file and not as a bad network; the next call fetches them anew."""
+    monkeypatch.setattr(FakeHub, "spoilt", ["/someone/spoilt/resolve/main/model.safetensors"])
+    (first, second), _ = told_by_a_hub(tmp_path, "someone/spoilt", "someone/spoilt")
+    assert FakeHub.asked.count("GET /someone/spoilt/resolve/main/model.safetensors") == 2
+    kind, text = first
+    assert kind == "CheckpointError" and CheckpointError.exit_code == 4
+    assert sha256(b"weights") in text and sha256(b"sthgiew") in text and "model.safetensors" in text
+    assert text.endswith("; removed; run again")
+    assert second == sorted(NEEDED)
+    (weights,) = tmp_path.rglob("model.safetensors")
+    assert weights.read_bytes() == b"weights"
+    assert b"sthgiew" not in [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
 
 
 # ---- the real thing --------------------------------------------------------------------------------------------------
