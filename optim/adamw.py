@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from functools import partial
 
 import torch
 from torch.optim import Optimizer
@@ -58,49 +57,57 @@ class AdamW(Optimizer):
         return loss
 
     def _update(self, parameter: torch.Tensor, group: dict) -> None:
+        """One parameter's equations: on all of it, or, for a sparse gradient, on the rows that are not still."""
         gradient, state = parameter.grad, self.state[parameter]
         if not state:
             state["step"] = 0
             state["exp_avg"] = torch.zeros_like(parameter)  # m
             state["exp_avg_sq"] = torch.zeros_like(parameter)  # v
         state["step"] += 1
-        move = partial(self._move, group=group, step=state["step"])
+        settings = (group["lr"], *group["betas"], group["eps"], state["step"])
+        decay = 1 - group["lr"] * group["weight_decay"]
         if gradient.is_sparse:
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            self._update_rows(parameter, gradient.coalesce(), state, move)
+            parameter.mul_(decay)
+            move_rows(parameter, gradient.coalesce(), state, settings)
             return
-        state.pop("touched", None)
+        state.pop("touched", None)  # any row may be moved from here on
         for p, g, m, v in in_blocks(parameter, gradient, state["exp_avg"], state["exp_avg_sq"]):
-            p.mul_(1 - group["lr"] * group["weight_decay"])
-            move(p, g, m, v)
+            p.mul_(decay)
+            move(p, g, m, v, *settings)
 
-    def _move(self, p: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.Tensor, group: dict, step: int) -> None:
-        """The equations after the first, with both corrections in the step size, which spares a division an element."""
-        beta1, beta2 = group["betas"]
-        root = math.sqrt(1 - beta2**step)
-        m.lerp_(g, 1 - beta1)
-        v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        p.addcdiv_(m, v.sqrt().add_(group["eps"] * root), value=-group["lr"] * root / (1 - beta1**step))
 
-    def _update_rows(self, table: torch.Tensor, gradient: torch.Tensor, state: dict, move: Callable) -> None:
-        """What _update does with a gradient that is zero but for some rows (an embedding's, of the tokens of a step).
+def move(p, g, m, v, lr: float, beta1: float, beta2: float, eps: float, step: int) -> None:
+    """The docstring's equations but for the decay. All tensors have one shape.
 
-        A row that never had a gradient has no moments and does not move. All others are moved, as they would be by a
-        dense gradient with its zeros.
-        """
-        if "touched" not in state:  # the first step, or one after dense gradients
-            state["touched"] = (state["exp_avg"].any(dim=1) | state["exp_avg_sq"].any(dim=1)).to(table.dtype)
-        state["touched"][gradient.indices()[0]] = 1  # no bool: load_state_dict makes the parameter's type of it
-        rows = state["touched"].nonzero()[:, 0]
-        dense = table.new_zeros(len(rows), table.shape[1])
-        dense.index_copy_(0, torch.searchsorted(rows, gradient.indices()[0]), gradient.values())
-        moved = (table, state["exp_avg"], state["exp_avg_sq"])
-        size = max(1, BLOCK // table.shape[1])
-        for part, g in zip(rows.split(size), dense.split(size), strict=True):
-            p, m, v = (tensor.index_select(0, part) for tensor in moved)
-            move(p, g, m, v)
-            for tensor, values in zip(moved, (p, m, v), strict=True):
-                tensor.index_copy_(0, part, values)
+    With r = sqrt(1 - beta2^t), which spares a division an element:
+    m / (1 - beta1^t) / (sqrt(v) / r + eps)  =  r / (1 - beta1^t) * m / (sqrt(v) + r * eps)
+    """
+    root = math.sqrt(1 - beta2**step)
+    m.lerp_(g, 1 - beta1)
+    v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+    p.addcdiv_(m, v.sqrt().add_(root * eps), value=-lr * root / (1 - beta1**step))
+
+
+def move_rows(table: torch.Tensor, gradient: torch.Tensor, state: dict, settings: tuple) -> None:
+    """`move` for a gradient that is zero but for some rows: an embedding's, of a step's tokens.
+
+    A row that never had a gradient has moments of zero and stands still. state["touched"] is 1 for all others; they are
+    moved as a dense gradient would, with its zeros.
+    """
+    if "touched" not in state:  # the first step, or one after dense gradients
+        state["touched"] = (state["exp_avg"].any(dim=1) | state["exp_avg_sq"].any(dim=1)).to(table.dtype)
+    named = gradient.indices()[0]
+    state["touched"][named] = 1  # no bool: load_state_dict makes the parameter's type of it
+    rows = state["touched"].nonzero()[:, 0]  # (R,)
+    dense = table.new_zeros(len(rows), table.shape[1])  # (R, D)
+    dense.index_copy_(0, torch.searchsorted(rows, named), gradient.values())
+    moved = (table, state["exp_avg"], state["exp_avg_sq"])
+    size = max(1, BLOCK // table.shape[1])
+    for part, g in zip(rows.split(size), dense.split(size), strict=True):
+        p, m, v = (tensor.index_select(0, part) for tensor in moved)
+        move(p, g, m, v, *settings)
+        for tensor, values in zip(moved, (p, m, v), strict=True):
+            tensor.index_copy_(0, part, values)
 
 
 def in_blocks(*tensors: torch.Tensor) -> Iterable[tuple[torch.Tensor, ...]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
-    """Multiply every .grad by the one factor that brings their common 2-norm down to max_norm, where it is above.
+    """g <- g * min(1, max_norm / norm)  for every gradient g, with the 2-norm of all of them together.
 
     Parameters whose .grad is None do not count. Sparse gradients, which torch.nn.utils.clip_grad_norm_ cannot clip, are
     coalesced in place.
@@ -27,5 +27,6 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
             values.append(parameter.grad)
     norm = torch.nn.utils.get_total_norm(values).item()
     if max_norm < norm < float("inf"):
-        torch._foreach_mul_(values, max_norm / norm)
+        for value in values:
+            value.mul_(max_norm / norm)
     return norm

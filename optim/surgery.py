@@ -10,7 +10,12 @@ from itertools import combinations_with_replacement
 import torch
 from torch import Generator, Tensor
 
-COLUMNS = 1 << 18  # of J at a time: what is made of them stays in the processor's cache
+# Columns of J at a time. On a CPU what is made of them stays in its cache; a GPU wants few and large operations.
+COLUMNS = {"cpu": 1 << 18, "cuda": 1 << 22}
+
+
+def columns_at_once(jacobian: Tensor) -> int:
+    return COLUMNS.get(jacobian.device.type, COLUMNS["cuda"])
 
 
 def gramian(jacobian: Tensor) -> Tensor:
@@ -19,11 +24,13 @@ def gramian(jacobian: Tensor) -> Tensor:
     By blocks of columns, and pair by pair: a float64 copy of J would take twice its memory, and on a CPU a matrix
     product with so few rows takes several times as long as the dot products in it.
     """
-    total = torch.zeros(len(jacobian), len(jacobian), dtype=torch.float64, device=jacobian.device)
-    exact = torch.empty(len(jacobian), COLUMNS, dtype=torch.float64, device=jacobian.device)
-    for block in jacobian.split(COLUMNS, dim=1):
-        rows = [copy[: len(row)].copy_(row) for copy, row in zip(exact, block, strict=True)]
-        for i, j in combinations_with_replacement(range(len(rows)), 2):
+    tasks, columns = jacobian.shape
+    width = min(columns_at_once(jacobian), columns)
+    total = torch.zeros(tasks, tasks, dtype=torch.float64, device=jacobian.device)
+    buffers = torch.empty(tasks, width, dtype=torch.float64, device=jacobian.device)
+    for block in jacobian.split(max(width, 1), dim=1):
+        rows = [buffer[: len(row)].copy_(row) for buffer, row in zip(buffers, block, strict=True)]
+        for i, j in combinations_with_replacement(range(tasks), 2):
             total[i, j] += torch.dot(rows[i], rows[j])  # float64, which autocast leaves alone
     return total + total.triu(1).mT
 
@@ -43,18 +50,14 @@ def pcgrad_weights(gramian: Tensor, generator: Generator | None = None) -> Tenso
         raise ValueError(f"gramian: expected (T, T); found {tuple(gramian.shape)}")
     if not gramian.isfinite().all():
         raise ValueError("gramian: expected finite numbers; found an infinite or undefined one; skip this step")
-    products = gramian.detach().double().cpu().numpy()
-    tasks = len(products)
-    weights = torch.zeros(tasks, dtype=torch.float64)
-    for i in range(tasks):
-        projected = torch.zeros(tasks, dtype=torch.float64).numpy()  # c: the coefficients of task i's gradient
-        projected[i] = 1
-        for j in torch.randperm(tasks, generator=generator).tolist():
+    products = gramian.detach().double().cpu()
+    coefficients = torch.eye(len(products), dtype=torch.float64)  # c of each task's projected gradient, a row each
+    for i, projected in enumerate(coefficients):
+        for j in torch.randperm(len(products), generator=generator).tolist():
             dot = projected @ products[:, j]
             if j != i and dot < 0 and products[j, j] > 0:
                 projected[j] -= dot / products[j, j]
-        weights += torch.from_numpy(projected)
-    return weights
+    return coefficients.sum(0)
 
 
 def pcgrad(jacobian: Tensor, generator: Generator | None = None) -> Tensor:

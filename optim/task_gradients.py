@@ -13,17 +13,20 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor, nn
 
-from optim.split_rules import RULES
-from optim.surgery import COLUMNS, gramian
+from optim.split_rules import RULES, sparse_rows
+from optim.surgery import columns_at_once, gramian
 
 
 class TaskGradients:
     """The gradients of a step, by task, of the parameters that tasks share. Made once, used in every step:
 
-        for each micro-batch and task: gradients.backward(task, loss)           # the plain form, or in one pass:
-        with gradients.by_rows(model, sizes): sum(losses of all tasks).backward()
+        for each micro-batch:
+            with gradients.by_rows(model, sizes): sum(losses of all tasks).backward()
         gradients.combine(pcgrad_weights(gradients.gramian(), generator))       # writes .grad of the shared parameters
         clip, optimizer.step(), zero_grad
+
+    The plain form, `backward` for one task's loss after the other, finds the same at T times the price: it is what
+    by_rows is tested against, and for models that by_rows cannot take.
 
     Parameters outside `shared` get their plain gradient from the same backward passes, bit for bit. A shared parameter
     that is frozen, or that no task reached, keeps .grad None; one that only some tasks reached counts as zero in the
@@ -70,12 +73,11 @@ class TaskGradients:
         return self.jacobian[self.tasks.index(task), slice(*self.spans[k])].view(self.shared[k].shape)
 
     def _add(self, task: str, k: int, gradient: Tensor) -> None:
-        row = self.rows[task]
+        row, self._of_touched = self.rows[task], None
         if row[k] is not None:
             row[k].add_(gradient)
-            self._of_touched = None
         elif k in self.sparse:
-            row[k], self._of_touched = gradient, None
+            row[k] = gradient
         else:
             row[k] = self._view(task, k).copy_(gradient.to_dense())
 
@@ -84,16 +86,19 @@ class TaskGradients:
         """Inside, one forward pass over all tasks' rows and one backward pass add to every task's row.
 
         Rows of different tasks never meet in a layer, so the gradients of the activations are those of the sum of the
-        losses, and only the weights' have to be taken task by task, dW_t = dY[rows of t]^T X[rows of t]. It is what
-        `backward` finds, for the price of the plain sum.
+        losses, and only the weights' have to be taken task by task, dW_t = dY[rows of t]^T X[rows of t]. So autograd is
+        told that the shared weights take no gradient, which spares it their sums over all rows, and a hook on each
+        layer's output takes the gradients of the layer's weights from dY. The price is that of the plain sum.
 
         Args:   model: where the shared parameters are. A layer that owns one is called with the rows of all tasks, one
                 task after another on the first axis, and its weights are used by its calls alone.
                 sizes: of each task, how many of a layer's rows are its own, (T,); several where layers differ in it
                 (sentences, tokens). The sum of the first axis tells which holds.
-        Raises: TypeError for a shared parameter in a layer without a rule; ValueError where no size fits.
+        Raises: TypeError for a shared parameter in a layer without a rule; ValueError where no size fits, or two do.
         """
         bounds = {sum(size): [slice(*ends) for ends in pairwise(accumulate(size, initial=0))] for size in sizes}
+        if len(bounds) < len({tuple(size) for size in sizes}):
+            raise ValueError(f"sizes: expected different sums; found {' and '.join(map(str, sizes))}")
         place = {parameter: k for k, parameter in enumerate(self.shared)}
         handles = []
         for name, layer in model.named_modules():
@@ -103,7 +108,7 @@ class TaskGradients:
                 raise TypeError(f"{name}: expected one of {known}; found {type(layer).__name__}; add a rule for it")
             if owned:
                 handles.append(layer.register_forward_hook(partial(self._note, owned, bounds)))
-        for parameter in self.shared:  # autograd is to leave them out
+        for parameter in self.shared:
             parameter.requires_grad_(False)
         try:
             yield
@@ -129,7 +134,7 @@ class TaskGradients:
                     for name, k in owned.items():
                         self._add(task, k, gradient[name](rows))
 
-        if not y.requires_grad:  # all below is frozen, or takes no gradient, like token ids
+        if not y.requires_grad:  # nothing below takes a gradient, so autograd would not come here: ask it to
             y.requires_grad_()
         y.register_hook(split)
 
@@ -139,29 +144,34 @@ class TaskGradients:
         A gradient that holds an infinite or undefined number shows in its place on the diagonal.
         """
         total = torch.zeros(len(self.tasks), len(self.tasks), dtype=torch.float64, device=self.jacobian.device)
-        for first, end in self._reached():
+        for first, end in self._columns():
             total += gramian(self.jacobian[:, first:end])
         for _, _, values in self._touched():
             total += gramian(values.flatten(1))
         return total
 
     def combine(self, weights: Tensor) -> None:
-        """Write .grad = sum over tasks of weight * gradient, weights (T,), and forget the rows."""
+        """Write .grad = sum over tasks of weight * gradient, weights (T,), and forget the rows.
+
+        The sum is made in the place of the first task's row: no memory of its own, and one pass over the others.
+        """
         weights = weights.tolist()
-        for first, end in self._reached():
-            for block in self.jacobian[:, first:end].split(COLUMNS, dim=1):  # (T, C), over its first row
+        for first, end in self._columns():
+            for block in self.jacobian[:, first:end].split(columns_at_once(self.jacobian), dim=1):  # (T, C)
                 weighted_sum(block, weights)
         for k, parameter in enumerate(self.shared):
             reached = k not in self.sparse and any(row[k] is not None for row in self.rows.values())
             parameter.grad = self._view(self.tasks[0], k) if reached else None
         for parameter, touched, values in self._touched():
-            parameter.grad = torch.sparse_coo_tensor(
-                touched[None], weighted_sum(values, weights), parameter.shape, is_coalesced=True, check_invariants=False
-            )
+            total = weighted_sum(values, weights)
+            parameter.grad = sparse_rows(touched, total, parameter.shape, is_coalesced=True)
         self.forget()
 
-    def _reached(self) -> list[tuple[int, int]]:
-        """The Jacobian's columns of parameters that some task reached, neighbours as one; zero in the other tasks."""
+    def _columns(self) -> list[tuple[int, int]]:
+        """The Jacobian's columns of all parameters that some task reached, made zero in tasks that did not reach them.
+
+        As first column and end; neighbouring parameters are one such span.
+        """
         spans: list[tuple[int, int]] = []
         for k, (first, end) in enumerate(self.spans):
             missing = [task for task, row in self.rows.items() if row[k] is None]
@@ -169,8 +179,8 @@ class TaskGradients:
                 continue
             for task in missing:
                 self._view(task, k).zero_()
-            if spans and spans[-1][1] == first:
-                first = spans.pop()[0]
+            if spans and spans[-1][1] == first:  # goes on where the span before ends
+                first, _ = spans.pop()
             spans.append((first, end))
         return spans
 

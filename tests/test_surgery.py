@@ -14,6 +14,8 @@ from torch import Tensor
 from optim import pcgrad, pcgrad_weights
 from optim.surgery import COLUMNS, cosines, gramian
 
+BLOCK = COLUMNS["cpu"]
+
 # The golden case of three tasks: each order of the other tasks gives one of these four.
 GOLDEN = torch.tensor([[3, 0, 0, 1], [-1, 2, 0, 0], [-2, -1, 1, 0]], dtype=torch.float64)
 OUTCOMES = {(1.9, 1.6, 2.0), (1.9, 1.6, 2.3), (1.9, 1.96, 2.0), (1.9, 1.96, 2.3)}
@@ -202,7 +204,7 @@ def test_without_a_generator_the_global_one_decides():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("columns", [1, COLUMNS - 1, COLUMNS, COLUMNS + 1, 2 * COLUMNS + 3])
+@pytest.mark.parametrize("columns", [1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3])
 def test_gramian_is_summed_in_float64(dtype, columns):
     """In blocks, whatever type the gradients have."""
     jacobian = torch.randn(3, columns, generator=seeded(0)).to(dtype)
