@@ -21,7 +21,7 @@ from data.tasks import TASKS
 from heads import MultitaskBert
 from training import precision
 from training.errors import DivergedError, UsageError, run_cli
-from training.files import disk_errors, write_atomic
+from training.files import check_space, disk_errors, write_atomic
 from training.options import OptionParser
 
 # ---- metrics ---------------------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ def prediction_text(task: str, ids: Sequence[str], predictions: np.ndarray) -> s
 
 
 def write_predictions(folder: Path, task: str, name: str, split: Split, predictions: np.ndarray) -> Path:
-    """Write one leaderboard file, read back and checked before it replaces an old one."""
+    """Write one leaderboard file; its text is checked as a grader would read it, before it replaces an old one."""
     ids = [example.id for example in split.examples]
     text = prediction_text(task, ids, predictions)
     check_predictions(text, task, ids)
@@ -193,8 +193,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     device = precision.resolve_device(args.device)
     amp = precision.resolve(args.amp, device)
-    model = MultitaskBert.from_pretrained(folder).to(device)
     out = args.predictions_dir or args.run / "predictions"
+    check_space(out, 0, option="--predictions_dir")
+    model = MultitaskBert.from_pretrained(folder).to(device)
     for name, by_task in splits.items():
         if name == "dev":
             metrics, predictions = evaluate_dev(model, by_task, amp)
@@ -204,6 +205,8 @@ def main(argv: list[str] | None = None) -> int:
         for task, split in by_task.items():
             path = write_predictions(out, task, name, split, predictions[task])
             print(f"wrote {path}", file=sys.stderr)
+    longest, cut = model.tokenizer.longest, model.tokenizer.truncated
+    print(f"texts: up to {longest} tokens, {cut} cut to {model.max_length}", file=sys.stderr)
     return 0
 
 

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TypeVar
@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bert.checkpoint import weights_file
+from bert import BertConfig, BertModel
 from bert.hub import resolve
 from data import find_data_dir
 from data.reader import overlap, read
@@ -38,7 +38,7 @@ from data.tasks import TASKS
 from evaluate import evaluate_dev, predict_split, report, undefined, write_predictions
 from heads import MultitaskBert
 from heads.architectures import ARCHITECTURES
-from heads.losses import LossSettings, PreviousBatch
+from heads.losses import LossSettings
 from heads.multitask import HeadsConfig, TaskBatch, read_heads_config
 from heads.pooling import POOLINGS
 from optim import pcgrad_weights
@@ -70,17 +70,17 @@ def build_parser() -> options.OptionParser:
     add("--strategy", choices=("single", "mtl", "gs"), default="gs",
         help="one task, the sum of the tasks' losses, or gradient surgery (default: %(default)s)")
     add("--tasks", type=options.subset(NAMES), help="comma-separated, of sst, para, sts (default: all three)")
-    add("--checkpoint", default="minilm", help="minilm, bert-base-uncased, a folder or a Hub id (default: %(default)s)")
+    add("--checkpoint", help="minilm, bert-base-uncased, a folder or a Hub id (default: minilm)")
     add("--init_from", type=Path, metavar="RUN", help="start from an earlier run's best weights, heads included")
 
     add = parser.add_argument_group("model").add_argument
     add("--arch", choices=tuple(ARCHITECTURES), help=f"default: {HeadsConfig.arch}")
     add("--pooling", choices=POOLINGS, help=f"default: {HeadsConfig.pooling}; cls for v1")
     add("--layer", type=options.negative_int, help=f"to pool: -1 the last, -2, ... (default: {HeadsConfig.layer})")
-    add("--hidden_dropout_prob", type=options.rate, default=HeadsConfig.hidden_dropout_prob,
-        help="dropout of the heads; BERT keeps its checkpoint's (default: %(default)s)")
-    add("--max_length", type=options.positive_int, default=HeadsConfig.max_length,
-        help="tokens of a sentence; longer ones are cut and counted (default: %(default)s)")
+    add("--hidden_dropout_prob", type=options.rate,
+        help=f"dropout of the heads; BERT keeps its checkpoint's (default: {HeadsConfig.hidden_dropout_prob})")
+    add("--max_length", type=options.positive_int,
+        help=f"tokens of a sentence; longer ones are cut and counted (default: {HeadsConfig.max_length})")
 
     add = parser.add_argument_group("data").add_argument
     add("--data_dir", type=Path, help="the course's csv files (default: the downloaded ones, else the sample)")
@@ -122,7 +122,8 @@ def build_parser() -> options.OptionParser:
     add = parser.add_argument_group("the run's folder").add_argument
     add("--output_dir", type=Path, help="default: runs/OPTION-STRATEGY, with the tasks where not all three")
     add("--resume", default="never", metavar="auto|never|PATH", help="go on from the newest checkpoint, or that one")
-    add("--allow_change", action="append", default=[], metavar="NAME", help="an option that may differ on resuming")
+    add("--allow_change", action="append", default=[], metavar="NAME", type=lambda name: name.replace("-", "_"),
+        help="an option that may differ on resuming")
     add("--overwrite", action="store_true", help="remove the run that the folder holds")
     add("--save_every", type=options.positive_int, default=500, help="steps between two (default: %(default)s)")
     add("--eval_every", type=options.positive_int, help="steps between evaluations on dev (default: an epoch)")
@@ -142,6 +143,10 @@ def given_by_name(values: dict) -> str:
 
 def settle(args: argparse.Namespace) -> HeadsConfig:
     """Check what options mean together, fill in what depends on others, and return the heads' settings."""
+    for name in args.allow_change:
+        if name not in vars(args):
+            known = options.nearest(name, vars(args))
+            raise UsageError(f"--allow_change: expected the name of an option; found {name!r}{known}")
     args.tasks = args.tasks or list(NAMES)
     args.loss_scale = {task: args.loss_scale.get(task, 1.0) for task in args.tasks}
     args.batch_size = {task: args.batch_size.get(task, BATCH_SIZE[task]) for task in args.tasks}
@@ -163,22 +168,29 @@ def settle(args: argparse.Namespace) -> HeadsConfig:
     stored = None
     if args.init_from is not None:
         source = args.init_from / "best" if (args.init_from / "best").is_dir() else args.init_from
+        if args.checkpoint is not None:
+            print(f"note: --checkpoint {args.checkpoint} is not read: --init_from names the weights", file=sys.stderr)
         args.checkpoint, stored = str(source), read_heads_config(source)
         if stored is None:
             raise UsageError(f"--init_from: expected a run's folder; {args.init_from} holds no best/heads.json")
+    args.checkpoint = args.checkpoint or "minilm"
+    args.predictions_dir = args.predictions_dir or args.output_dir / "predictions"
     return heads_config(args, stored)
 
 
 def heads_config(args: argparse.Namespace, stored: HeadsConfig | None) -> HeadsConfig:
     """As asked for, else as the run that training starts from has them, else the defaults."""
     usual = stored or HeadsConfig()
-    arch = args.arch or usual.arch
-    pooling = args.pooling or ("cls" if arch == "v1" else usual.pooling)
-    layer = args.layer or usual.layer
+    asked = {field.name: getattr(args, field.name) for field in fields(HeadsConfig)}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if asked.get("arch") == "v1":
+        asked.setdefault("pooling", "cls")
     try:
-        return HeadsConfig(arch, pooling, layer, args.hidden_dropout_prob, args.max_length)
+        config = replace(usual, **asked)
     except ValueError as error:
         raise UsageError(f"--{error}") from None
+    vars(args).update(asdict(config))
+    return config
 
 
 def read_data(args: argparse.Namespace) -> Splits:
@@ -326,7 +338,7 @@ def train(run: Run, log: RunLog, progress: Progress) -> None:
                 evaluate(run, log, progress)
             stopping = stop.signal  # read once: where it comes after this line, one more step is made and saved
             if evaluated or state.step % args.save_every == 0 or stopping:
-                run.save()
+                run.save(stopping=bool(stopping))
     if stop.signal:
         raise SystemExit(128 + stop.signal)
 
@@ -339,12 +351,18 @@ def evaluate(run: Run, log: RunLog, progress: Progress) -> None:
     log.write({"step": state.step, "seconds": round(state.seconds, 3), "dev": metrics})
     progress.say(f"step {state.step}: dev " + "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if v is not None))
     found = score(metrics, list(run.sets))
-    if found is not None and (state.best_score is None or found > state.best_score):
-        state.best_score, state.best_step, state.evaluations_since_best = found, state.step, 0
-        run.export_best()
-        run.best_on_dev = metrics, predictions
-    else:
+    if found is None or (state.best_score is not None and found <= state.best_score):
         state.evaluations_since_best += 1
+        return
+    try:
+        run.export_best()
+    except OSError as error:
+        if state.step == run.total_steps:
+            raise
+        progress.say(f"warning: the best model so far is not written: {error}; the next better one will be tried")
+        return
+    state.best_score, state.best_step, state.evaluations_since_best = found, state.step, 0
+    run.best_on_dev = metrics, predictions
 
 
 @dataclass
@@ -380,6 +398,9 @@ def header(run: Run) -> str:
     for task, rows in run.sets.items():
         dev, test = (len(run.splits[name][task].examples) for name in ("dev", "test"))
         lines.append(f"  {task:<5}{len(rows.examples)} train, {dev} dev, {test} test rows")
+    for split in (*run.splits["dev"].values(), *run.splits["test"].values()):
+        for side in zip(*(example.texts for example in split.examples), strict=True):
+            tokenizer.ids(list(side), max_length=run.model.max_length)  # for the counts of what is cut
     trained = sum(parameter.numel() for parameter in run.model.parameters() if parameter.requires_grad)
     heads = f"{config.arch}, {config.pooling} of layer {config.layer}"
     lines += [
@@ -388,25 +409,27 @@ def header(run: Run) -> str:
         f"device: {run.device}, {torch.get_num_threads()} threads, precision {run.amp}; seed {args.seed}",
         f"steps: {run.total_steps}, {run.steps_an_epoch} an epoch; rows a step: {args.grad_accum} x "
         f"{given_by_name(args.batch_size)}",
-        f"time: about {in_memory(run, time_a_step) * run.total_steps / 60:.1f} minutes, evaluations not counted",
+        f"time: about {in_memory(run, time_a_step) * (run.total_steps - run.state.step) / 60:.1f} minutes, "
+        "evaluations not counted",
     ]
     return "\n".join(lines)
 
 
 def time_a_step(run: Run) -> float:
-    """Seconds of a usual step's forward and backward passes, from a try with the first batches; moves no weight."""
-    batches, _ = next(run.micro_batches(0))
+    """Seconds of a usual step but for AdamW, from a try with the next batches; nothing of the run is changed."""
     for _ in range(2):  # the second counts: the first finds memory and threads cold
         started = time.monotonic()
-        with seeded(run.args.seed, "timing"), precision.autocast(run.device, run.amp):
-            draws = generator(run.args.seed, "timing")
-            losses = run.model.losses(batches, run.settings, PreviousBatch(), draws)
-        sum(losses.values()).backward()
+        backward(run)
+        if run.args.strategy == "gs":
+            run.gradients.gramian()
+            run.gradients.combine(torch.ones(len(run.sets)))
+        clip_gradients(run.model.parameters(), run.args.max_grad_norm)
         seconds = time.monotonic() - started
-    run.optimizer.zero_grad()
-    usual = sum(rows.tokens_a_batch for rows in run.sets.values())
-    tried = sum(batch.tokens.attention_mask.sum().item() for batch in batches.values())
-    return seconds * run.args.grad_accum * usual / tried
+        run.optimizer.zero_grad()
+        run.previous.forget_step()
+    usual = run.args.grad_accum * sum(rows.tokens_a_batch for rows in run.sets.values())
+    batches = [batch for found, _ in run.micro_batches(run.state.step) for batch in found.values()]
+    return seconds * usual / sum(batch.tokens.attention_mask.sum().item() for batch in batches)
 
 
 def run_config(run: Run) -> dict:
@@ -430,11 +453,10 @@ def finish(run: Run) -> None:
     with seeded(args.seed, "best"):  # a fresh model's weights are drawn before the stored ones take their place
         model = MultitaskBert.from_pretrained(out / "best").to(run.device)
     metrics, predictions = run.best_on_dev or evaluate_dev(model, run.splits["dev"], run.amp)
-    folder = args.predictions_dir or out / "predictions"
     for task in NAMES:
         test = run.splits["test"][task]
-        write_predictions(folder, task, "dev", run.splits["dev"][task], predictions[task])
-        write_predictions(folder, task, "test", test, predict_split(model, test, run.amp))
+        write_predictions(args.predictions_dir, task, "dev", run.splits["dev"][task], predictions[task])
+        write_predictions(args.predictions_dir, task, "test", test, predict_split(model, test, run.amp))
     result = {
         "dev": metrics,
         "undefined": undefined(metrics),
@@ -445,7 +467,7 @@ def finish(run: Run) -> None:
     }
     write_atomic(out / "metrics.json", json.dumps(result, indent=2) + "\n")
     print(f"dev of {args.data_name}, weights of step {result['step']}:\n{report(metrics)}")
-    print(f"model: {out / 'best'}; predictions: {folder}", file=sys.stderr)
+    print(f"model: {out / 'best'}; predictions: {args.predictions_dir}", file=sys.stderr)
 
 
 def dry_run(run: Run) -> None:
@@ -460,7 +482,11 @@ def dry_run(run: Run) -> None:
 
 def check_output_space(args: argparse.Namespace) -> None:
     """Two checkpoints, each the weights and AdamW's two moments; best/; and some air."""
-    check_space(args.output_dir, 8 * weights_file(resolve(args.checkpoint)).stat().st_size)
+    config = BertConfig.from_json(resolve(args.checkpoint) / "config.json")
+    with torch.device("meta"):
+        weights = sum(weight.numel() for weight in BertModel(config).parameters())
+    check_space(args.output_dir, 8 * 4 * weights)
+    check_space(args.predictions_dir, 0, option="--predictions_dir")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -492,10 +518,11 @@ def run_in_folder(args: argparse.Namespace, config: HeadsConfig, splits: Splits)
     if resumed and run.finished and (out / "metrics.json").is_file():
         print(f"complete at step {run.state.step}: nothing to do in {out}", file=sys.stderr)
         return 0
+    if resumed:
+        run.rebuild_best()
     print(header(run), file=sys.stderr)
-    predictions_dir = args.predictions_dir or out / "predictions"
-    with disk_errors(predictions_dir):  # found out now, not after the training
-        predictions_dir.mkdir(parents=True, exist_ok=True)
+    with disk_errors(args.predictions_dir):
+        args.predictions_dir.mkdir(parents=True, exist_ok=True)
     (out / "metrics.json").unlink(missing_ok=True)  # of fewer steps, say: it is a finished run's mark
     write_atomic(out / "config.json", json.dumps(run_config(run), indent=2) + "\n")
     log = RunLog(out / "log.jsonl", resumed_step=run.state.step if resumed else None)

@@ -13,10 +13,11 @@ from pathlib import Path
 import child
 import pytest
 from safetensors.torch import save_file
+from tiny_run import train, workshop
 
 import training.files
 from training.errors import DiskError, UsageError, explain
-from training.files import check_space, claim_output_dir, clean, discard, lock, new_folder, write_atomic
+from training.files import STEP_FILES, check_space, claim_output_dir, clean, discard, lock, new_folder, write_atomic
 
 
 def killed_at(point: str, action) -> None:
@@ -160,12 +161,48 @@ def test_a_library_that_meets_a_full_disk(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_discard_may_be_killed(tmp_path):
+@pytest.mark.parametrize("point", [None, "after-rename"])
+def test_a_new_folder_keeps_what_is_not_ours(tmp_path, point):
+    """Of an old folder's files those that the new one lacks move over, also where a kill left that to `clean`."""
     write_best(tmp_path / "best", "old")
-    killed_at("in-rotation@best", lambda: discard(tmp_path / "best"))
-    assert not (tmp_path / "best").exists()
+    fill(tmp_path / "best", ["mine.json", "1_Pooling/mine.txt", "notes/a/b.txt"])
+    if point is None:
+        write_best(tmp_path / "best", "new")
+    else:
+        killed_at(point, lambda: write_best(tmp_path / "best", "new"))
+        clean(tmp_path)
+    assert best(tmp_path / "best") == "new"
+    assert files(tmp_path / "best") == {"1_Pooling/config.json", "mine.json", "1_Pooling/mine.txt", "notes/a/b.txt"}
+    assert os.listdir(tmp_path) == ["best"]
+
+
+def test_a_new_folder_in_a_link_s_place_leaves_what_it_points_to(tmp_path):
+    fill(tmp_path / "elsewhere", ["mine.json"])
+    (tmp_path / "best").symlink_to(tmp_path / "elsewhere")
+    write_best(tmp_path / "best", "new")
+    assert files(tmp_path) == {"elsewhere/mine.json", "best/1_Pooling/config.json"}
+
+
+def test_discard_may_be_killed(tmp_path):
+    step = tmp_path / "step-000003"
+    fill(step, STEP_FILES)
+    killed_at("in-rotation@step-000003", lambda: discard(step, STEP_FILES))
+    assert not step.exists()
     clean(tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("point", [None, "in-rotation"])
+def test_discard_leaves_what_is_not_ours(tmp_path, point):
+    step = tmp_path / "step-000003"
+    fill(step, (*STEP_FILES, "own.txt", "plots/a.png"))
+    if point is None:
+        discard(step, STEP_FILES)
+    else:
+        killed_at(point, lambda: discard(step, STEP_FILES))
+        clean(tmp_path)
+    assert files(tmp_path) == {"step-000003/own.txt", "step-000003/plots/a.png"}
+    assert os.listdir(tmp_path) == ["step-000003"]
 
 
 def test_clean_takes_only_what_is_ours(tmp_path):
@@ -236,6 +273,8 @@ def test_a_folder_that_may_not_be_written():
                     pass
                 assert explain(caught.value)[0] == 7
                 assert str(path) in str(caught.value)
+            with pytest.raises(DiskError, match=f"{folder}: may not be written; .*another --predictions_dir$"):
+                check_space(folder / "new", 0, option="--predictions_dir")
 
         (folder / ".lock").touch()
         (folder / ".lock").chmod(0o666)
@@ -265,7 +304,8 @@ WRITTEN = (
     "config.json",
     "log.jsonl",
     "metrics.json",
-    "checkpoints/step-000120/model.safetensors",
+    "checkpoints/step-000003/state.json",
+    *(f"checkpoints/step-000120/{name}" for name in STEP_FILES),
     "checkpoints/.tmp-step-000130.71/model.safetensors",
     "best/config.json",
     "best/model.safetensors",
@@ -274,7 +314,13 @@ WRITTEN = (
     "predictions/sst-dev-output.csv",
     ".tmp-metrics.json.71",
 )
-FOREIGN = ("notes.txt", "best/README.md", "predictions/mine.csv")
+FOREIGN = (
+    *("notes.txt", "mine.json", "1_Pooling/config.json"),
+    *("best/README.md", "best/mine.json", "best/mine.safetensors", "best/1_Pooling/mine.json", "best/onnx/model.onnx"),
+    *("predictions/mine.csv", "predictions/mine-output.csv", "predictions/sst-train-output.csv"),
+    *("checkpoints/step-notes.txt", "checkpoints/step-3/state.json", "checkpoints/step-000120-copy/state.json"),
+    *("checkpoints/step-000003/own.txt", "checkpoints/step-000003/own.safetensors", "checkpoints/config.json"),
+)
 
 
 def fill(folder: Path, names) -> None:
@@ -300,19 +346,37 @@ def test_overwrite_removes_what_a_run_writes(tmp_path):
     fill(tmp_path, WRITTEN + FOREIGN)
     claim_output_dir(tmp_path, resume=False, overwrite=True)
     assert files(tmp_path) == set(FOREIGN)
-    fill(tmp_path, WRITTEN)
-    for name in FOREIGN:
-        (tmp_path / name).unlink()
-    claim_output_dir(tmp_path, resume=False, overwrite=True)
-    assert list(tmp_path.iterdir()) == []
+    claim_output_dir(tmp_path, resume=False, overwrite=False)  # what is left is no run
+    fill(tmp_path / "run", WRITTEN)
+    claim_output_dir(tmp_path / "run", resume=False, overwrite=True)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.fault(15)
+def test_overwriting_a_real_run(tmp_path):
+    """Its own files go, all of them; a user's files among them outlive the new run too, its saves and rotations."""
+    mine = {"best/mine.json", "predictions/mine-output.csv", "checkpoints/step-000002/own.txt"}
+    options = ("--strategy", "single", "--tasks", "sst", "--max_steps", 6, "--save_every", 2, "--eval_every", 6)
+    with workshop(tmp_path) as home:
+        assert train(home, home / "run", *options) == 0
+        written = files(home / "run")
+        fill(home / "run", mine)
+        assert train(home, home / "run", *options, "--overwrite") == 0
+    assert files(tmp_path / "run") == written | mine
+    claim_output_dir(tmp_path / "run", resume=False, overwrite=True)
+    assert files(tmp_path / "run") == mine | {".lock"}
 
 
 def test_overwrite_follows_no_link(tmp_path):
+    """Neither to a checkpoint; and a linked folder is emptied of the run, but stays."""
     fill(tmp_path / "elsewhere", ["model.safetensors"])
+    fill(tmp_path / "disk", ["sst-dev-output.csv"])
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "step-000003").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "run" / "predictions").symlink_to(tmp_path / "disk")
     claim_output_dir(tmp_path / "run", resume=False, overwrite=True)
     assert files(tmp_path) == {"elsewhere/model.safetensors"}
+    assert (tmp_path / "run" / "predictions").is_dir()
 
 
 @pytest.mark.parametrize("resume", [True, False])
@@ -329,3 +393,14 @@ def test_space(tmp_path, monkeypatch):
     with pytest.raises(DiskError, match=r"expected 5\.1 MB of free space.* found 5\.0 MB") as caught:
         check_space(tmp_path, 5_100_000)
     assert explain(caught.value)[0] == 7
+    assert "two checkpoints" in str(caught.value) and str(caught.value).endswith("another --output_dir")
+    with pytest.raises(DiskError, match=r"expected 5\.1 MB of free space; found 5\.0 MB.*another --predictions_dir$"):
+        check_space(tmp_path, 5_100_000, option="--predictions_dir")
+
+
+@pytest.mark.fault(14)
+def test_a_file_where_a_folder_should_be_made(tmp_path):
+    (tmp_path / "x").write_text("")
+    for path in (tmp_path / "x", tmp_path / "x" / "deep" / "er"):
+        with pytest.raises(DiskError, match=f"--predictions_dir: expected a folder at {tmp_path / 'x'}; found a file"):
+            check_space(path, 0, option="--predictions_dir")

@@ -184,10 +184,10 @@ def stopped(home: Path, out: Path, name: str, place: str, at: int, number: int) 
     owner = Run if place == "save" else train_multitask
     original, before = getattr(owner, place), at - 1 if place == "train_step" else at
 
-    def note(run: Run, *rest):
+    def note(run: Run, *rest, **named):
         if run.state.step == before:
             os.kill(os.getpid(), number)
-        return original(run, *rest)
+        return original(run, *rest, **named)
 
     def action() -> None:
         setattr(owner, place, note)  # in the child alone
@@ -207,6 +207,7 @@ def stopped(home: Path, out: Path, name: str, place: str, at: int, number: int) 
         ("gs", "train_step", 5, signal.SIGTERM, 5),
         ("single", "train_step", 3, signal.SIGINT, 3),
         ("single", "evaluate", 4, signal.SIGTERM, 4),
+        ("mtl", "evaluate", 4, signal.SIGINT, 4),
         ("single", "save", 4, signal.SIGTERM, 5),  # seen after the next step, which is saved too
         ("single", "save", 9, signal.SIGINT, 9),  # the last one: all steps are made, the predictions are not
     ],

@@ -23,11 +23,21 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from training import checkpoint
-from training.checkpoint import DTYPES, load, load_latest, save, saved, write_tensors
-from training.errors import CheckpointError, DiskError, UsageError
+from training.checkpoint import (
+    DTYPES,
+    FILE,
+    check_file,
+    load,
+    load_latest,
+    read_manifest,
+    save,
+    saved,
+    write_tensors,
+)
+from training.errors import CheckpointError, DiskError, UsageError, explain
 from training.files import clean
 
-FILES = ["model", "heads", "optimizer", "rng"]
+FILES = ["model", "heads", "optimizer", "triplets"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,7 +55,7 @@ def content(step: int) -> tuple[checkpoint.Tensors, dict]:
         "model": {"bert.word.weight": torch.randn(13, 7, generator=draw), "bert.norm.bias": torch.zeros(7) + step},
         "heads": {"sst.weight": torch.randn(5, 7, generator=draw).bfloat16()},
         "optimizer": {"0.m": torch.randn(13, 7, generator=draw), "0.step": torch.tensor(step)},
-        "rng": {"torch": draw.get_state()},
+        "triplets": {"vectors": draw.get_state()},
     }
     return tensors, {"step": step, "best": 0.1 * step, "positions": {"sst": [step, 2]}, "note": None}
 
@@ -121,15 +131,12 @@ def tensor(draw) -> torch.Tensor:
 
 
 NAME = st.text(st.characters(exclude_categories=["Cs"]), max_size=7).filter(lambda name: name != "__metadata__")
-STATE = st.dictionaries(
-    st.text(max_size=5),
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-        max_leaves=7,
-    ),
-    max_size=3,
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=7,
 )
+STATE = st.dictionaries(st.text(max_size=5), JSON, max_size=3)
 
 
 @settings(max_examples=60)
@@ -203,6 +210,19 @@ def test_the_newest_and_the_kept_stay(tmp_path_factory, steps, keep):
     assert [checkpoint.step_of(path) for path in saved(folder)] == sorted(there, reverse=True)
 
 
+def test_a_folder_of_a_users_files_is_no_checkpoint(tmp_path):
+    """As --overwrite leaves it: neither tried nor removed. One that has lost its files is a checkpoint, a bad one."""
+    (tmp_path / "step-000009").mkdir()
+    (tmp_path / "step-000009" / "own.txt").write_text("mine")
+    assert load_latest(tmp_path) is None
+    for step in (1, 2):
+        save(tmp_path, step, *content(step), keep=[1])
+    assert [path.name for path in saved(tmp_path)] == ["step-000002", "step-000001"]
+    assert (tmp_path / "step-000009" / "own.txt").read_text() == "mine"
+    (tmp_path / "step-000011").mkdir()
+    assert saved(tmp_path)[0].name == "step-000011"
+
+
 def test_beyond_a_million_steps(tmp_path):
     for step in (999_999, 1_000_000):
         save(tmp_path, step, *content(step), keep=[999_999])
@@ -210,7 +230,7 @@ def test_beyond_a_million_steps(tmp_path):
 
 
 def test_a_checkpoint_that_cannot_be_removed_is_told(tmp_path, monkeypatch, capsys):
-    def discard(path):
+    def discard(path, names):
         raise OSError(errno.EACCES, "Permission denied")
 
     save(tmp_path, 1, *content(1))
@@ -393,9 +413,11 @@ def test_a_damaged_file(two, capsys, name, damage):
     with pytest.raises(CheckpointError) as caught:
         load(path)
     assert f"{path / name}: {reason}" in str(caught.value)
+    assert str(caught.value).endswith("; take --resume auto or another checkpoint")
     assert caught.value.exit_code == 4
     assert_is(two, 1)
-    assert f"{path / name}: {reason}" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"{path / name}: {reason}" in told and "; trying the checkpoint before, step-000001" in told
     assert path.is_dir()
 
 
@@ -440,6 +462,38 @@ def test_a_manifest_that_says_something_else(two, text, told):
     assert_is(two, 1)
 
 
+NAMES = ("state.json", "model.safetensors", "../x.safetensors", "/x.safetensors", "a/b.safetensors", "..", "heads\n")
+ENTRY = st.just(DIGEST) | st.fixed_dictionaries({"size": JSON, "sha256": JSON}) | JSON
+LISTED = st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=9), ENTRY, max_size=4)
+MANIFESTS = st.fixed_dictionaries({"format": st.just(1) | JSON, "files": LISTED | JSON}) | JSON
+
+
+@pytest.mark.fault(5)
+@settings(max_examples=300)
+@example(b"[" * 900 + b"]" * 900)
+@example(b'{"format": 1, "files": {"state.json": ' + b"[" * 900 + b"]" * 900 + b"}}")
+@example(b'{"format": 1, "files": ' + b'{"state.json": ' * 400 + b"1" + b"}" * 401)
+@example(b'{"format": ' + b"9" * 5000 + b"}")
+@example(json.dumps({"format": 1, "files": {"state.json": DIGEST, "heads.safetensors": DIGEST}}).encode())
+@given(st.binary(max_size=99) | MANIFESTS.map(lambda manifest: json.dumps(manifest).encode()))
+def test_any_manifest_is_refused_or_stays_in_its_folder(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "MANIFEST.json"
+    path.write_bytes(data)
+    started = time.monotonic()
+    try:
+        files = read_manifest(path)
+    except CheckpointError as error:
+        assert len(str(error)) < 1000  # it is shown on one line
+    else:
+        assert "state.json" in files
+        for name, entry in files.items():
+            assert FILE.fullmatch(name) and (path.parent / name).resolve().parent == path.parent.resolve()
+            assert entry.keys() == {"size", "sha256"}
+            with pytest.raises((CheckpointError, FileNotFoundError)):
+                check_file(path.parent / name, entry)
+    assert time.monotonic() - started < 1
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     return save(tmp_path_factory.mktemp("run"), 5, *content(5))
@@ -468,14 +522,27 @@ def test_one_bit_anywhere(whole, tmp_path, file, place, bit):
 
 
 @pytest.mark.fault(6)
-def test_all_bad(two):
+def test_all_bad(two, capsys):
     cut(two / "step-000001" / "heads.safetensors")
     missing(two / "step-000002" / "MANIFEST.json")
     with pytest.raises(CheckpointError) as caught:
         load_latest(two)
     assert "step-000001/heads.safetensors: expected" in str(caught.value)
     assert "step-000002/MANIFEST.json: cannot be read" in str(caught.value)
+    assert str(caught.value).endswith("; copy one back or take --overwrite")
+    assert "another checkpoint" not in str(caught.value)  # there is none
     assert len(os.listdir(two)) == 2
+    told = capsys.readouterr().err
+    assert told.count("trying the checkpoint before") == 1 and "before, step-000001" in told
+
+
+@pytest.mark.fault(6)
+def test_the_only_one_is_bad(tmp_path, capsys):
+    """Then no other is tried, and none is said to be."""
+    cut(save(tmp_path, 1, *content(1)) / "heads.safetensors")
+    with pytest.raises(CheckpointError, match="no checkpoint can be used: "):
+        load_latest(tmp_path)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.fault(7)
@@ -502,10 +569,22 @@ def test_a_checkpoint_may_be_copied_elsewhere(two, tmp_path):
 
 
 @pytest.mark.fault(8)
-def test_keys_of_the_state(two):
-    assert load(two / "step-000002", ["step", "best", "positions", "note"])[1]["step"] == 2
-    with pytest.raises(CheckpointError, match=r"state\.json: .*unknown: note, positions; missing: scaler;"):
-        load_latest(two, ["step", "best", "scaler"])
+def test_keys_of_the_state(tmp_path):
+    path = save(tmp_path, 2, {}, {"progress": {"step": 2}, "scaler": {}})
+    assert load(path, ["progress", "scaler"])[1]["progress"] == {"step": 2}
+    with pytest.raises(CheckpointError, match=r"state\.json: .*unknown: progress; missing: data, options;"):
+        load_latest(tmp_path, ["options", "scaler", "data"])
+
+
+@pytest.mark.fault(8)
+@pytest.mark.parametrize("value", [None, True, 3, 0.5, "3", [], [["step", 3]]])
+def test_a_part_of_the_state_of_another_type(tmp_path, value):
+    path = save(tmp_path, 2, {}, {"progress": value, "scaler": {}})
+    expected = rf"state\.json: expected a JSON object as progress; found {type(value).__name__}"
+    for reader in (lambda: load(path, ["progress", "scaler"]), lambda: load_latest(tmp_path, ["progress", "scaler"])):
+        with pytest.raises(CheckpointError, match=expected) as caught:
+            reader()
+        assert explain(caught.value)[0] == 4
 
 
 # ---- malice ----------------------------------------------------------------------------------------------------------

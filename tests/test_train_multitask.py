@@ -359,7 +359,7 @@ def test_the_learning_rate_of_each_step(home):
 
 def test_eval_save_and_log_every(home, tmp_path, monkeypatch):
     saves, save = [], Run.save
-    monkeypatch.setattr(Run, "save", lambda run: saves.append(run.state.step) or save(run))
+    monkeypatch.setattr(Run, "save", lambda run, **named: saves.append(run.state.step) or save(run, **named))
     options = ("--strategy", "single", "--tasks", "sts", "--max_steps", 11)
     assert train(home, tmp_path, *options, "--eval_every", 5, "--save_every", 3, "--log_every", 4) == 0
     lines = log_lines(tmp_path)

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import stat
 import struct
 import sys
 from collections.abc import Collection, Iterable
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -25,14 +27,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from training.errors import CheckpointError, UsageError
-from training.files import discard, fault, new_folder
+from training.files import STEP_FILES, STEP_FOLDER, discard, fault, new_folder, step_folders
 
 Tensors = dict[str, dict[str, Tensor]]  # file's stem -> tensor's name -> tensor
 
 FORMAT = 1
 MANIFEST, STATE = "MANIFEST.json", "state.json"
-FOLDER = re.compile(r"step-(\d{6,})")
-FILE = re.compile(r"[A-Za-z0-9_-]+\.safetensors|state\.json")
+FILE = re.compile(r"[A-Za-z0-9_-]{1,100}\.safetensors|state\.json")
 JSON_LIMIT = 16 << 20  # bytes
 DTYPES = {
     torch.float64: "F64",
@@ -61,7 +62,7 @@ def save(folder: Path, step: int, tensors: Tensors, state: dict, keep: Iterable[
     text = json.dumps(state, allow_nan=False, indent=1)
     if json.loads(text) != state or len(text) > JSON_LIMIT:
         raise ValueError(f"state: expected what JSON gives back equal (no tuples), in {JSON_LIMIT} bytes; found other")
-    assert all(FILE.fullmatch(f"{stem}.safetensors") for stem in tensors), list(tensors)
+    assert {f"{stem}.safetensors" for stem in tensors} <= set(STEP_FILES), list(tensors)
     final = folder / f"step-{step:06d}"
     with new_folder(final) as temporary:
         for stem, named in tensors.items():
@@ -99,21 +100,18 @@ def rotate(folder: Path, keep: set[int]) -> None:
     for path in saved(folder):
         if step_of(path) not in keep:
             try:
-                discard(path)
+                discard(path, STEP_FILES)
             except OSError as error:
                 print(f"warning: {path}: not removed ({error.strerror}); remove it by hand", file=sys.stderr)
 
 
 def saved(folder: Path) -> list[Path]:
-    """The checkpoints there, newest first, not verified."""
-    if not folder.is_dir():
-        return []
-    found = [path for path in folder.iterdir() if FOLDER.fullmatch(path.name) and not path.is_symlink()]
-    return sorted((path for path in found if path.is_dir()), key=step_of, reverse=True)
+    """The checkpoints there, newest first, not verified. A folder with a user's files alone is none."""
+    return [path for path in step_folders(folder) if not (names := set(os.listdir(path))) or names & set(STEP_FILES)]
 
 
 def step_of(path: Path) -> int:
-    return int(FOLDER.fullmatch(path.name)[1])
+    return int(STEP_FOLDER.fullmatch(path.name)[1])
 
 
 def describe(path: Path) -> dict[str, int | str]:
@@ -134,29 +132,39 @@ def load_latest(folder: Path, keys: Collection[str] | None = None) -> tuple[Path
     One that is not is passed over, and the reason said on stderr. Call training.files.clean before.
     Raises: CheckpointError with the reason for each where none is whole.
     """
-    reasons = []
-    for path in saved(folder):
+    reasons, paths = [], saved(folder)
+    for path, before in zip_longest(paths, paths[1:]):
         try:
-            loaded = load(path, keys)
+            return path, *read(path, keys)
         except CheckpointError as error:
             reasons.append(str(error))
-            print(f"warning: {error}; trying the checkpoint before", file=sys.stderr)
-        else:
-            return path, *loaded
+            if before:
+                print(f"warning: {error}; trying the checkpoint before, {before.name}", file=sys.stderr)
     if reasons:
         raise CheckpointError(f"no checkpoint can be used: {'; '.join(reasons)}; copy one back or take --overwrite")
     return None
 
 
 def load(path: Path, keys: Collection[str] | None = None) -> tuple[Tensors, dict]:
-    """(tensors, state) as they were saved, on the CPU, in memory of their own; everything is verified first.
+    """What `read` gives of a checkpoint that the user has named.
 
-    Args:   keys: what the state must hold, neither more nor less.
-    Raises: UsageError where there is no such folder; CheckpointError for anything wrong inside.
+    Raises: UsageError where there is no such folder; CheckpointError for anything wrong inside, with what to do.
     """
     if not path.is_dir():
         there = ", ".join(other.name for other in saved(path.parent)) or "none"
         raise UsageError(f"--resume: no checkpoint at {path}; there are: {there}; take one of them or auto")
+    try:
+        return read(path, keys)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; take --resume auto or another checkpoint") from None
+
+
+def read(path: Path, keys: Collection[str] | None = None) -> tuple[Tensors, dict]:
+    """(tensors, state) as they were saved, on the CPU, in memory of their own; everything is verified first.
+
+    Args:   keys: what the state must hold, neither more nor less, each a JSON object.
+    Raises: CheckpointError with what is wrong; what to do depends on who asked.
+    """
     try:
         files = read_manifest(path / MANIFEST)
         for name, entry in files.items():
@@ -165,7 +173,8 @@ def load(path: Path, keys: Collection[str] | None = None) -> tuple[Tensors, dict
         tensors = {name.removesuffix(".safetensors"): read_tensors(path / name) for name in files if name != STATE}
     except OSError as error:
         raise CheckpointError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from None
-    check_keys(path / STATE, state, keys)
+    if keys is not None:
+        check_state(path / STATE, state, keys)
     return tensors, state
 
 
@@ -173,13 +182,13 @@ def read_manifest(path: Path) -> dict[str, dict]:
     """File name -> {"size": bytes, "sha256": hex digits}."""
     manifest = read_json(path)
     if manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: expected format {FORMAT}; found {manifest.get('format')!r}")
+        raise CheckpointError(f"{path}: expected format {FORMAT}; found {manifest.get('format')!r:.100}")
     files = manifest.get("files")
     if not isinstance(files, dict) or STATE not in files:
         raise CheckpointError(f"{path}: expected a list of files with {STATE} in it")
     for name, entry in files.items():
         if not FILE.fullmatch(name):  # so that it cannot point out of its folder
-            raise CheckpointError(f"{path}: expected names like model.safetensors; found {name!r}")
+            raise CheckpointError(f"{path}: expected names like model.safetensors; found {name!r:.100}")
         if not isinstance(entry, dict) or entry.keys() != {"size", "sha256"}:
             raise CheckpointError(f"{path}: expected size and sha256 of {name}; found {entry!r:.100}")
     return files
@@ -189,10 +198,10 @@ def check_file(path: Path, entry: dict) -> None:
     if not stat.S_ISREG(path.lstat().st_mode):
         raise CheckpointError(f"{path}: expected a plain file; found a link, folder or device")
     if path.stat().st_size != entry["size"]:  # before reading a file that may be endless
-        raise CheckpointError(f"{path}: expected {entry['size']} bytes; found {path.stat().st_size}")
+        raise CheckpointError(f"{path}: expected {entry['size']!s:.100} bytes; found {path.stat().st_size}")
     found = describe(path)["sha256"]
     if found != entry["sha256"]:
-        raise CheckpointError(f"{path}: expected sha256 {entry['sha256']}; found {found}")
+        raise CheckpointError(f"{path}: expected sha256 {entry['sha256']!s:.100}; found {found}")
 
 
 def read_json(path: Path) -> dict:
@@ -218,12 +227,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: not a safetensors file ({error})") from None
 
 
-def check_keys(path: Path, state: dict, keys: Collection[str] | None) -> None:
-    if keys is None:
-        return
+def check_state(path: Path, state: dict, keys: Collection[str]) -> None:
     unknown, missing = sorted(state.keys() - set(keys)), sorted(set(keys) - state.keys())
     if unknown or missing:
         raise CheckpointError(
-            f"{path}: expected the state of this version; unknown: {', '.join(unknown) or 'none'}; "
-            f"missing: {', '.join(missing) or 'none'}; resume with the version that wrote it"
+            f"{path}: expected the state of this version, or the version that wrote it; "
+            f"unknown: {', '.join(unknown) or 'none'}; missing: {', '.join(missing) or 'none'}"
         )
+    for key in keys:
+        if not isinstance(state[key], dict):
+            raise CheckpointError(f"{path}: expected a JSON object as {key}; found {type(state[key]).__name__}")

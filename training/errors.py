@@ -1,7 +1,8 @@
 """From exceptions to exit codes, in one place; and a program that outlives its terminal.
 
 0 done, 1 our own bug, 2 usage, 3 data, 4 checkpoint, 5 diverged, 6 out of memory, 7 disk, 8 network or device missing,
-130 SIGINT. An exception class says its code itself, in the attribute `exit_code`, so that every room can have its own.
+130 SIGINT, 143 SIGTERM. An exception class says its code itself, in the attribute `exit_code`, so that every room can
+have its own.
 
     sys.exit(run_cli(main))
 """

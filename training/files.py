@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,19 +22,22 @@ from training.errors import DiskError, UsageError
 
 LEFTOVER = re.compile(r"\.(tmp|trash|old)-(.+)\.\d+")
 
-# Everything that a run writes into its folder, and so everything that --overwrite may remove.
-RUN_FILES = (
-    "config.json",
-    "log.jsonl",
-    "metrics.json",
-    "checkpoints/step-*",
-    "best/*.json",
-    "best/*.safetensors",
-    "best/vocab.txt",
-    "best/1_Pooling/config.json",
-    "predictions/*-output.csv",
+# Everything that a run writes into its folder, and so everything that --overwrite may remove: by folder, the names.
+RUN_FILES = {
+    ".": ("config.json", "log.jsonl", "metrics.json"),
+    "best": (
+        *("config.json", "model.safetensors", "heads.json", "heads.safetensors", "vocab.txt", "tokenizer.json"),
+        *("tokenizer_config.json", "modules.json", "sentence_bert_config.json"),
+    ),
+    "best/1_Pooling": ("config.json",),
+    "predictions": tuple(f"{task}-{split}-output.csv" for task in ("sst", "para", "sts") for split in ("dev", "test")),
+}
+STEP_FOLDER = re.compile(r"step-([0-9]{6,})")  # in checkpoints/
+STEP_FILES = (
+    *("MANIFEST.json", "state.json"),
+    *(f"{stem}.safetensors" for stem in ("model", "heads", "optimizer", "triplets")),
 )
-RUN_FOLDERS = ("checkpoints", "best/1_Pooling", "best", "predictions")
+RUN_FOLDERS = ("checkpoints", "best/1_Pooling", "best", "predictions")  # inner before outer
 
 
 def fault(point: str, name: str) -> None:
@@ -65,7 +68,8 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 def new_folder(final: Path) -> Iterator[Path]:
     """A folder to fill, which takes the place of `final` when the block ends and vanishes where the block raises.
 
-    A `final` that is there already steps aside until the new one stands, so that `clean` finds one of the two.
+    A `final` that is there already steps aside until the new one stands, so that `clean` finds one of the two. What it
+    holds under other names than the new one is not ours, and moves over.
     Raises: DiskError for an OSError inside; the old folder stands then.
     """
     temporary, old = _aside("tmp", final), _aside("old", final)
@@ -86,7 +90,7 @@ def new_folder(final: Path) -> Iterator[Path]:
             temporary.rename(final)
             fault("after-rename", final.name)
             sync(final.parent)
-            remove(old)
+            move_over(old, final)
         except BaseException:
             remove(temporary)
             if old.exists() and not final.exists():
@@ -94,11 +98,28 @@ def new_folder(final: Path) -> Iterator[Path]:
             raise
 
 
-def discard(path: Path) -> None:
-    """Remove a folder so that nobody sees half of it."""
-    trash = _aside("trash", path)
+def move_over(old: Path, new: Path) -> None:
+    """Move what the old folder holds and the new one lacks, then remove the old one; fine where there is none."""
+    for path in list(old.iterdir()) if old.is_dir() and not old.is_symlink() else []:
+        if not os.path.lexists(new / path.name):
+            path.rename(new / path.name)
+        elif (new / path.name).is_dir():
+            move_over(path, new / path.name)
+    remove(old)
+
+
+def discard(path: Path, names: Collection[str]) -> None:
+    """Remove a folder's files of these names so that nobody sees half of them; without others, the folder too."""
+    others, trash = _aside("old", path), _aside("trash", path)
+    foreign = [other for other in path.iterdir() if other.name not in names]
+    if foreign:
+        others.mkdir()
+        for other in foreign:
+            other.rename(others / other.name)
     path.rename(trash)
     fault("in-rotation", path.name)
+    if foreign:
+        others.rename(path)
     remove(trash)
 
 
@@ -108,6 +129,8 @@ def clean(folder: Path) -> None:
         leftover = LEFTOVER.fullmatch(path.name)
         if leftover and leftover[1] == "old" and not (folder / leftover[2]).exists():
             path.rename(folder / leftover[2])
+        elif leftover and leftover[1] == "old":
+            move_over(path, folder / leftover[2])
         elif leftover:
             remove(path)
 
@@ -181,17 +204,19 @@ def lock(folder: Path) -> Iterator[None]:
 def claim_output_dir(folder: Path, resume: bool, overwrite: bool) -> None:
     """Refuse a folder that holds a run already, unless it is to go on or to be replaced; clean it. Inside `lock`.
 
-    With overwrite, files that a run writes are removed, and no others.
+    With overwrite, files of the names that a run gives are removed, and no others, then the folders left empty.
     Raises: UsageError.
     """
     for path in (folder, *(folder / name for name in RUN_FOLDERS)):
         clean(path)
-    found = [path for pattern in RUN_FILES for path in sorted(folder.glob(pattern))]
+    steps = step_folders(folder / "checkpoints")
+    names = [folder / part / name for part, names in RUN_FILES.items() for name in names]
+    found = [path for path in (*names, *(step / name for step in steps for name in STEP_FILES)) if path.is_file()]
     if overwrite:
         for path in found:
-            remove(path)
-        for path in (folder / name for name in RUN_FOLDERS):
-            if path.is_dir() and not any(path.iterdir()):
+            path.unlink()
+        for path in (*steps, *(folder / name for name in RUN_FOLDERS)):
+            if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
                 path.rmdir()
     elif found and not resume:
         raise UsageError(
@@ -199,14 +224,28 @@ def claim_output_dir(folder: Path, resume: bool, overwrite: bool) -> None:
         )
 
 
-def check_space(folder: Path, needed: int) -> None:
-    """Raise DiskError where nothing may be written, or fewer than `needed` bytes are free; the folder may be absent."""
+def step_folders(folder: Path) -> list[Path]:
+    """The folders there with the name of a checkpoint, newest first; a link is none."""
+    named = [path for path in folder.iterdir() if STEP_FOLDER.fullmatch(path.name)] if folder.is_dir() else []
+    found = [path for path in named if path.is_dir() and not path.is_symlink()]
+    return sorted(found, key=lambda path: int(STEP_FOLDER.fullmatch(path.name)[1]), reverse=True)
+
+
+def check_space(folder: Path, needed: int, option: str = "--output_dir") -> None:
+    """See whether a folder can be made and written, with `needed` bytes free; it may be absent.
+
+    Args:   option: what names the folder.
+    Raises: DiskError with both numbers.
+    """
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise DiskError(f"{option}: expected a folder at {there}; found a file; choose another {option}")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise DiskError(f"{there}: may not be written; check the permissions or choose another --output_dir")
+        raise DiskError(f"{there}: may not be written; check the permissions or choose another {option}")
     free = shutil.disk_usage(there).free
     if free < needed:
+        purpose = ", for two checkpoints and the best model" if option == "--output_dir" else ""
         raise DiskError(
-            f"{folder}: expected {needed / 1e6:.1f} MB of free space, for two checkpoints and the best model; "
-            f"found {free / 1e6:.1f} MB; free some or choose another --output_dir"
+            f"{folder}: expected {needed / 1e6:.1f} MB of free space{purpose}; found {free / 1e6:.1f} MB; "
+            f"free some or choose another {option}"
         )

@@ -26,7 +26,8 @@ from heads.multitask import HeadsConfig, MultitaskBert, TaskBatch
 from optim import AdamW
 from optim.task_gradients import TaskGradients
 from training import checkpoint, precision
-from training.errors import UsageError
+from training.errors import CheckpointError as RunCheckpointError
+from training.errors import DivergedError, UsageError
 from training.files import new_folder
 from training.seeds import seeded
 
@@ -115,6 +116,7 @@ class Run:
         self.settings = LossSettings(args.para_loss, args.sts_gamma, args.cosine_margin, args.triplet_margin)
         self.previous = PreviousBatch()
         self.best_on_dev: tuple[dict, dict] | None = None  # metrics and predictions, where this process found the best
+        self.last_good: int | None = None  # the step of the checkpoint that was written or read last
         self.sets = {
             task: TrainingSet(split, self.model, args.batch_size[task], args.seed)
             for task, split in splits["train"].items()
@@ -176,24 +178,34 @@ class Run:
         }
 
     def options(self) -> dict:
-        """The options that the weights depend on, as JSON gives them back."""
-        return json.loads(json.dumps({name: value for name, value in vars(self.args).items() if name not in FREE}))
+        """The options that the weights depend on, as JSON gives them back; of --amp, what it came to."""
+        named = {**vars(self.args), "amp": self.amp}
+        return json.loads(json.dumps({name: value for name, value in named.items() if name not in FREE}))
 
     def fingerprints(self) -> dict[str, str]:
         """sha256 of the train and dev files: what the weights and the choice of the best depend on."""
         splits = [*self.splits["train"].values(), *self.splits["dev"].values()]
         return {split.path.name: split.fingerprint for split in splits}
 
-    def save(self) -> None:
-        """Write a checkpoint. One that is not the last may fail for want of space: the next will be tried."""
+    def save(self, stopping: bool = False) -> None:
+        """Write a checkpoint. One that is not the last may fail for want of space: the next will be tried.
+
+        Raises: DivergedError, and nothing is written, where a weight is not finite; DiskError for the last.
+        """
+        for name, weight in self.model.named_parameters():
+            if not weight.isfinite().all():
+                raise DivergedError(
+                    f"expected finite weights; found others in {name} at step {self.state.step}; "
+                    "lower --lr; the last checkpoint stands"
+                )
         folder = self.args.output_dir / "checkpoints"
-        # The one before stays, for a fault to fall back to; later ones, where --resume went back, are of no use.
-        earlier = [step for step in map(checkpoint.step_of, checkpoint.saved(folder)) if step < self.state.step]
-        keep = {self.state.best_step, *earlier[:1]}
+        # The one before stays, for a fault to fall back to: not the newest there, which may be a damaged one.
+        keep = {self.state.best_step} if self.last_good is None else {self.state.best_step, self.last_good}
         try:
             checkpoint.save(folder, self.state.step, self.tensors(), self.stored_state(), keep)
+            self.last_good = self.state.step
         except OSError as error:
-            if self.finished:
+            if stopping or self.finished:
                 raise
             print(f"warning: no checkpoint at step {self.state.step}: {error}", file=sys.stderr)
 
@@ -249,14 +261,38 @@ class Run:
                 "bring those back, or --allow_change data_dir"
             )
 
+    def rebuild_best(self) -> None:
+        """best/ anew, from the best step's checkpoint: what lies there may be of a later step, to be made again."""
+        state = self.state
+        if state.best_step == 0:
+            return
+        path = self.args.output_dir / "checkpoints" / f"step-{state.best_step:06d}"
+        try:
+            tensors, _ = checkpoint.load(path, STORED)
+        except (CheckpointError, RunCheckpointError, UsageError) as error:
+            print(f"warning: {error}; the best model so far is lost, the next evaluation counts", file=sys.stderr)
+            state.best_score, state.best_step = None, 0
+            return
+        weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.model.load_state_dict(tensors["model"] | tensors["heads"])
+        self.export_best()
+        self.model.load_state_dict(weights)
+
     def restore(self, path: Path, tensors: checkpoint.Tensors, stored: dict) -> None:
         """Tensors and numbers of a checkpoint, bit for bit. Raises CheckpointError, with nothing changed."""
         if tensors.keys() != self.tensors().keys() or stored["progress"].keys() != asdict(self.state).keys():
             raise CheckpointError(f"{path}: another version's files or state; resume with the version that wrote it")
         weights = tensors["model"] | tensors["heads"]
-        check_fit(self.model.state_dict(), weights, path)
-        self.model.load_state_dict(weights)
+        advice = "take the checkpoint of a run with these options"
+        check_fit(self.model.state_dict(), weights, path, advice=advice)
         moments = tensors["optimizer"]
+        steps = {name: value for name, value in moments.items() if name.endswith(".step")}
+        values = {name: value for name, value in moments.items() if name not in steps}
+        expected = self._moments_like(values)
+        check_fit(expected, values, path, advice=advice)
+        if steps.keys() != {name.replace(".exp_avg", ".step") for name in expected if name.endswith(".exp_avg")}:
+            raise CheckpointError(f"{path}: expected a count of steps for each of AdamW's moments; {advice}")
+        self.model.load_state_dict(weights)
         for name, parameter in self.model.named_parameters():
             if f"{name}.step" in moments:
                 kinds = [kind for kind in MOMENTS if f"{name}.{kind}" in moments]
@@ -266,8 +302,20 @@ class Run:
                 }
         vectors = tensors["triplets"].get("vectors")
         self.previous.vectors = None if vectors is None else vectors.to(self.device)
-        self.scaler.load_state_dict(stored["scaler"])
+        if stored["scaler"]:  # empty where it was not in use; a scaler that now is begins anew
+            self.scaler.load_state_dict(stored["scaler"])
         self.state = State(**stored["progress"])
+        self.last_good = self.state.step
+
+    def _moments_like(self, moments: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of the shapes that the moments of each parameter must have, where it has any."""
+        expected = {}
+        for name, parameter in self.model.named_parameters():
+            if any(f"{name}.{kind}" in moments for kind in MOMENTS):
+                expected |= {f"{name}.exp_avg": parameter, f"{name}.exp_avg_sq": parameter}
+            if f"{name}.touched" in moments:
+                expected[f"{name}.touched"] = parameter.reshape(len(parameter), -1)[:, 0]
+        return expected
 
 
 def score(metrics: dict[str, float | None], tasks: list[str]) -> float | None:
