@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import locale
 import math
+import os
 import re
+import shutil
+import subprocess
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
+import child
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -39,6 +43,7 @@ from evaluate import (
     write_predictions,
 )
 from training.errors import DiskError, DivergedError, run_cli
+from training.files import write_atomic
 
 # ---- metrics ---------------------------------------------------------------------------------------------------------
 
@@ -229,24 +234,54 @@ def test_a_file_is_checked_before_it_replaces_an_old_one(tmp_path):
         write_predictions(path, "sst", "dev", split, good)  # a file stands where the folder should be
 
 
+DECIMAL_COMMAS = ("de_DE.UTF-8", "fr_FR.UTF-8", "nl_NL.UTF-8")
+
+
+def enter_a_locale_with_decimal_commas(folder: Path) -> None:
+    """One that is installed, else one built into the folder. For a child only. Raises locale.Error for neither."""
+    for name in DECIMAL_COMMAS:
+        try:
+            locale.setlocale(locale.LC_ALL, name)
+            return
+        except locale.Error:
+            pass
+    if shutil.which("localedef"):
+        subprocess.run(["localedef", "-f", "UTF-8", "-i", "de_DE", folder / "de_DE.UTF-8"], capture_output=True)
+    os.environ |= {"LOCPATH": str(folder), "LC_ALL": "de_DE.UTF-8"}
+    locale.setlocale(locale.LC_ALL, "")
+
+
+def write_all(folder: Path) -> None:
+    """Prediction files and metrics of the tiny data, and the metrics as people read them."""
+    dev = {task: read(task, "dev", folder.parent / "data") for task in TASKS}
+    metrics, predictions = evaluate_dev(Echo(), dev)
+    predictions["sts"] = predictions["sts"] / np.float32(3)
+    for task, split in dev.items():
+        write_predictions(folder, task, "dev", split, predictions[task])
+    write_atomic(folder / "metrics.json", json.dumps(metrics))
+    write_atomic(folder / "report.txt", report(metrics))
+
+
 @pytest.mark.fault(43)
-def test_a_locale_with_decimal_commas_changes_nothing():
-    expected = prediction_text("sts", ["a"], np.array([0.5], dtype=np.float32))
-    before = locale.setlocale(locale.LC_ALL)
-    try:
-        for name in ("de_DE.UTF-8", "de_DE", "fr_FR.UTF-8", "fr_FR", "nl_NL.UTF-8"):
-            try:
-                locale.setlocale(locale.LC_ALL, name)
-                break
-            except locale.Error:
-                pass
-        else:
-            pytest.skip("no locale with decimal commas is installed")
-        assert locale.localeconv()["decimal_point"] == ","
-        assert prediction_text("sts", ["a"], np.array([0.5], dtype=np.float32)) == expected
-        assert "0.5000" in report({"sst_acc": 0.5})
-    finally:
-        locale.setlocale(locale.LC_ALL, before)
+def test_a_locale_with_decimal_commas_changes_nothing(tmp_path):
+    make_data_folder(tmp_path / "data")
+    (tmp_path / "locales").mkdir()
+
+    def in_another_locale():
+        try:
+            enter_a_locale_with_decimal_commas(tmp_path / "locales")
+        except locale.Error:
+            os._exit(77)
+        assert locale.format_string("%.1f", 0.5) == "0,5"
+        write_all(tmp_path / "commas")
+
+    code = child.run(in_another_locale)
+    if code == 77:
+        pytest.skip("no locale with decimal commas is installed, and localedef builds none")
+    assert code == 0
+    write_all(tmp_path / "points")
+    assert contents(tmp_path / "commas") == contents(tmp_path / "points")
+    assert len(contents(tmp_path / "points")) == 5
 
 
 # ---- command line ----------------------------------------------------------------------------------------------------

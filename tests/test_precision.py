@@ -26,6 +26,7 @@ def hardware(monkeypatch):
     return fake
 
 
+@pytest.mark.fault(26)
 @pytest.mark.parametrize(
     "features, expected",
     [
@@ -41,20 +42,23 @@ def test_auto_on_a_cpu(hardware, features, expected):
     hardware(**features)
     assert precision.resolve("auto", CPU) == expected
     if expected == "off":
-        with pytest.raises(UsageError, match="take off"):
+        with pytest.raises(UsageError, match="take off") as caught:
             precision.resolve("bf16", CPU)
+        assert caught.value.exit_code == 2
     else:
         assert precision.resolve("bf16", CPU) == "bf16"
 
 
+@pytest.mark.fault(26)
 @pytest.mark.parametrize("gpu, expected", [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16"), ((6, 1), "off")])
 def test_auto_on_a_gpu(hardware, gpu, expected):
     hardware(gpu=gpu)
     assert precision.resolve("auto", GPU) == expected
     assert precision.resolve("fp16", GPU) == "fp16"
     if gpu < (8, 0):
-        with pytest.raises(UsageError, match="take fp16 or off"):
+        with pytest.raises(UsageError, match="take fp16 or off") as caught:
             precision.resolve("bf16", GPU)
+        assert caught.value.exit_code == 2
 
 
 def test_a_build_that_cannot_be_asked_says_no(hardware, monkeypatch):
@@ -69,6 +73,7 @@ def test_this_build_can_be_asked():
     assert isinstance(torch.cpu._is_avx512_bf16_supported(), bool)
 
 
+@pytest.mark.fault(26)
 def test_off_is_off_and_fp16_is_not_for_a_cpu(hardware):
     hardware(amx=True)
     assert precision.resolve("off", CPU) == "off"
@@ -76,6 +81,7 @@ def test_off_is_off_and_fp16_is_not_for_a_cpu(hardware):
         precision.resolve("fp16", CPU)
 
 
+@pytest.mark.fault(26)
 def test_devices(hardware):
     hardware()
     assert precision.resolve_device("auto") == precision.resolve_device("cpu") == CPU

@@ -470,6 +470,7 @@ MANIFESTS = st.fixed_dictionaries({"format": st.just(1) | JSON, "files": LISTED 
 
 @pytest.mark.fault(5)
 @settings(max_examples=300)
+@example(b"[" * 100_000)
 @example(b"[" * 900 + b"]" * 900)
 @example(b'{"format": 1, "files": {"state.json": ' + b"[" * 900 + b"]" * 900 + b"}}")
 @example(b'{"format": 1, "files": ' + b'{"state.json": ' * 400 + b"1" + b"}" * 401)
