@@ -18,6 +18,7 @@ from tiny import make_bert_folder, make_data_folder
 from tiny_run import contents, make_run, outcome, train, workshop
 
 import train_multitask
+from bert.errors import CheckpointError
 from data.reader import read
 from training import checkpoint
 from training.checkpoint import describe, saved
@@ -510,3 +511,51 @@ def test_a_save_that_fails_is_tried_again_but_for_the_last(home, undisturbed, tm
     assert train(home, tmp_path / "b", *SETTINGS["single"]) == 7
     assert "no room" in capsys.readouterr().err
     assert saved(tmp_path / "b" / "checkpoints")[0].name == "step-000008"
+
+
+@pytest.mark.fault(4, 10)
+def test_resuming_makes_the_best_model_anew(home, tmp_path):
+    """best/ may be of a later step, of a run that went back behind it: the checkpoint of the best step counts."""
+    run = make_run(home, "--output_dir", tmp_path, "--strategy", "gs", "--max_steps", 9)
+    for step in (1, 2):
+        train_multitask.train_step(run)
+        run.state.best_score, run.state.best_step = 0.5, 1
+        run.save()
+        if step == 1:
+            run.export_best()
+            expected = contents(tmp_path / "best")
+    run.export_best()  # step 2's, as a later evaluation would have it
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    assert contents(tmp_path / "best") != expected
+    run.rebuild_best()
+    assert contents(tmp_path / "best") == expected
+    assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
+
+
+def test_without_its_checkpoint_the_best_model_is_sought_anew(home, tmp_path, capsys):
+    run = make_run(home, "--output_dir", tmp_path, "--max_steps", 9)
+    run.state.best_score, run.state.best_step = 0.5, 4
+    run.rebuild_best()
+    assert (run.state.best_score, run.state.best_step) == (None, 0)
+    assert "step-000004" in capsys.readouterr().err
+
+
+@pytest.mark.fault(9)
+@pytest.mark.parametrize("change", ["shape", "missing", "no step", "unknown"])
+def test_moments_that_do_not_fit_change_nothing(home, tmp_path, change):
+    run = make_run(home, "--output_dir", tmp_path, "--strategy", "gs", "--max_steps", 9)
+    train_multitask.train_step(run)
+    tensors, stored = run.tensors(), run.stored_state()
+    moments, name = tensors["optimizer"], "bert.embeddings.norm.weight"
+    if change == "shape":
+        moments[f"{name}.exp_avg"] = torch.zeros(3)
+    elif change == "unknown":
+        moments["bert.nothing.exp_avg"] = torch.zeros(3)
+    else:
+        del moments[f"{name}.{'step' if change == 'no step' else 'exp_avg'}"]
+    other = make_run(home, "--output_dir", tmp_path, "--strategy", "gs", "--max_steps", 9)
+    before = {name: value.clone() for name, value in other.model.state_dict().items()}
+    with pytest.raises(CheckpointError):
+        other.restore(tmp_path, tensors, stored)
+    assert all(torch.equal(value, before[name]) for name, value in other.model.state_dict().items())
+    assert not other.optimizer.state and other.state.step == 0
