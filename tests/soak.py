@@ -3,7 +3,8 @@
     python tests/soak.py --kills 200            # a line of JSON at the end; exit 1 where anything differs
 
 Each run is started on the tiny data, struck by SIGKILL, SIGTERM or SIGINT at a random time after its header, and
-resumed, until it ends; then every tensor of its last checkpoint, its best model, its log, its metrics and its
+resumed, until it ends; each resumed process must go on from the newest checkpoint, and no more than --save_every steps
+may lie after that. At the end every tensor of the run's last checkpoint, its best model, its log, its metrics and its
 predictions are compared, byte for byte, with those of an undisturbed run. Then the next run begins.
 """
 
@@ -13,72 +14,128 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
 
+import child
 from tiny import make_bert_folder, make_data_folder
-from tiny_run import command, outcome
+from tiny_run import command, outcome, train
 
 import train_multitask
+from training.checkpoint import saved, step_of
+from training.errors import run_cli
 
-EVERY = ("--max_steps", 9, "--eval_every", 4, "--save_every", 2, "--log_every", 1, "--lr", 0.003)
+SAVE_EVERY = 2
+EVERY = ("--max_steps", 9, "--eval_every", 4, "--save_every", SAVE_EVERY, "--log_every", 1, "--lr", 0.003)
+EVERY += ("--grad_accum", 2)
 SETTINGS = {  # dropout is on in all of them, in BERT and in the heads
-    "gs": ("--strategy", "gs", "--batch_size", 4, "--grad_accum", 2, "--para_loss", "full", *EVERY),
+    "gs": ("--strategy", "gs", "--batch_size", 4, "--para_loss", "full", *EVERY),
     "mtl": ("--strategy", "mtl", "--tasks", "para,sts", "--arch", "v2", "--pooling", "cnn", *EVERY),
     "single": ("--strategy", "single", "--tasks", "sst", *EVERY),
 }
-SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 EXIT = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
 HEADER_ENDS, LAST_LINE = "time: about", "; predictions: "
 PATIENCE = 300  # seconds for a run of less than one: a busy machine is slow, a hanging one stays
 
 
-def start(home: Path, out: Path, *options: object, **environment: str) -> subprocess.Popen:
-    """The real command, in a process of its own."""
-    words = [sys.executable, train_multitask.__file__, *command(home, "--output_dir", out, *options)]
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.Popen(
-        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", env=variables
-    )
+def words(home: Path, out: Path, *options: object) -> list[str]:
+    """The real command."""
+    return [sys.executable, train_multitask.__file__, *command(home, "--output_dir", out, *options)]
 
 
-def end(process: subprocess.Popen) -> tuple[int, str]:
+def start(home: Path, out: Path, *options: object) -> subprocess.Popen:
+    """It, in a process of its own."""
+    told = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
+    return subprocess.Popen(words(home, out, *options), env={**os.environ, "OMP_NUM_THREADS": "1"}, **told)
+
+
+class Forked:
+    """The same as `start` gives, forked from this process, which has everything imported: that takes longer than a run.
+
+    Whoever makes one has set torch to one thread.
+    """
+
+    def __init__(self, home: Path, out: Path, *options: object):
+        self._argv = words(home, out, *options)[2:]
+        reader, self._writer = os.pipe()
+        self._number = child.start(self._run)
+        os.close(self._writer)
+        self.stderr = open(reader, errors="replace")  # noqa: SIM115 - closed by communicate()
+        self._timer = threading.Timer(PATIENCE, self.send_signal, [signal.SIGKILL])
+        self._timer.start()
+
+    def _run(self) -> None:
+        os.dup2(self._writer, 2)
+        sys.stdout, sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"), os.fdopen(2, "w", buffering=1)
+        try:
+            code = run_cli(train_multitask.main, self._argv)
+        except SystemExit as error:
+            code = error.code
+        except KeyboardInterrupt:  # after the end of main
+            code = EXIT[signal.SIGINT]
+        os._exit(code)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        os.kill(self._number, number)
+
+    def communicate(self, timeout: float) -> tuple[None, str]:
+        """As Popen's; the timeout is PATIENCE, counted from the start, and ends in a SIGKILL that nobody asked for."""
+        with self.stderr:
+            told = self.stderr.read()
+        self._timer.cancel()
+        self.returncode = child.result(self._number)
+        return None, told
+
+
+Start = Callable[..., subprocess.Popen | Forked]
+
+
+def end(process: subprocess.Popen | Forked) -> tuple[int, str]:
     """Wait: (exit code, what was left to read on stderr)."""
     _, told = process.communicate(timeout=PATIENCE)
     return process.returncode, told
 
 
 def undisturbed(home: Path, name: str) -> tuple[Path, float]:
-    """The folder of such a run, and the seconds from its header to its end."""
+    """The folder of such a run of the real command, and the seconds from its header to its last line."""
     out = home / f"undisturbed-{name}"
     process = start(home, out, *SETTINGS[name])
-    wait_for_header(process)
+    told = wait_for(HEADER_ENDS, process)
     began = time.monotonic()
-    code, told = end(process)
-    assert code == 0, told
-    return out, time.monotonic() - began
+    told += wait_for(LAST_LINE, process)
+    seconds = time.monotonic() - began
+    code, rest = end(process)
+    assert code == 0, told + rest
+    return out, seconds
 
 
-def wait_for_header(process: subprocess.Popen) -> str:
-    """What it said until its header was out, or until its end."""
+def wait_for(text: str, process: subprocess.Popen | Forked) -> str:
+    """What it said up to the line with this text, or up to its end."""
     told = ""
     for line in process.stderr:
         told += line
-        if line.startswith(HEADER_ENDS):
+        if text in line:
             break
     return told
 
 
-def strike(process: subprocess.Popen, seconds: float, number: signal.Signals) -> bool:
-    """The signal, so long after the header; whether it came before the end. Any other end is an AssertionError."""
-    told = wait_for_header(process)
+def strike(process: subprocess.Popen | Forked, seconds: float, number: signal.Signals) -> tuple[bool, str]:
+    """The signal, so long after the header; whether it came before the end, and what was told on stderr.
+
+    Any other end is an AssertionError.
+    """
+    told = wait_for(HEADER_ENDS, process)
     time.sleep(seconds)
     process.send_signal(number)
     code, rest = end(process)
@@ -86,43 +143,66 @@ def strike(process: subprocess.Popen, seconds: float, number: signal.Signals) ->
     # Once the last line is out, Python itself is ending, and no longer hears a signal in our way.
     allowed = (0, EXIT[number], -number) if LAST_LINE in told else (0, EXIT[number])
     assert code in allowed and "Traceback" not in told, f"exit {code} after {number.name}: {told}"
-    return code != 0
+    return code != 0, told
 
 
-def disturbed(home: Path, out: Path, name: str, span: float, draw: random.Random) -> Counter[str]:
+def newest(out: Path) -> int:
+    """The step of the newest checkpoint; 0 for none."""
+    return next(map(step_of, saved(out / "checkpoints")), 0)
+
+
+def logged(out: Path) -> int:
+    """The last step in the log; 0 for none."""
+    log = out / "log.jsonl"
+    steps = re.findall(r'^{"step": (\d+)', log.read_text(), re.MULTILINE) if log.exists() else []
+    return max(map(int, steps), default=0)
+
+
+def disturbed(home: Path, out: Path, name: str, span: float, draw: random.Random, start: Start) -> Counter[str]:
     """One run, struck until it ends by itself. How often by each signal."""
     struck = Counter()
     while True:
-        number = draw.choice(SIGNALS)
+        number, there = draw.choice(SIGNALS), newest(out)
         process = start(home, out, *SETTINGS[name], "--resume", "auto")
-        if not strike(process, draw.uniform(0, span), number):
+        before_its_end, told = strike(process, draw.uniform(0, span), number)
+        made = re.findall(r"^step (\d+)/", told, re.MULTILINE)
+        assert not made or int(made[0]) == there + 1, f"expected to go on from step {there}; found {told}"
+        lost = logged(out) - newest(out)
+        assert lost <= SAVE_EVERY, f"expected at most {SAVE_EVERY} steps to make again; found {lost}: {told}"
+        if not before_its_end:
             return struck
         struck[number.name] += 1
 
 
-def soak(home: Path, kills: int, seed: int) -> Counter[str]:
-    """At least so many kills, over runs of all settings in turn; AssertionError where one ends otherwise."""
+def soak(home: Path, kills: int, seed: int, start: Start = start) -> Counter[str]:
+    """At least so many SIGKILLs, and other signals, over runs of all settings in turn.
+
+    Args:   start: of the runs that are struck; the undisturbed ones are always the real command's.
+    Raises: AssertionError where a run ends otherwise than an undisturbed one.
+    """
     make_bert_folder(home / "bert")
     make_data_folder(home / "data")
+    if start is Forked:  # what a run imports late is then imported once for all
+        assert train(home, home / "warm", *SETTINGS["gs"], "--dry_run") == 0
     expected = {name: undisturbed(home, name) for name in SETTINGS}
     draw, total = random.Random(seed), Counter()
     for name in cycle(SETTINGS):
         folder, span = expected[name]
         out = home / "disturbed"
-        total += disturbed(home, out, name, span, draw)
+        total += disturbed(home, out, name, span, draw, start)
         assert outcome(out) == outcome(folder), f"{name}, seed {seed}: not the undisturbed run's result; see {out}"
         left = [path for path in out.rglob(".*") if path.name != ".lock"]
         assert not left, f"{name}, seed {seed}: left behind: {left}"
         shutil.rmtree(out)
         total["runs"] += 1
         print(f"{name}: as undisturbed; so far {dict(total)}", file=sys.stderr)
-        if total.total() - total["runs"] >= kills:
+        if total["SIGKILL"] >= kills and total["runs"] >= len(SETTINGS):
             return total
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=200, help="at least so many (default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=200, help="SIGKILLs, at least so many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the times and signals (default: %(default)s)")
     args = parser.parse_args(argv)
     began = time.monotonic()

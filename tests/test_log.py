@@ -8,12 +8,15 @@ import math
 import os
 import resource
 import struct
+import sys
 import termios
 
 import child
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from soak import HEADER_ENDS, SETTINGS, words
+from tiny_run import log_lines, train, workshop
 
 from training.errors import DiskError
 from training.log import Progress, RunLog, finite, truncate
@@ -156,3 +159,35 @@ def test_live_progress(monkeypatch):
     assert "3/7" in shown
     assert "sst 0.5000" in shown
     assert "dev 0.5\r\n" in shown
+
+
+# ---- a run whose readers go away -------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault(18)
+def test_a_run_that_outlives_its_terminal_and_the_reader_of_its_stdout(tmp_path):
+    """The real command, as in `python train_multitask.py ... | head -0` in a window that is then closed."""
+    master, slave = os.openpty()
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    def command():
+        os.setsid()
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)  # the terminal is this process's own, and hangs it up when it goes
+        for descriptor, place in ((slave, 0), (writer, 1), (slave, 2)):
+            os.dup2(descriptor, place)
+        os.execv(sys.executable, words(tmp_path, tmp_path / "run", *SETTINGS["gs"]))
+
+    with workshop(tmp_path):
+        number = child.start(command)
+        os.close(slave)
+        os.close(writer)
+        shown = b""
+        while HEADER_ENDS.encode() not in shown:
+            shown += os.read(master, 1000)
+        os.close(master)
+        assert child.result(number) == 0
+        assert train(tmp_path, tmp_path / "other", *SETTINGS["gs"]) == 0
+    assert log_lines(tmp_path / "run") == log_lines(tmp_path / "other")
+    assert {line["step"] for line in log_lines(tmp_path / "run")} == set(range(1, 10))
+    assert (tmp_path / "run" / "metrics.json").exists()
