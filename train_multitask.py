@@ -494,7 +494,8 @@ def main(argv: list[str] | None = None) -> int:
     config = settle(args)
     if args.deterministic:  # cuBLAS asks for this, before its first use
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(args.deterministic)
+    if args.deterministic != torch.are_deterministic_algorithms_enabled():  # the call takes a second of imports
+        torch.use_deterministic_algorithms(args.deterministic)
     splits = read_data(args)
     if args.dry_run:
         check_output_space(args)

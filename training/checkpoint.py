@@ -63,7 +63,7 @@ def save(folder: Path, step: int, tensors: Tensors, state: dict, keep: Iterable[
     if json.loads(text) != state or len(text) > JSON_LIMIT:
         raise ValueError(f"state: expected what JSON gives back equal (no tuples), in {JSON_LIMIT} bytes; found other")
     assert {f"{stem}.safetensors" for stem in tensors} <= set(STEP_FILES), list(tensors)
-    final = folder / f"step-{step:06d}"
+    final = path_of(folder, step)
     with new_folder(final) as temporary:
         for stem, named in tensors.items():
             write_tensors(temporary / f"{stem}.safetensors", named)
@@ -108,6 +108,10 @@ def rotate(folder: Path, keep: set[int]) -> None:
 def saved(folder: Path) -> list[Path]:
     """The checkpoints there, newest first, not verified. A folder with a user's files alone is none."""
     return [path for path in step_folders(folder) if not (names := set(os.listdir(path))) or names & set(STEP_FILES)]
+
+
+def path_of(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}"
 
 
 def step_of(path: Path) -> int:

@@ -266,10 +266,10 @@ class Run:
         state = self.state
         if state.best_step == 0:
             return
-        path = self.args.output_dir / "checkpoints" / f"step-{state.best_step:06d}"
+        path = checkpoint.path_of(self.args.output_dir / "checkpoints", state.best_step)
         try:
-            tensors, _ = checkpoint.load(path, STORED)
-        except (CheckpointError, RunCheckpointError, UsageError) as error:
+            tensors, _ = checkpoint.read(path, STORED)
+        except RunCheckpointError as error:
             print(f"warning: {error}; the best model so far is lost, the next evaluation counts", file=sys.stderr)
             state.best_score, state.best_step = None, 0
             return
