@@ -47,9 +47,9 @@ from optim.schedule import lr_factor
 from optim.surgery import cosines
 from training import checkpoint, options, precision
 from training.errors import DivergedError, UsageError, is_out_of_memory, run_cli
-from training.files import check_space, claim_output_dir, disk_errors, lock, write_atomic
+from training.files import check_space, claim_output_dir, disk_errors, lock, nearest_folder, write_atomic
 from training.log import Progress, RunLog
-from training.run import EPOCHS, MIN_STEPS, Run, Splits, score
+from training.run import EPOCHS, MIN_STEPS, STORED, Run, Splits, score
 from training.seeds import generator, seeded
 
 T = TypeVar("T")
@@ -348,7 +348,8 @@ def evaluate(run: Run, log: RunLog, progress: Progress) -> None:
     state, started = run.state, time.monotonic()
     metrics, predictions = evaluate_dev(run.model, run.splits["dev"], run.amp)
     state.seconds += time.monotonic() - started
-    log.write({"step": state.step, "seconds": round(state.seconds, 3), "dev": metrics})
+    told = {"dev": metrics, "undefined": undefined(metrics)}
+    log.write({"step": state.step, "seconds": round(state.seconds, 3), **told})
     progress.say(f"step {state.step}: dev " + "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if v is not None))
     found = score(metrics, list(run.sets))
     if found is None or (state.best_score is not None and found <= state.best_score):
@@ -471,13 +472,13 @@ def finish(run: Run) -> None:
 
 
 def dry_run(run: Run) -> None:
-    """One step, a checkpoint written and read back, all in a temporary folder; the run's own folder is not made."""
+    """One step, a checkpoint written and read back, on the run's own disk; nothing of it is left."""
     train_step(run)
-    with tempfile.TemporaryDirectory() as folder:
+    place = nearest_folder(run.args.output_dir)
+    with disk_errors(place), tempfile.TemporaryDirectory(prefix=".tmp-", suffix=f".{os.getpid()}", dir=place) as folder:
         path = checkpoint.save(Path(folder), run.state.step, run.tensors(), run.stored_state())
-        tensors, stored = checkpoint.load(path)
-    run.restore(path, tensors, stored)
-    print("dry run: data, options, a checkpoint and a step are in order; nothing was written", file=sys.stderr)
+        run.restore(path, *checkpoint.load(path, STORED))
+    print("dry run: data, options, a checkpoint and a step are in order; nothing was left", file=sys.stderr)
 
 
 def check_output_space(args: argparse.Namespace) -> None:
@@ -497,13 +498,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.deterministic != torch.are_deterministic_algorithms_enabled():  # the call takes a second of imports
         torch.use_deterministic_algorithms(args.deterministic)
     splits = read_data(args)
-    if args.dry_run:
-        check_output_space(args)
-        run = Run(args, config, splits)
-        print(header(run), file=sys.stderr)
-        dry_run(run)
-        return 0
-    with lock(args.output_dir):
+    with nullcontext() if args.dry_run and not args.output_dir.exists() else lock(args.output_dir):
         return run_in_folder(args, config, splits)
 
 
@@ -511,15 +506,21 @@ def run_in_folder(args: argparse.Namespace, config: HeadsConfig, splits: Splits)
     """The run itself, alone in its folder."""
     out = args.output_dir
     claim_output_dir(out, resume=args.resume != "never" or args.overwrite, overwrite=False)
-    check_output_space(args)
+    if args.resume == "never" or not (out / "metrics.json").is_file():  # a finished run needs no more space
+        check_output_space(args)
     run = Run(args, config, splits)
-    if args.overwrite:  # only now, when everything that the new run starts from is there
+    if args.overwrite and not args.dry_run:  # only now, when everything that the new run starts from is there
         claim_output_dir(out, resume=False, overwrite=True)
     resumed = run.resume()
     if resumed and run.finished and (out / "metrics.json").is_file():
         print(f"complete at step {run.state.step}: nothing to do in {out}", file=sys.stderr)
         return 0
+    if args.dry_run:
+        print(header(run), file=sys.stderr)
+        dry_run(run)
+        return 0
     if resumed:
+        check_output_space(args)
         run.rebuild_best()
     print(header(run), file=sys.stderr)
     with disk_errors(args.predictions_dir):

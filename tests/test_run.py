@@ -110,10 +110,12 @@ def test_the_score_is_of_the_trained_tasks():
     assert score(metrics, ["sst", "sts"]) is None
 
 
-def test_what_is_saved_comes_back_bit_for_bit(home, tmp_path):
-    """Weights, moments, the triplets' vectors and the numbers, into a run that has gone another way."""
+@pytest.mark.parametrize("scaled", [False, True])
+def test_what_is_saved_comes_back_bit_for_bit(home, tmp_path, scaled):
+    """Weights, moments, the triplets' vectors, the numbers and the loss scale, into a run that has gone another way."""
     options = ("--output_dir", tmp_path, "--strategy", "gs", "--max_steps", 9)
     run = make_run(home, *options)
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=4, enabled=scaled)
     for _ in range(2):
         train_multitask.train_step(run)
     run.state.best_score, run.state.best_step = 1 / 3, 1
@@ -122,10 +124,12 @@ def test_what_is_saved_comes_back_bit_for_bit(home, tmp_path):
     assert {name.split("/")[0] for name in tensors} == {"model", "heads", "optimizer", "triplets"}
 
     other = make_run(home, *options, "--resume", "auto")
+    other.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2, enabled=scaled)
     for _ in range(3):
         train_multitask.train_step(other)
     assert other.resume()
     assert other.state == run.state
+    assert other.scaler.state_dict() == run.scaler.state_dict() and bool(run.scaler.state_dict()) == scaled
     restored = {f"{stem}/{name}": v for stem, named in other.tensors().items() for name, v in named.items()}
     assert restored.keys() == tensors.keys()
     assert all(torch.equal(restored[name], tensors[name]) for name in tensors)
@@ -378,6 +382,7 @@ def test_other_options_are_refused(home, interrupted, tmp_path, capsys):
         ("hidden_dropout_prob", "0.2"),
         ("sts_gamma", "0.25"),
         ("checkpoint", str(tmp_path / "bert")),
+        ("tasks", "para"),
     ):
         capsys.readouterr()
         assert resume(home, out, "single", f"--{option}", value) == 2
@@ -462,13 +467,19 @@ def rewrite_state(path: Path, change: Callable[[dict], object]) -> None:
         lambda state: state["progress"].update(momentum=1),
         lambda state: state["progress"].pop("updates"),
         lambda state: state.update(extra=1),
+        lambda state: state["progress"].update(step="two"),
+        lambda state: state["progress"].update(updates=True),
+        lambda state: state["progress"].update(best_score=[0.5]),
+        lambda state: state["progress"].update(conflicts={"sst-para": "often"}),
+        lambda state: state["progress"].update(conflicts=3),
     ],
 )
 def test_the_state_of_another_version_is_refused(home, interrupted, capsys, change):
     out = interrupted("single", 3)
     rewrite_state(saved(out / "checkpoints")[0], change)
     assert resume(home, out, "single") == 4
-    assert "version" in capsys.readouterr().err.splitlines()[-1]
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert str(out) in error and ("version" in error or "another kind of value" in error)
 
 
 @pytest.mark.fault(9)
@@ -511,6 +522,39 @@ def test_a_save_that_fails_is_tried_again_but_for_the_last(home, undisturbed, tm
     assert train(home, tmp_path / "b", *SETTINGS["single"]) == 7
     assert "no room" in capsys.readouterr().err
     assert saved(tmp_path / "b" / "checkpoints")[0].name == "step-000008"
+
+
+@pytest.mark.fault(13)
+def test_a_best_model_that_finds_the_disk_full_is_tried_again_but_for_the_last(home, tmp_path, monkeypatch, capsys):
+    """The score that it would have had is not taken for the best."""
+    export = Run.export_best
+
+    def full(run: Run) -> None:
+        if run.state.step == at:
+            raise DiskError("no room")
+        export(run)
+
+    scores = iter([0.9, 0.5, 0.1, 0.2, 0.3, 0.4])
+    monkeypatch.setattr(Run, "export_best", full)
+    monkeypatch.setattr(train_multitask, "score", lambda *rest: next(scores))
+    at, options = 1, (*SETTINGS["single"], "--eval_every", 1, "--max_steps", 3)
+    assert train(home, tmp_path / "a", *options) == 0
+    assert "warning: the best model so far is not written: no room" in capsys.readouterr().err
+    assert outcome(tmp_path / "a")["progress"]["best_step"] == 2
+    at = 3
+    assert train(home, tmp_path / "b", *options) == 7
+    assert "no room" in capsys.readouterr().err
+    assert saved(tmp_path / "b" / "checkpoints")[0].name == "step-000002"
+
+
+@pytest.mark.fault(12, 14)
+def test_a_finished_run_is_complete_also_on_a_full_disk(home, undisturbed, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 999, 1))
+    assert resume(home, undisturbed("single"), "single") == 0
+    assert "complete at step 9" in capsys.readouterr().err
+    shutil.copytree(undisturbed("single"), tmp_path / "run")
+    assert resume(home, tmp_path / "run", "single", "--max_steps", 12, "--allow_change", "max_steps") == 7
+    assert (tmp_path / "run" / "metrics.json").is_file()
 
 
 @pytest.mark.fault(4, 10)

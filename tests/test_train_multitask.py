@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -104,6 +105,8 @@ def test_the_log(run):
         assert list(line["cosine"]) == ["sst-para", "sst-sts", "para-sts"]
         assert all(-1 <= cosine <= 1 for cosine in line["cosine"].values())
     assert all(list(line["dev"]) == METRICS for line in evaluations)
+    undefined = [{name for name, value in line["dev"].items() if value is None} for line in evaluations]
+    assert [line["undefined"].keys() for line in evaluations] == undefined
     seconds = [json.loads(line)["seconds"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert seconds == sorted(seconds)
 
@@ -395,6 +398,7 @@ def test_a_run_without_any_defined_score(home, tmp_path, monkeypatch):
     assert metrics["step"] == 2
     assert metrics["dev"]["sts_pearson"] is metrics["dev"]["average"] is metrics["dev"]["overall_2024"] is None
     assert metrics["undefined"]["sts_pearson"] == "the predictions or the labels are all the same"
+    assert [line["undefined"] for line in log_lines(tmp_path) if "dev" in line] == 2 * [metrics["undefined"]]
     last = load_file(tmp_path / "checkpoints" / "step-000002" / "heads.safetensors")
     assert not moved(last, load_file(tmp_path / "best" / "heads.safetensors"))
 
@@ -720,6 +724,26 @@ def test_an_infinite_gradient_skips_the_step(home, monkeypatch, strategy, pick, 
     assert moved(before, run.model.state_dict())
 
 
+@pytest.mark.fault(21)
+@pytest.mark.parametrize("strategy", ["gs", "mtl"])
+def test_a_loss_scaled_too_high_skips_steps_and_is_halved(home, strategy):
+    """torch's own GradScaler, on the CPU in float32. It changes no step that is made: powers of two cost no digit."""
+    options = ("--strategy", strategy, "--max_steps", 10, "--para_loss", "bce")  # no triplets: nothing else is carried
+    run, plain = (make_run(home, *options) for _ in range(2))
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    skipped = 0
+    while "skipped" in train_multitask.train_step(run):
+        skipped += 1
+        assert not moved(before, run.model.state_dict()) and run.tensors()["optimizer"] == {}
+        assert run.scaler.get_scale() == 2.0 ** (127 - skipped)
+    assert 0 < skipped < 20 and (run.state.step, run.state.updates) == (skipped + 1, 1)
+    plain.state.step = skipped
+    train_multitask.train_step(plain)
+    for name, value in plain.model.state_dict().items():
+        torch.testing.assert_close(run.model.state_dict()[name], value, rtol=1e-4, atol=1e-6)
+
+
 def test_a_skipped_step_is_in_the_log_whatever_log_every(home, tmp_path, monkeypatch):
     spoil(monkeypatch, "para", {2}, infinite_in(in_all))
     assert train(home, tmp_path, "--max_steps", 3, "--tasks", "para,sts") == 0
@@ -840,6 +864,41 @@ def test_missing_data_is_told_before_the_model_is_loaded(home, tmp_path, capsys,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.fault(37)
+@pytest.mark.parametrize("strategy", ["gs", "mtl"])
+def test_fewer_rows_than_a_batch_and_a_class_that_is_absent(home, tmp_path, capsys, strategy):
+    """Short batches, no 0 / 0, and heads as wide as the task, not as its rows."""
+    shutil.copytree(home / "data", tmp_path / "data")
+    kept = {"sst": {0, 2, 4}, "para": {0}}
+    for task, labels in kept.items():
+        path = tmp_path / "data" / file_name(task, "train")
+        header, *rows = path.read_text().splitlines()
+        column = header.split("\t").index(TASKS[task].label)
+        rows = [row for row in rows if float(row.split("\t")[column]) in labels]
+        path.write_text("\n".join([header, *rows[:3]]) + "\n")
+    options = ("--data_dir", tmp_path / "data", "--strategy", strategy, "--max_steps", 3, "--log_every", 1)
+    assert train(home, tmp_path / "run", *options) == 0
+    assert "it cannot be learnt" in capsys.readouterr().err
+    losses = [loss for line in log_lines(tmp_path / "run") for loss in line.get("losses", {}).values()]
+    assert len(losses) == 9 and all(loss is not None for loss in losses)
+    best = weights(tmp_path / "run" / "best")
+    assert best["heads.sst_head.4.bias"].shape == (5,)
+    assert all(value.isfinite().all() for value in best.values())
+
+
+@pytest.mark.fault(36)
+def test_texts_that_are_cut_are_counted(home, tmp_path, capsys):
+    """Over train, dev and test together, and the longest."""
+    assert train(home, tmp_path / "run", "--max_length", 9, "--dry_run") == 0
+    splits = [read(task, name, home / "data") for task in TASKS for name in ("train", "dev", "test")]
+    texts = [text for split in splits for example in split.examples for text in example.texts]
+    tokenizer = MultitaskBert.from_pretrained(home / "bert").tokenizer
+    lengths = [len(tokenizer.ids([text], max_length=100)[0]) for text in texts]
+    cut = sum(length > 9 for length in lengths)
+    assert 0 < cut < len(lengths)
+    assert f"texts: up to {max(lengths)} tokens, {cut} cut to 9\n" in capsys.readouterr().err
+
+
 @pytest.mark.fault(33)
 def test_texts_in_train_and_dev_are_told(home, tmp_path, capsys):
     shutil.copytree(home / "data", tmp_path / "data")
@@ -895,29 +954,62 @@ def test_one_run_at_a_time_in_a_folder(home, tmp_path, capsys):
 
 @pytest.mark.fault(14)
 def test_folders_that_cannot_be_written_are_told_before_training(home, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(train_multitask, "train", lambda *args: pytest.fail("training began"))
+    monkeypatch.setattr(MultitaskBert, "from_pretrained", lambda *args: pytest.fail("the model was loaded"))
     (tmp_path / "file").write_text("")
     assert train(home, tmp_path / "file" / "run") == 7
     assert train(home, tmp_path / "run", "--predictions_dir", tmp_path / "file") == 7
     assert str(tmp_path / "file") in capsys.readouterr().err
-    monkeypatch.setattr(MultitaskBert, "from_pretrained", lambda *args: pytest.fail("the model was loaded"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 999, 1))
     assert train(home, tmp_path / "other") == 7
     assert "free space" in capsys.readouterr().err
 
 
 def test_dry_run_leaves_nothing(home, tmp_path, capsys, monkeypatch):
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    """Yet it makes a step, and writes a checkpoint and reads it back, on the disk of the run's folder."""
+    done = []
+
+    def spy(owner: object, name: str, told=lambda *args: None) -> None:
+        original = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args: [original(*args), done.append((name, told(*args)))][0])
+
+    spy(train_multitask, "train_step", lambda run: list(run.sets))
+    spy(train_multitask.checkpoint, "save", lambda folder, step, *rest: (folder.parent, step))
+    spy(train_multitask.checkpoint, "load")
+    spy(Run, "restore")
     monkeypatch.chdir(tmp_path)
-    assert train(home, tmp_path / "run", "--dry_run") == 0
+    (tmp_path / "runs").mkdir()
+    assert train(home, tmp_path / "runs" / "run", "--dry_run") == 0
+    assert done == [("train_step", [*ALL]), ("save", (tmp_path / "runs", 1)), ("load", None), ("restore", None)]
     assert run_cli(train_multitask.main, command(home, "--dry_run")) == 0
-    assert list(tmp_path.rglob("*")) == [tmp_path / "tmp"]
+    assert list(tmp_path.rglob("*")) == [tmp_path / "runs"]
     told = capsys.readouterr()
     assert told.out == "" and "dry run: " in told.err and "rows a step" in told.err
+    assert re.search(r"time: about [0-9.]+ minutes", told.err)
+
+
+def test_dry_run_refuses_what_the_run_would_refuse(home, run, tmp_path, capsys, monkeypatch):
     assert train(home, tmp_path / "run", "--dry_run", "--arch", "v1", "--pooling", "mean") == 2
     (tmp_path / "file").write_text("")
     assert train(home, tmp_path / "file" / "run", "--dry_run") == 7
+    before = contents(run)
+    assert train(home, run, *LOGGED, "--dry_run") == 2
+    assert train(home, run, *LOGGED, "--dry_run", "--resume", "auto", "--seed", 3) == 2
+    assert "--seed was 0, is 3" in capsys.readouterr().err
+    assert train(home, run, *LOGGED, "--dry_run", "--overwrite") == 0
+    assert contents(run) == before
+    longer = ("--max_steps", 9, "--allow_change", "max_steps")
+    assert train(home, run, *LOGGED, *longer, "--dry_run", "--resume", "auto") == 0
+    assert contents(run) == before and not [path for path in run.rglob(".*") if path.name != ".lock"]
+    with lock(run):
+        assert train(home, run, *LOGGED, "--dry_run", "--overwrite") == 2
+    assert "in use by process" in capsys.readouterr().err
+    monkeypatch.setattr(train_multitask.checkpoint, "save", full_disk)
+    assert train(home, tmp_path / "run", "--dry_run") == 7
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def full_disk(*args):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_debug_shows_the_traceback(home, tmp_path, capsys):

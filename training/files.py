@@ -231,13 +231,18 @@ def step_folders(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(STEP_FOLDER.fullmatch(path.name)[1]), reverse=True)
 
 
+def nearest_folder(folder: Path) -> Path:
+    """The folder, or the first above it that is there (or a file in its place): on whose disk it will be."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
 def check_space(folder: Path, needed: int, option: str = "--output_dir") -> None:
     """See whether a folder can be made and written, with `needed` bytes free; it may be absent.
 
     Args:   option: what names the folder.
     Raises: DiskError with both numbers.
     """
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    there = nearest_folder(folder)
     if not there.is_dir():
         raise DiskError(f"{option}: expected a folder at {there}; found a file; choose another {option}")
     if not os.access(there, os.W_OK | os.X_OK):

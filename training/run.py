@@ -84,6 +84,18 @@ class State:
     surgeries: int = 0
     conflicts: dict[str, int] = field(default_factory=dict)  # "sst-para" -> surgeries where their cosine was negative
 
+    @classmethod
+    def from_stored(cls, stored: dict, path: Path) -> State:
+        """From a checkpoint's JSON. Raises CheckpointError where a name or a kind of value is another."""
+        if stored.keys() != asdict(cls()).keys():
+            raise CheckpointError(f"{path}: another version's state; resume with the version that wrote it")
+        kinds = {"best_score": (float, type(None)), "seconds": (float,), "conflicts": (dict,)}
+        conflicts = stored["conflicts"] if isinstance(stored["conflicts"], dict) else {}
+        for name, value in (*stored.items(), *conflicts.items()):
+            if type(value) not in kinds.get(name, (int,)):  # not isinstance, which takes true for a number
+                raise CheckpointError(f"{path}: expected another kind of value as {name}; found {value!r:.100}")
+        return cls(**stored)
+
 
 class Run:
     """Everything that training needs. Every random draw is a function of (seed, purpose, position): none is stored."""
@@ -280,8 +292,12 @@ class Run:
 
     def restore(self, path: Path, tensors: checkpoint.Tensors, stored: dict) -> None:
         """Tensors and numbers of a checkpoint, bit for bit. Raises CheckpointError, with nothing changed."""
-        if tensors.keys() != self.tensors().keys() or stored["progress"].keys() != asdict(self.state).keys():
-            raise CheckpointError(f"{path}: another version's files or state; resume with the version that wrote it")
+        if tensors.keys() != self.tensors().keys():
+            raise CheckpointError(f"{path}: another version's files; resume with the version that wrote it")
+        state = State.from_stored(stored["progress"], path)
+        scaler = self.scaler.state_dict()  # empty where it is not in use; one that now is begins anew
+        if stored["scaler"] and scaler and stored["scaler"].keys() != scaler.keys():
+            raise CheckpointError(f"{path}: expected {', '.join(scaler)} as scaler; found {stored['scaler']!r:.100}")
         weights = tensors["model"] | tensors["heads"]
         advice = "take the checkpoint of a run with these options"
         check_fit(self.model.state_dict(), weights, path, advice=advice)
@@ -302,9 +318,9 @@ class Run:
                 }
         vectors = tensors["triplets"].get("vectors")
         self.previous.vectors = None if vectors is None else vectors.to(self.device)
-        if stored["scaler"]:  # empty where it was not in use; a scaler that now is begins anew
+        if stored["scaler"]:
             self.scaler.load_state_dict(stored["scaler"])
-        self.state = State(**stored["progress"])
+        self.state = state
         self.last_good = self.state.step
 
     def _moments_like(self, moments: dict[str, Tensor]) -> dict[str, Tensor]:
