@@ -33,7 +33,7 @@ class Transformers:
         self.model = AutoModel.from_pretrained(folder, attn_implementation=attention).to(device).eval()
         self.device, self.amp = torch.device(device), amp
 
-    @torch.inference_mode()
+    @torch.no_grad()  # inference_mode would keep autocast from keeping the weights it has cast
     def encode(self, texts: list[str]) -> torch.Tensor:
         order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
         vectors = torch.empty(len(texts), self.model.config.hidden_size)

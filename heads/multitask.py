@@ -221,7 +221,7 @@ class MultitaskBert(nn.Module):
 
     # ---- inference ---------------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode, where autocast casts the weights anew for every pass
     def encode(
         self,
         texts: Sequence[str],
@@ -258,7 +258,7 @@ class MultitaskBert(nn.Module):
         """The most tokens of a sentence: the heads' setting, or the encoder's limit where that is less."""
         return min(self.config.max_length, self.bert.config.max_position_embeddings)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def predict(
         self, task: str, texts_a: Sequence[str], texts_b: Sequence[str] | None = None, amp: str = "off"
     ) -> np.ndarray:
