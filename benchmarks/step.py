@@ -163,7 +163,8 @@ def main(argv: list[str] | None = None) -> int:
     report.figure("growth: time a token, 4 x / 1 x the rows", ms[more], ms["gs"], growth, at_most=1.0, **setting)
     low, exact = (gradient(runs["gs"], kind) for kind in ("bf16", "off"))
     error = ((low - exact).norm() / exact.norm()).item()
-    report.figure("bfloat16 gradient's relative error, against float32", error, None, error, at_most=2e-2, rows=args.rows)
+    name = "bfloat16 gradient's relative error, against float32"
+    report.figure(name, error, None, error, at_most=2e-2, rows=args.rows)
     return report.exit_code(args.check)
 
 
