@@ -15,13 +15,12 @@ import json
 import math
 import os
 import platform
-import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, fields, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TypeVar
@@ -46,7 +45,7 @@ from optim.clipping import clip_gradients
 from optim.schedule import lr_factor
 from optim.surgery import cosines
 from training import checkpoint, options, precision
-from training.errors import DivergedError, UsageError, is_out_of_memory, run_cli
+from training.errors import DivergedError, UsageError, is_out_of_memory, run_cli, stop_signals
 from training.files import check_space, claim_output_dir, disk_errors, lock, nearest_folder, write_atomic
 from training.log import Progress, RunLog
 from training.run import EPOCHS, MIN_STEPS, STORED, Run, Splits, score
@@ -364,29 +363,6 @@ def evaluate(run: Run, log: RunLog, progress: Progress) -> None:
         return
     state.best_score, state.best_step, state.evaluations_since_best = found, state.step, 0
     run.best_on_dev = metrics, predictions
-
-
-@dataclass
-class Stop:
-    signal: int = 0
-
-
-@contextmanager
-def stop_signals() -> Iterator[Stop]:
-    """Inside, the first SIGINT or SIGTERM lets the step end and be saved; a second SIGINT stops at once."""
-    stop = Stop()
-
-    def note(number: int, _frame) -> None:
-        stop.signal = number
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 # ---- before and after ------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from typing import TextIO
 
 import torch
@@ -125,6 +126,29 @@ def outliving_the_terminal() -> Iterator[None]:
 def terminate(number: int, _frame) -> None:
     """An exception, so that temporary files are removed, where the default ends the process on the spot."""
     raise SystemExit(128 + number)
+
+
+@dataclass
+class Stop:
+    signal: int = 0
+
+
+@contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Inside, the first SIGINT or SIGTERM lets the step end and be saved; a second SIGINT stops at once."""
+    stop = Stop()
+
+    def note(number: int, _frame) -> None:
+        stop.signal = number
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class LastingStream:
