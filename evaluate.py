@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy.stats import pearsonr
 
 from data import find_data_dir
 from data.reader import Split, read
 from data.tasks import TASKS
 from heads import MultitaskBert
+from heads.multitask import UndefinedOutput
 from training import precision
 from training.errors import DivergedError, UsageError, run_cli
 from training.files import check_space, disk_errors, write_atomic
@@ -98,14 +100,13 @@ def predict_split(model: MultitaskBert, split: Split, amp: str = "off") -> np.nd
     Raises DivergedError for one that is no finite number.
     """
     sides = zip(*(example.texts for example in split.examples), strict=True)
-    predictions = model.predict(split.task, *(list(side) for side in sides), amp=amp)
-    infinite = np.flatnonzero(~np.isfinite(predictions))
-    if len(infinite):
+    try:
+        return model.predict(split.task, *(list(side) for side in sides), amp=amp)
+    except UndefinedOutput as error:
         raise DivergedError(
-            f"expected finite predictions; found {predictions[infinite[0]]} for {split.task}, row "
-            f"{split.examples[infinite[0]].id} of {split.path}; train with a lower --lr or take an earlier model"
-        )
-    return predictions
+            f"{error}: {split.examples[error.row].id} of {split.path}; "
+            "train with a lower --lr, take --amp off or an earlier model"
+        ) from None
 
 
 def evaluate_dev(model: MultitaskBert, dev: dict[str, Split], amp: str = "off") -> tuple[dict, dict[str, np.ndarray]]:
@@ -175,7 +176,7 @@ def build_parser() -> OptionParser:
     parser.add_argument("--predictions_dir", type=Path, help="where the files go (default: RUN/predictions)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument(
-        "--amp", choices=("auto", "off", "bf16", "fp16"), default="auto", help="the encoder's precision"
+        "--amp", choices=("auto", "off", "bf16", "fp16"), help="the encoder's precision (default: the run's, else auto)"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -186,13 +187,14 @@ def main(argv: list[str] | None = None) -> int:
     folder = args.run / "best" if (args.run / "best").is_dir() else args.run
     if not (folder / "heads.json").is_file():
         raise UsageError(f"{args.run}: expected a run's folder with best/heads.json; found none; train one first")
-    data_dir = args.data_dir or run_data_dir(args.run)
+    config = run_config(args.run)
+    data_dir = args.data_dir or (Path(config["data_dir"]) if "data_dir" in config else find_data_dir()[0])
     names = ("dev", "test") if args.split == "all" else (args.split,)
     splits = {name: {task: read(task, name, data_dir) for task in TASKS} for name in names}
     for warning in [warning for by_task in splits.values() for split in by_task.values() for warning in split.warnings]:
         print(f"warning: {warning}", file=sys.stderr)
     device = precision.resolve_device(args.device)
-    amp = precision.resolve(args.amp, device)
+    amp = precision.resolve(args.amp or usual_precision(config, device), device)
     out = args.predictions_dir or args.run / "predictions"
     check_space(out, 0, option="--predictions_dir")
     model = MultitaskBert.from_pretrained(folder).to(device)
@@ -210,12 +212,22 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def run_data_dir(run: Path) -> Path:
-    """The data folder that the run was trained on, where its config.json tells; else what a new run would take."""
+def run_config(run: Path) -> dict:
+    """What the run's config.json tells; nothing where there is none that can be read."""
     try:
-        return Path(json.loads((run / "config.json").read_text(encoding="utf-8"))["data_dir"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return find_data_dir()[0]
+        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) and isinstance(config.get("data_dir"), str) else {}
+
+
+def usual_precision(config: dict, device: torch.device) -> str:
+    """The precision that the run was trained in, where this device has it: the same predictions come again."""
+    try:
+        name = config["machine"]["precision"]
+        return precision.resolve(name if name in ("off", *precision.DTYPES) else "auto", device)
+    except (KeyError, TypeError, UsageError):
+        return "auto"
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import tokenizers
 import torch
 from torch import Tensor
 
@@ -88,7 +89,7 @@ def build_parser() -> options.OptionParser:
     add = parser.add_argument_group("optimisation").add_argument
     add("--epochs", type=options.positive_int,
         help=f"passes over the longest task's rows (default: {EPOCHS}, or as many as make {MIN_STEPS} steps)")
-    add("--max_steps", type=options.positive_int, help="end, and let the learning rate end, after so many steps")
+    add("--max_steps", type=options.positive_int, help="at most so many steps, over which the learning rate then falls")
     add("--batch_size", type=options.by_name(NAMES, options.positive_int), default={}, metavar="N|sst=N,para=N,sts=N",
         help=f"rows of a task in a batch (default: {given_by_name(BATCH_SIZE)})")
     add("--grad_accum", type=options.positive_int, default=1, help="batches of each task a step (default: %(default)s)")
@@ -120,7 +121,8 @@ def build_parser() -> options.OptionParser:
 
     add = parser.add_argument_group("the run's folder").add_argument
     add("--output_dir", type=Path, help="default: runs/OPTION-STRATEGY, with the tasks where not all three")
-    add("--resume", default="never", metavar="auto|never|PATH", help="go on from the newest checkpoint, or that one")
+    add("--resume", default="never", metavar="auto|never|PATH",
+        help="go on from the newest checkpoint, or from that one: those after it then go")
     add("--allow_change", action="append", default=[], metavar="NAME", type=lambda name: name.replace("-", "_"),
         help="an option that may differ on resuming")
     add("--overwrite", action="store_true", help="remove the run that the folder holds")
@@ -172,6 +174,10 @@ def settle(args: argparse.Namespace) -> HeadsConfig:
         args.checkpoint, stored = str(source), read_heads_config(source)
         if stored is None:
             raise UsageError(f"--init_from: expected a run's folder; {args.init_from} holds no best/heads.json")
+        if args.overwrite and args.init_from.resolve() == args.output_dir.resolve():
+            raise UsageError(f"--init_from: {args.init_from} is what --overwrite removes; choose another --output_dir")
+    elif args.checkpoint is not None and (Path(args.checkpoint) / "heads.json").is_file():
+        raise UsageError(f"--checkpoint: {args.checkpoint} holds trained heads; take --init_from, or a plain BERT")
     args.checkpoint = args.checkpoint or "minilm"
     args.predictions_dir = args.predictions_dir or args.output_dir / "predictions"
     return heads_config(args, stored)
@@ -387,7 +393,7 @@ def header(run: Run) -> str:
         f"steps: {run.total_steps}, {run.steps_an_epoch} an epoch; rows a step: {args.grad_accum} x "
         f"{given_by_name(args.batch_size)}",
         f"time: about {in_memory(run, time_a_step) * (run.total_steps - run.state.step) / 60:.1f} minutes, "
-        "evaluations not counted",
+        "evaluations and AdamW not counted",
     ]
     return "\n".join(lines)
 
@@ -416,7 +422,8 @@ def run_config(run: Run) -> dict:
         **settings,
         "data_dir": str(run.args.data_dir.resolve()),
         "heads": asdict(run.model.config),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
+                     "tokenizers": tokenizers.__version__},
         "machine": {"device": str(run.device), "precision": run.amp, "threads": torch.get_num_threads()},
         "data": run.fingerprints(),
     }
@@ -449,7 +456,8 @@ def finish(run: Run) -> None:
 
 def dry_run(run: Run) -> None:
     """One step, a checkpoint written and read back, on the run's own disk; nothing of it is left."""
-    train_step(run)
+    if not run.finished:
+        train_step(run)
     place = nearest_folder(run.args.output_dir)
     with disk_errors(place), tempfile.TemporaryDirectory(prefix=".tmp-", suffix=f".{os.getpid()}", dir=place) as folder:
         path = checkpoint.save(Path(folder), run.state.step, run.tensors(), run.stored_state())
@@ -458,11 +466,14 @@ def dry_run(run: Run) -> None:
 
 
 def check_output_space(args: argparse.Namespace) -> None:
-    """Two checkpoints, each the weights and AdamW's two moments; best/; and some air."""
+    """Room for the newest, the best and the last good checkpoint and one that is being written, each the weights and
+    AdamW's two moments; for best/, twice while it is replaced; less what is there already."""
     config = BertConfig.from_json(resolve(args.checkpoint) / "config.json")
     with torch.device("meta"):
         weights = sum(weight.numel() for weight in BertModel(config).parameters())
-    check_space(args.output_dir, 8 * 4 * weights)
+    there = [path for name in ("checkpoints", "best") for path in (args.output_dir / name).rglob("*") if path.is_file()]
+    held = 0 if args.overwrite else sum(path.stat().st_size for path in there)
+    check_space(args.output_dir, max(0, (4 * 3 + 2) * 4 * weights - held))
     check_space(args.predictions_dir, 0, option="--predictions_dir")
 
 
@@ -482,7 +493,8 @@ def run_in_folder(args: argparse.Namespace, config: HeadsConfig, splits: Splits)
     """The run itself, alone in its folder."""
     out = args.output_dir
     claim_output_dir(out, resume=args.resume != "never" or args.overwrite, overwrite=False)
-    if args.resume == "never" or not (out / "metrics.json").is_file():  # a finished run needs no more space
+    finished = args.resume != "never" and (out / "metrics.json").is_file()
+    if not finished:
         check_output_space(args)
     run = Run(args, config, splits)
     if args.overwrite and not args.dry_run:  # only now, when everything that the new run starts from is there
@@ -495,8 +507,9 @@ def run_in_folder(args: argparse.Namespace, config: HeadsConfig, splits: Splits)
         print(header(run), file=sys.stderr)
         dry_run(run)
         return 0
-    if resumed:
+    if finished:  # and now to be made longer
         check_output_space(args)
+    if resumed:
         run.rebuild_best()
     print(header(run), file=sys.stderr)
     with disk_errors(args.predictions_dir):

@@ -21,11 +21,12 @@ def parser(description: str) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--check", action="store_true", help="exit 1 where a ratio falls short of its bar")
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    made.add_argument("--rounds", type=int, default=5, help="of each measurement (default: %(default)s)")
     return made
 
 
-def add_data_dir(parser: argparse.ArgumentParser) -> None:
+def add_timing(parser: argparse.ArgumentParser) -> None:
+    """What the benchmarks that take time on texts have in common."""
+    parser.add_argument("--rounds", type=int, default=5, help="of each measurement (default: %(default)s)")
     parser.add_argument(
         "--data_dir", type=Path, help="the course's files (default: the downloaded ones, else the sample)"
     )

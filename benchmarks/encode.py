@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
-from benchmarks.common import Report, add_data_dir, encoder_flops, in_turn, parser, product_rate, quotient
+from benchmarks.common import Report, add_timing, encoder_flops, in_turn, parser, product_rate, quotient
 from bert.hub import resolve
 from data import find_data_dir
 from data.reader import read
@@ -57,7 +57,7 @@ def questions(folder: Path | None, count: int) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     options = parser(__doc__)
-    add_data_dir(options)
+    add_timing(options)
     options.add_argument("--sentences", type=int, default=1536, help="different questions (default: %(default)s)")
     args = options.parse_args(argv)
     logging.disable_progress_bar()

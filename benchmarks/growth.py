@@ -1,6 +1,6 @@
 """How the price of a step with surgery grows with the rows of a batch and with the number of tasks: minilm.
 
-    python -m benchmarks.growth [--device cuda] [--data_dir DIR]
+    python -m benchmarks.growth [--check] [--device cuda] [--data_dir DIR]
 
 With 8, 32 and 128 rows of each of the three tasks, real text; then with 2, 4 and 8 synthetic tasks (a random regression
 each) that share 64 sentences of 20 tokens out among themselves, against the plain sum over the same.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import train_multitask
-from benchmarks.common import Report, add_data_dir, in_turn, parser, quotient
+from benchmarks.common import Report, add_timing, in_turn, parser, quotient
 from benchmarks.step import STEPS, lengths, options_for, take_steps
 from bert import BertModel
 from bert.tokenizer import Batch
@@ -66,7 +66,7 @@ class Synthetic:
 
 def main(argv: list[str] | None = None) -> int:
     parsed = parser(__doc__)
-    add_data_dir(parsed)
+    add_timing(parsed)
     args = parsed.parse_args(argv)
     report = Report(args.device)
     splits = train_multitask.read_data(options_for(args, "gs", 8)[0])
@@ -78,9 +78,8 @@ def main(argv: list[str] | None = None) -> int:
         first = first or (seconds[name], tokens)
         ratio = quotient(seconds[name], first[0]) * first[1] / tokens
         time = 1e6 * statistics.median(seconds[name]) / tokens
-        report.figure(
-            f"growth: {name}", time, None, ratio, unit="us a token", tokens=tokens // STEPS, precision=run.amp
-        )
+        setting = {"unit": "us a token", "tokens": tokens // STEPS, "precision": run.amp}
+        report.figure(f"growth: {name}", time, None, ratio, at_most=1.0, **setting)
     for tasks in (2, 4, 8):
         both = {name: Synthetic(tasks, name == "gs", args.device) for name in ("gs", "mtl")}
         seconds = in_turn({name: work.step for name, work in both.items()}, args.rounds, args.device)

@@ -26,7 +26,7 @@ from transformers import AutoModel
 from transformers.utils import logging
 
 import train_multitask
-from benchmarks.common import Report, add_data_dir, encoder_flops, in_turn, parser, product_rate, quotient
+from benchmarks.common import Report, add_timing, encoder_flops, in_turn, parser, product_rate, quotient
 from bert.hub import resolve
 from heads.multitask import TaskBatch
 from training import precision
@@ -123,7 +123,7 @@ def gradient(run: Run, amp: str) -> Tensor:
 
 def main(argv: list[str] | None = None) -> int:
     parsed = parser(__doc__)
-    add_data_dir(parsed)
+    add_timing(parsed)
     parsed.add_argument("--rows", type=int, default=8, help="of each task in a batch (default: %(default)s)")
     args = parsed.parse_args(argv)
     logging.disable_progress_bar()

@@ -75,6 +75,14 @@ class TaskBatch:
         return TaskBatch(self.tokens.to(device), self.labels.to(device), self.ids)
 
 
+class UndefinedOutput(ArithmeticError):
+    """An output that is infinite or NaN; `row`: of which of the texts, from 0."""
+
+    def __init__(self, task: str, row: int):
+        super().__init__(f"{task}: expected finite outputs; found others, first in row {row}")
+        self.row = row
+
+
 class MultitaskBert(nn.Module):
     """Encoder + heads for sst, para and sts. `from_pretrained` is the usual way to make one."""
 
@@ -137,8 +145,8 @@ class MultitaskBert(nn.Module):
     def save(self, folder: str | Path) -> None:
         """Write a folder that transformers and sentence-transformers load unchanged, with the heads beside it.
 
-        sentence-transformers knows the last layer's `cls` and `mean` only; for other poolings or layers it will
-        compute the last layer's mean, which is not this model's X.
+        sentence-transformers knows the last layer's `cls` and `mean` only; for another layer it takes the last one, for
+        other poolings the mean, which is not this model's X.
         """
         folder = Path(folder)
         save_folder(self.bert, folder)
@@ -262,7 +270,10 @@ class MultitaskBert(nn.Module):
     def predict(
         self, task: str, texts_a: Sequence[str], texts_b: Sequence[str] | None = None, amp: str = "off"
     ) -> np.ndarray:
-        """(N,): sst classes 0..4 (int64), para 0 or 1 (int64; 1 where y >= 0.5), sts similarity in [0, 5] (float32)."""
+        """(N,): sst classes 0..4 (int64), para 0 or 1 (int64; 1 where y >= 0.5), sts similarity in [0, 5] (float32).
+
+        Raises: UndefinedOutput where the model computes what is no finite number, which no class can be made of.
+        """
         if task not in TASKS:
             raise ValueError(f"task: expected one of {', '.join(TASKS)}; found {task!r}")
         if (texts_b is not None) != (task in PAIR_TASKS):
@@ -278,8 +289,14 @@ class MultitaskBert(nn.Module):
         with evaluating(self):
             v = self.heads.vector(task, x)
             if task == "sst":
-                return self.heads.sst(v).argmax(dim=1).cpu().numpy()
-            y = getattr(self.heads, task)(*v.chunk(2)) if len(v) else v.new_empty(0)
+                y = self.heads.sst(v)  # (N, 5)
+            else:
+                y = getattr(self.heads, task)(*v.chunk(2)) if len(v) else v.new_empty(0)  # (N,)
+        undefined = (~y.isfinite()).nonzero()
+        if len(undefined):
+            raise UndefinedOutput(task, undefined[0, 0].item())
+        if task == "sst":
+            return y.argmax(dim=1).cpu().numpy()
         if task == "para":
             return (y >= 0.5).long().cpu().numpy()
         return y.clamp(0, STS_MAX).cpu().numpy()

@@ -42,6 +42,8 @@ from evaluate import (
     undefined,
     write_predictions,
 )
+from heads.multitask import UndefinedOutput
+from training import precision
 from training.errors import DiskError, DivergedError, run_cli
 from training.files import write_atomic
 
@@ -152,10 +154,12 @@ def test_rows_without_a_label_are_predicted_and_not_scored(tmp_path):
 
 def test_a_prediction_that_is_no_number_is_refused(tmp_path):
     split = read("sts", "dev", make_data_folder(tmp_path))
-    predictions = np.ones(len(split.examples), dtype=np.float32)
-    predictions[3] = np.nan
-    with pytest.raises(DivergedError, match=f"found nan for sts, row {split.examples[3].id} of .*sts-dev.csv"):
-        predict_split(SimpleNamespace(predict=lambda *texts, amp: predictions), split)
+
+    def predict(*texts, amp):
+        raise UndefinedOutput("sts", 3)
+
+    with pytest.raises(DivergedError, match=f"row 3: {split.examples[3].id} of .*sts-dev.csv"):
+        predict_split(SimpleNamespace(predict=predict), split)
 
 
 # ---- prediction files ------------------------------------------------------------------------------------------------
@@ -300,11 +304,12 @@ def run(home) -> Path:
 
 
 @pytest.mark.parametrize("names", [("dev",), ("test",), ("dev", "test")])
-def test_evaluating_a_run_gives_what_the_run_gave(run, tmp_path, capsys, names):
-    """On the run's own data, which its config.json names, without being told."""
+def test_evaluating_a_run_gives_what_the_run_gave(run, tmp_path, capsys, monkeypatch, names):
+    """On the run's own data and in its precision, which its config.json names, without being told."""
+    monkeypatch.setattr(precision, "computes_bf16", lambda device: True)  # what --amp auto would take
     before = contents(run)
     split = "all" if len(names) == 2 else names[0]
-    assert run_cli(evaluate.main, [str(run), "--split", split, "--predictions-dir", str(tmp_path), "--amp", "off"]) == 0
+    assert run_cli(evaluate.main, [str(run), "--split", split, "--predictions-dir", str(tmp_path)]) == 0
     told = capsys.readouterr()
     expected = {name for name in before if re.match(rf"predictions/\w+-({'|'.join(names)})-output.csv", name)}
     assert contents(tmp_path) == {Path(name).name: before[name] for name in expected}
@@ -347,11 +352,11 @@ def test_a_wrong_command(home, run, capsys, options, code, told):
 
 def test_broken_weights_are_not_scored(run, tmp_path, capsys, monkeypatch):
     """A model that has left the numbers: no metric, no file."""
-    original = evaluate.MultitaskBert.predict
-    monkeypatch.setattr(evaluate.MultitaskBert, "predict", lambda *a, **k: original(*a, **k) * math.nan)
+    original = evaluate.MultitaskBert.encode
+    monkeypatch.setattr(evaluate.MultitaskBert, "encode", lambda *a, **k: original(*a, **k) * math.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert run_cli(evaluate.main, [str(run), "--predictions_dir", str(tmp_path)]) == 5
     told = capsys.readouterr()
-    assert told.out == "" and "found nan for sst" in told.err
+    assert told.out == "" and "sst: expected finite outputs" in told.err
     assert contents(tmp_path) == {}

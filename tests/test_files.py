@@ -393,7 +393,8 @@ def test_space(tmp_path, monkeypatch):
     with pytest.raises(DiskError, match=r"expected 5\.1 MB of free space.* found 5\.0 MB") as caught:
         check_space(tmp_path, 5_100_000)
     assert explain(caught.value)[0] == 7
-    assert "two checkpoints" in str(caught.value) and str(caught.value).endswith("another --output_dir")
+    assert ", for checkpoints and the best model" in str(caught.value)
+    assert str(caught.value).endswith("another --output_dir")
     with pytest.raises(DiskError, match=r"expected 5\.1 MB of free space; found 5\.0 MB.*another --predictions_dir$"):
         check_space(tmp_path, 5_100_000, option="--predictions_dir")
 

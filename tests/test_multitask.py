@@ -27,6 +27,7 @@ from heads.multitask import (
     TOKENS_A_PASS,
     HeadsConfig,
     TaskBatch,
+    UndefinedOutput,
     evaluating,
     passes,
     read_heads_config,
@@ -237,6 +238,23 @@ def test_predictions_of_many_and_of_none(model, task, dtype):
     found, none = predict(model, task), model.predict(task, [], *([] if task == "sst" else [[]]))
     assert found.dtype == none.dtype == dtype
     assert found.shape == (len(TEXTS),) and none.shape == (0,)
+
+
+@pytest.mark.parametrize("task", ["sst", "para", "sts"])
+def test_no_prediction_is_made_of_an_undefined_output(folder, task):
+    """Neither a class of NaN logits nor a 0 of a NaN probability; the first such row is named."""
+    model = MultitaskBert.from_pretrained(folder)
+    encode, texts = model.encode, TEXTS[:4]
+
+    def spoiled(*args, **options):
+        vectors = encode(*args, **options)
+        vectors[2] = np.nan
+        return vectors
+
+    model.encode = spoiled
+    with pytest.raises(UndefinedOutput, match=f"{task}: .* first in row 2") as caught:
+        model.predict(task, texts, *([] if task == "sst" else [texts]))
+    assert caught.value.row == 2
 
 
 def test_predictions_under_bf16_have_the_same_types_and_ranges(model):

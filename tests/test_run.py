@@ -393,7 +393,8 @@ def test_other_options_are_refused(home, interrupted, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "--seed was 0, is 1" in error and "--lr was" not in error
     assert {name: part for name, part in contents(out).items() if name in before} == before
-    assert resume(home, out, "single", "--lr", 0.1, "--allow_change", "lr", "--log_every", 2, "--save_every", 7) == 0
+    free = ("--log_every", 2, "--save_every", 7, "--device", "cpu")  # which "auto" has come to
+    assert resume(home, out, "single", "--lr", 0.1, "--allow_change", "lr", *free) == 0
 
 
 @pytest.mark.fault(10)
@@ -436,6 +437,18 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(home, undisturbed, in
     assert resume(home, out, "single") == 0
     assert "model.safetensors: expected sha256" in capsys.readouterr().err
     assert outcome(out) == outcome(undisturbed("single"))
+
+
+@pytest.mark.fault(5)
+def test_a_damaged_checkpoint_stays(home, interrupted):
+    """Through the saves that follow, unless one of the same step takes its place."""
+    out = interrupted("single", 8)
+    newest = saved(out / "checkpoints")[0]
+    damage(newest / "model.safetensors")
+    before = contents(newest)
+    assert resume(home, out, "single", "--save_every", 9) == 0
+    assert newest.name == "step-000006" and contents(newest) == before
+    assert outcome(out)["step"] == "step-000009"
 
 
 @pytest.mark.fault(6)
@@ -576,9 +589,16 @@ def test_resuming_makes_the_best_model_anew(home, tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
 
 
-def test_without_its_checkpoint_the_best_model_is_sought_anew(home, tmp_path, capsys):
+def test_without_its_checkpoint_the_best_model_stands_or_is_sought_anew(home, tmp_path, capsys):
+    """It stands where best/ is of that very step."""
     run = make_run(home, "--output_dir", tmp_path, "--max_steps", 9)
-    run.state.best_score, run.state.best_step = 0.5, 4
+    run.state.step = 4
+    run.export_best()
+    before = contents(tmp_path)
+    run.state.step, run.state.best_score, run.state.best_step = 6, 0.5, 4
+    run.rebuild_best()
+    assert (run.state.best_score, run.state.best_step) == (0.5, 4) and contents(tmp_path) == before
+    (tmp_path / "best" / "step.json").write_text('{"step": 5}')
     run.rebuild_best()
     assert (run.state.best_score, run.state.best_step) == (None, 0)
     assert "step-000004" in capsys.readouterr().err

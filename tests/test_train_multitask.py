@@ -23,6 +23,7 @@ from tiny import CONFIG, make_bert_folder, make_data_folder
 from tiny_run import command, contents, log_lines, make_run, outcome, train, workshop
 
 import train_multitask
+from bert import BertModel
 from data.reader import read
 from data.tasks import TASKS, file_name
 from heads.multitask import MultitaskBert, TaskBatch
@@ -75,7 +76,7 @@ def test_the_folder_holds_these_files_and_no_others(run):
         *(f"checkpoints/{step}/{name}" for step in steps for name in checkpoint),
         *("best/config.json", "best/model.safetensors", "best/heads.json", "best/heads.safetensors"),
         *("best/tokenizer.json", "best/tokenizer_config.json", "best/vocab.txt"),
-        *("best/modules.json", "best/sentence_bert_config.json", "best/1_Pooling/config.json"),
+        *("best/modules.json", "best/sentence_bert_config.json", "best/1_Pooling/config.json", "best/step.json"),
         *(f"predictions/{task}-{split}-output.csv" for task in TASKS for split in ("dev", "test")),
     }
     assert not [path for path in run.rglob(".*") if path.name != ".lock"]
@@ -810,7 +811,24 @@ def test_out_of_memory_with_one_row(home, tmp_path, monkeypatch, capsys):
 def test_weights_that_leave_the_numbers_are_never_the_best(home, tmp_path, capsys):
     """So large a rate that one step ends in infinite weights, which the loss of no further step would show."""
     assert train(home, tmp_path, "--lr", 1e30, "--max_steps", 1) == 5
-    assert "found nan for s" in capsys.readouterr().err
+    assert "sst: expected finite outputs" in capsys.readouterr().err
+    assert contents(tmp_path).keys() == {"config.json", "log.jsonl"}
+
+
+@pytest.mark.fault(24)
+def test_heads_that_leave_the_numbers_are_never_the_best(home, tmp_path, capsys, monkeypatch):
+    """Of a task that no score is taken of, say: the score is defined, and the weights are looked at all the same."""
+
+    def spoiled(run: Run) -> dict:
+        line = step(run)
+        run.model.heads.para_head[4].bias.data.fill_(torch.inf)
+        return line
+
+    step = train_multitask.train_step
+    monkeypatch.setattr(train_multitask, "train_step", spoiled)
+    monkeypatch.setattr(train_multitask, "evaluate_dev", lambda *args: ({"sst_acc": 0.5}, {}))
+    assert train(home, tmp_path, "--strategy", "single", "--tasks", "sst", "--max_steps", 1) == 5
+    assert "found others in heads.para_head.4.bias at step 1" in capsys.readouterr().err
     assert contents(tmp_path).keys() == {"config.json", "log.jsonl"}
 
 
@@ -907,6 +925,12 @@ def test_texts_in_train_and_dev_are_told(home, tmp_path, capsys):
     assert "sts-dev.csv: 17 texts stand in sts-train.csv too" in capsys.readouterr().err
 
 
+def test_a_run_is_no_plain_checkpoint(home, run, tmp_path, capsys):
+    """Its heads would come along unasked."""
+    assert train(home, tmp_path / "run", "--checkpoint", run / "best") == 2
+    assert "--init_from" in capsys.readouterr().err
+
+
 def test_a_bad_checkpoint(home, tmp_path, capsys):
     (tmp_path / "bert").mkdir()
     assert train(home, tmp_path / "run", "--checkpoint", tmp_path / "bert") == 4
@@ -934,15 +958,15 @@ def test_overwrite_removes_the_old_run_and_nothing_else(home, run, tmp_path):
 
 
 def test_overwrite_removes_nothing_before_the_new_run_can_start(home, run, tmp_path):
-    """Even where it starts from the very model that it then removes."""
+    """And never the very model that it starts from: a run killed before its first evaluation would leave none."""
     out = tmp_path / "run"
     shutil.copytree(run, out)
     before = contents(out)
     for options in (("--layer", -7), ("--checkpoint", home / "data"), ("--amp", "fp16", "--device", "cpu")):
         assert train(home, out, "--overwrite", *options) in (2, 4)
         assert contents(out) == before
-    assert train(home, out, "--overwrite", "--init_from", out, "--max_steps", 1) == 0
-    assert outcome(out)["step"] == "step-000001"
+    assert train(home, out, "--overwrite", "--init_from", out, "--max_steps", 1) == 2
+    assert contents(out) == before
 
 
 @pytest.mark.fault(16)
@@ -959,7 +983,8 @@ def test_folders_that_cannot_be_written_are_told_before_training(home, tmp_path,
     assert train(home, tmp_path / "file" / "run") == 7
     assert train(home, tmp_path / "run", "--predictions_dir", tmp_path / "file") == 7
     assert str(tmp_path / "file") in capsys.readouterr().err
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 999, 1))
+    weights = 4 * sum(weight.numel() for weight in BertModel(CONFIG).parameters())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 14 * weights - 1))
     assert train(home, tmp_path / "other") == 7
     assert "free space" in capsys.readouterr().err
 
@@ -997,6 +1022,9 @@ def test_dry_run_refuses_what_the_run_would_refuse(home, run, tmp_path, capsys, 
     assert "--seed was 0, is 3" in capsys.readouterr().err
     assert train(home, run, *LOGGED, "--dry_run", "--overwrite") == 0
     assert contents(run) == before
+    (run / "metrics.json").rename(run / "away")  # as if killed after the last step
+    assert train(home, run, *LOGGED, "--dry_run", "--resume", "auto") == 0
+    (run / "away").rename(run / "metrics.json")
     longer = ("--max_steps", 9, "--allow_change", "max_steps")
     assert train(home, run, *LOGGED, *longer, "--dry_run", "--resume", "auto") == 0
     assert contents(run) == before and not [path for path in run.rglob(".*") if path.name != ".lock"]

@@ -1,7 +1,8 @@
 """Files and folders that are whole or absent, whenever the process is killed; and the claim on a run's folder.
 
 What is new is written aside as `.tmp-NAME.PID`, synced, and renamed into place. What goes is first renamed to
-`.trash-NAME.PID`. A killed process may leave such names behind; `clean` takes them away.
+`.trash-NAME.PID`, or to `.old-NAME.PID` where it may come back. A killed process may leave such names behind; `clean`
+takes them away.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ RUN_FILES = {
     ".": ("config.json", "log.jsonl", "metrics.json"),
     "best": (
         *("config.json", "model.safetensors", "heads.json", "heads.safetensors", "vocab.txt", "tokenizer.json"),
-        *("tokenizer_config.json", "modules.json", "sentence_bert_config.json"),
+        *("tokenizer_config.json", "modules.json", "sentence_bert_config.json", "step.json"),
     ),
     "best/1_Pooling": ("config.json",),
     "predictions": tuple(f"{task}-{split}-output.csv" for task in ("sst", "para", "sts") for split in ("dev", "test")),
@@ -249,7 +250,7 @@ def check_space(folder: Path, needed: int, option: str = "--output_dir") -> None
         raise DiskError(f"{there}: may not be written; check the permissions or choose another {option}")
     free = shutil.disk_usage(there).free
     if free < needed:
-        purpose = ", for two checkpoints and the best model" if option == "--output_dir" else ""
+        purpose = ", for checkpoints and the best model" if option == "--output_dir" else ""
         raise DiskError(
             f"{folder}: expected {needed / 1e6:.1f} MB of free space{purpose}; found {free / 1e6:.1f} MB; "
             f"free some or choose another {option}"

@@ -10,6 +10,7 @@ import math
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -79,7 +80,7 @@ class State:
     best_score: float | None = None
     best_step: int = 0
     evaluations_since_best: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # of steps and evaluations
     parts: int = 1  # that each batch is cut into, once memory has run out
     surgeries: int = 0
     conflicts: dict[str, int] = field(default_factory=dict)  # "sst-para" -> surgeries where their cosine was negative
@@ -129,6 +130,7 @@ class Run:
         self.previous = PreviousBatch()
         self.best_on_dev: tuple[dict, dict] | None = None  # metrics and predictions, where this process found the best
         self.last_good: int | None = None  # the step of the checkpoint that was written or read last
+        self.damaged: set[int] = set()  # the steps of those that could not be read: they stay, for people to look at
         self.sets = {
             task: TrainingSet(split, self.model, args.batch_size[task], args.seed)
             for task, split in splits["train"].items()
@@ -190,8 +192,8 @@ class Run:
         }
 
     def options(self) -> dict:
-        """The options that the weights depend on, as JSON gives them back; of --amp, what it came to."""
-        named = {**vars(self.args), "amp": self.amp}
+        """The options that the weights depend on, as JSON gives them back; of "auto", what it came to."""
+        named = {**vars(self.args), "amp": self.amp, "device": self.device.type}
         return json.loads(json.dumps({name: value for name, value in named.items() if name not in FREE}))
 
     def fingerprints(self) -> dict[str, str]:
@@ -204,15 +206,10 @@ class Run:
 
         Raises: DivergedError, and nothing is written, where a weight is not finite; DiskError for the last.
         """
-        for name, weight in self.model.named_parameters():
-            if not weight.isfinite().all():
-                raise DivergedError(
-                    f"expected finite weights; found others in {name} at step {self.state.step}; "
-                    "lower --lr; the last checkpoint stands"
-                )
+        self._check_weights()
         folder = self.args.output_dir / "checkpoints"
         # The one before stays, for a fault to fall back to: not the newest there, which may be a damaged one.
-        keep = {self.state.best_step} if self.last_good is None else {self.state.best_step, self.last_good}
+        keep = {self.state.best_step, *self.damaged} | ({self.last_good} - {None})
         try:
             checkpoint.save(folder, self.state.step, self.tensors(), self.stored_state(), keep)
             self.last_good = self.state.step
@@ -222,9 +219,22 @@ class Run:
             print(f"warning: no checkpoint at step {self.state.step}: {error}", file=sys.stderr)
 
     def export_best(self) -> None:
-        """best/: the model as it is now, for this program, transformers and sentence-transformers."""
+        """best/: the model as it is now, for this program, transformers and sentence-transformers; and of which step.
+
+        Raises: DivergedError, and nothing is written, where a weight is not finite; DiskError.
+        """
+        self._check_weights()
         with new_folder(self.args.output_dir / "best") as folder:
             self.model.save(folder)
+            (folder / "step.json").write_text(json.dumps({"step": self.state.step}) + "\n", encoding="utf-8")
+
+    def _check_weights(self) -> None:
+        for name, weight in self.model.named_parameters():
+            if not weight.isfinite().all():
+                raise DivergedError(
+                    f"expected finite weights; found others in {name} at step {self.state.step}; "
+                    "lower --lr; the last checkpoint stands"
+                )
 
     # ---- resuming ----------------------------------------------------------------------------------------------------
 
@@ -255,6 +265,9 @@ class Run:
             tensors, stored = checkpoint.load(path, STORED)
         self._check_same(stored)
         self.restore(path, tensors, stored)
+        if args.resume == "auto":
+            steps = map(checkpoint.step_of, checkpoint.saved(folder))
+            self.damaged = {step for step in steps if step > self.state.step}
         return True
 
     def _check_same(self, stored: dict) -> None:
@@ -274,20 +287,28 @@ class Run:
             )
 
     def rebuild_best(self) -> None:
-        """best/ anew, from the best step's checkpoint: what lies there may be of a later step, to be made again."""
-        state = self.state
+        """best/ anew, from the best step's checkpoint: what lies there may be of a later step, to be made again.
+
+        Where that checkpoint cannot be read, best/ stands if it is of the best step, or else is to be found anew.
+        """
+        state, best = self.state, self.args.output_dir / "best"
         if state.best_step == 0:
             return
-        path = checkpoint.path_of(self.args.output_dir / "checkpoints", state.best_step)
+        path = checkpoint.path_of(best.parent / "checkpoints", state.best_step)
         try:
             tensors, _ = checkpoint.read(path, STORED)
         except RunCheckpointError as error:
+            with suppress(OSError, ValueError, AttributeError):
+                if json.loads((best / "step.json").read_text(encoding="utf-8")).get("step") == state.best_step:
+                    return
             print(f"warning: {error}; the best model so far is lost, the next evaluation counts", file=sys.stderr)
             state.best_score, state.best_step = None, 0
             return
-        weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+        weights, step = {name: value.clone() for name, value in self.model.state_dict().items()}, state.step
         self.model.load_state_dict(tensors["model"] | tensors["heads"])
+        state.step = state.best_step
         self.export_best()
+        state.step = step
         self.model.load_state_dict(weights)
 
     def restore(self, path: Path, tensors: checkpoint.Tensors, stored: dict) -> None:

@@ -27,7 +27,7 @@ def generator(seed: int, purpose: str, *position: int, device: torch.device | st
 
 @contextmanager
 def seeded(seed: int, purpose: str, *position: int) -> Iterator[None]:
-    """For code that draws from torch's global generator (nn.Dropout): inside it is fresh, outside it is unchanged.
+    """For code that draws from torch's global generator (Dropout): inside it is fresh, outside it is unchanged.
 
     On the CPU and, where CUDA is initialised (a model lies there), on the current GPU.
     """
