@@ -29,7 +29,7 @@ class Task:
 
 
 TASKS = {
-    "sst": Task(
+    "sst": Task(  # the paper prints its labels as 0, 1, 2, 3, 5; the files have 0 to 4
         file="ids-sst-{split}.csv",
         texts=("sentence",),
         label="sentiment",

@@ -1,4 +1,4 @@
-"""What stands between a sentence's vector X and each task's output (PAPER: architectures, equation (1)).
+"""What stands between a sentence's vector X and each task's output (the paper's v1 to v3b and equation (1)).
 
     y = alpha * f(concat(X_a, X_b, |X_a - X_b|)) + (1 - alpha) * cos(X_a, X_b)        (1)
 

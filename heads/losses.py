@@ -1,4 +1,4 @@
-"""The three tasks' losses (PAPER: Losses). Each is the mean over the batch's rows of a loss per row, so a batch cut
+"""The three tasks' losses (the paper's). Each is the mean over the batch's rows of a loss per row, so a batch cut
 into micro-batches and weighted by their rows gives the same gradient as the whole.
 
 Letters: B batch, D hidden size.

@@ -1,4 +1,4 @@
-"""From one layer's token states to one vector X per sentence (PAPER: BERT-based encoding module).
+"""From one layer's token states to one vector X per sentence (the paper's "BERT-based encoding module").
 
 Letters: B batch, T tokens, D hidden size, H heads. Masks are bool, True = a real token. A row is [CLS], word pieces,
 [SEP], padding.

@@ -140,7 +140,7 @@ ANY_TEXT = st.lists(st.sampled_from([*WORDS, *ODD]) | st.text(max_size=8), max_s
 @pytest.mark.fault(38)
 @pytest.mark.parametrize("cased", [False, True])
 def test_ids_are_those_of_the_library_for_any_text(tmp_path, cased):
-    """Emoji, CJK, right-to-left, control characters, and special tokens written out (FAULTS row 38)."""
+    """Emoji, CJK, right-to-left, control characters, and special tokens written out."""
     folder = write_vocab(tmp_path / "any", do_lower_case=not cased)
     tokenizer = BertTokenizer.from_pretrained(folder)
     library = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=not cased)

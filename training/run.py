@@ -37,7 +37,7 @@ Splits = dict[str, dict[str, Split]]  # "train" | "dev" | "test" -> task -> the 
 MOMENTS = ("exp_avg", "exp_avg_sq", "touched")  # AdamW's tensors
 STORED = ("progress", "scaler", "options", "data")  # the keys of a checkpoint's state.json
 
-EPOCHS, MIN_STEPS = 1, 200  # of a run without --epochs: small data are gone through more often than once
+EPOCHS, MIN_STEPS = 2, 200  # of a run without --epochs: small data are gone through more often than twice
 
 # Options that change neither the weights nor which of them are the best; they may differ when a run goes on.
 FREE = {"output_dir", "predictions_dir", "data_dir", "data_name", "init_from", "resume", "allow_change", "overwrite"}
