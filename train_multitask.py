@@ -94,7 +94,7 @@ def build_parser() -> options.OptionParser:
     add("--batch_size", type=options.by_name(NAMES, options.positive_int), default={}, metavar="N|sst=N,para=N,sts=N",
         help=f"rows of a task in a batch (default: {given_by_name(BATCH_SIZE)})")
     add("--grad_accum", type=options.positive_int, default=1, help="batches of each task a step (default: %(default)s)")
-    add("--lr", type=options.positive_float, default=1.5e-4, help="peak learning rate (default: %(default)s)")
+    add("--lr", type=options.positive_float, default=1e-4, help="peak learning rate (default: %(default)s)")
     add("--warmup", type=options.rate, default=0.1, help="share of the steps that it rises in (default: %(default)s)")
     add("--weight_decay", type=options.non_negative_float, default=0.01, help="of matrices (default: %(default)s)")
     add("--max_grad_norm", type=options.positive_float, default=1.0, help="after surgery (default: %(default)s)")
