@@ -260,7 +260,7 @@ SEEN_IN_TWO_STEPS = [
     *("--checkpoint {home}/bert-1", "--data_dir {home}/data-1"),
     *("--init_from {home}/run --pooling mean", "--arch v1", "--arch v2", "--arch v3b", "--layer -2", "--seed 3"),
     *("--pooling cls", "--pooling attention_mean", "--pooling cnn", "--hidden_dropout_prob 0.1", "--max_length 5"),
-    *("--epochs 1", "--max_steps 5", "--batch_size 7", "--batch_size sts=5", "--grad_accum 2", "--lr 1e-4"),
+    *("--epochs 1", "--max_steps 5", "--batch_size 7", "--batch_size sts=5", "--grad_accum 2", "--lr 2e-4"),
     *("--warmup 0.5", "--weight_decay 0.3", "--max_grad_norm 0.1", "--loss_scale sst=1,para=1,sts=4"),
     *("--para_loss bce", "--sts_gamma 0.9", "--cosine_margin 0.7", "--triplet_margin 0.1"),
 ]
