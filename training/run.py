@@ -218,15 +218,16 @@ class Run:
                 raise
             print(f"warning: no checkpoint at step {self.state.step}: {error}", file=sys.stderr)
 
-    def export_best(self) -> None:
+    def export_best(self, step: int | None = None) -> None:
         """best/: the model as it is now, for this program, transformers and sentence-transformers; and of which step.
 
+        Args:   step: None for this one.
         Raises: DivergedError, and nothing is written, where a weight is not finite; DiskError.
         """
         self._check_weights()
         with new_folder(self.args.output_dir / "best") as folder:
             self.model.save(folder)
-            (folder / "step.json").write_text(json.dumps({"step": self.state.step}) + "\n", encoding="utf-8")
+            (folder / "step.json").write_text(json.dumps({"step": step or self.state.step}) + "\n", encoding="utf-8")
 
     def _check_weights(self) -> None:
         for name, weight in self.model.named_parameters():
@@ -304,11 +305,9 @@ class Run:
             print(f"warning: {error}; the best model so far is lost, the next evaluation counts", file=sys.stderr)
             state.best_score, state.best_step = None, 0
             return
-        weights, step = {name: value.clone() for name, value in self.model.state_dict().items()}, state.step
+        weights = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(tensors["model"] | tensors["heads"])
-        state.step = state.best_step
-        self.export_best()
-        state.step = step
+        self.export_best(state.best_step)
         self.model.load_state_dict(weights)
 
     def restore(self, path: Path, tensors: checkpoint.Tensors, stored: dict) -> None:
