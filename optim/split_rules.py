@@ -22,7 +22,7 @@ def linear(layer: nn.Linear, x: Tensor, dy: Tensor) -> ByRows:
     x = x.to(dy.dtype)
     return {
         "weight": lambda rows: dy[rows].flatten(0, -2).T @ x[rows].flatten(0, -2),
-        "bias": lambda rows: sum_rows(dy[rows], 1, layer.weight.dtype),
+        "bias": lambda rows: sum_rows(dy[rows], 1),
     }
 
 
@@ -31,8 +31,8 @@ def layer_norm(layer: nn.LayerNorm, x: Tensor, dy: Tensor) -> ByRows:
     kept = len(layer.normalized_shape)
     products = dy * F.layer_norm(x.to(layer.weight.dtype), layer.normalized_shape, eps=layer.eps)
     return {
-        "weight": lambda rows: sum_rows(products[rows], kept, layer.weight.dtype),
-        "bias": lambda rows: sum_rows(dy[rows], kept, layer.weight.dtype),
+        "weight": lambda rows: sum_rows(products[rows], kept),
+        "bias": lambda rows: sum_rows(dy[rows], kept),
     }
 
 
@@ -55,7 +55,7 @@ def conv1d(layer: nn.Conv1d, x: Tensor, dy: Tensor) -> ByRows:
     x, settings = x.to(dy.dtype), (layer.stride, layer.padding, layer.dilation, layer.groups)
     return {
         "weight": lambda rows: conv1d_weight(x[rows], layer.weight.shape, dy[rows], *settings),
-        "bias": lambda rows: dy[rows].sum((0, 2), dtype=layer.weight.dtype),
+        "bias": lambda rows: dy[rows].sum((0, 2)),
     }
 
 
@@ -64,9 +64,9 @@ def sparse_rows(rows: Tensor, values: Tensor, shape: torch.Size, is_coalesced: b
     return torch.sparse_coo_tensor(rows[None], values, shape, is_coalesced=is_coalesced, check_invariants=False)
 
 
-def sum_rows(x: Tensor, kept: int, dtype: torch.dtype) -> Tensor:
+def sum_rows(x: Tensor, kept: int) -> Tensor:
     """Sum over all axes but the last `kept`."""
-    return x.sum(tuple(range(x.dim() - kept)), dtype=dtype)
+    return x.sum(tuple(range(x.dim() - kept)))
 
 
 RULES: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor], ByRows]] = {

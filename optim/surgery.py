@@ -5,34 +5,24 @@ Letters: T tasks, P parameters; J the (T, P) Jacobian, one task's gradient a row
 
 from __future__ import annotations
 
-from itertools import combinations_with_replacement
-
 import torch
 from torch import Generator, Tensor
 
-# Columns of J at a time. On a CPU what is made of them stays in its cache; a GPU wants few and large operations.
-COLUMNS = {"cpu": 1 << 18, "cuda": 1 << 22}
-
-
-def columns_at_once(jacobian: Tensor) -> int:
-    return COLUMNS.get(jacobian.device.type, COLUMNS["cuda"])
+SPAN = 512  # columns of J
 
 
 def gramian(jacobian: Tensor) -> Tensor:
-    """J @ J.T in float64, whatever J's type. (T, P) -> (T, T)
+    """J @ J.T in one pass over J. (T, P) -> (T, T) float64
 
-    By blocks of columns, and pair by pair: a float64 copy of J would take twice its memory, and on a CPU a matrix
-    product with so few rows takes several times as long as the dot products in it.
+    The products of SPAN columns are summed in float32 (float64 where J is in it), these sums in float64: no float64
+    copy of J, and for the millions of columns of a model an error of 1e-9 of |g_i| |g_j|, for a few 1e-7.
     """
-    tasks, columns = jacobian.shape
-    width = min(columns_at_once(jacobian), columns)
-    total = torch.zeros(tasks, tasks, dtype=torch.float64, device=jacobian.device)
-    buffers = torch.empty(tasks, width, dtype=torch.float64, device=jacobian.device)
-    for block in jacobian.split(max(width, 1), dim=1):
-        rows = [buffer[: len(row)].copy_(row) for buffer, row in zip(buffers, block, strict=True)]
-        for i, j in combinations_with_replacement(range(tasks), 2):
-            total[i, j] += torch.dot(rows[i], rows[j])  # float64, which autocast leaves alone
-    return total + total.triu(1).mT
+    wide = jacobian.to(torch.promote_types(jacobian.dtype, torch.float32))
+    spans, left_over = wide.shape[1] // SPAN, wide.shape[1] % SPAN
+    blocks = wide[:, : spans * SPAN].unflatten(1, (spans, SPAN)).transpose(0, 1)  # (P // SPAN, T, SPAN)
+    rest = wide[:, wide.shape[1] - left_over :].double()  # (T, P % SPAN)
+    with torch.autocast(jacobian.device.type, enabled=False):
+        return (blocks @ blocks.mT).sum(0, dtype=torch.float64) + rest @ rest.mT
 
 
 def pcgrad_weights(gramian: Tensor, generator: Generator | None = None) -> Tensor:
