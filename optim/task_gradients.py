@@ -54,6 +54,16 @@ class TaskGradients:
         like = self.shared[0] if self.shared else torch.empty(0)
         return like.new_empty(len(self.tasks), self.spans[-1][1] if self.spans else 0)
 
+    @cached_property
+    def views(self) -> dict[str, list[Tensor]]:
+        """By task: where the Jacobian holds its gradient of each parameter, in the parameter's shape; empty if sparse."""
+        shapes = [(0,) if k in self.sparse else parameter.shape for k, parameter in enumerate(self.shared)]
+        places = list(zip(self.spans, shapes, strict=True))
+        return {
+            task: [row[first:end].view(shape) for (first, end), shape in places]
+            for task, row in zip(self.tasks, self.jacobian, strict=True)
+        }
+
     def forget(self) -> None:
         """Drop what was added since the last `combine`: the step is made anew."""
         # By task, of each parameter: a view of the Jacobian, a sparse gradient, or None, not reached.
@@ -71,10 +81,6 @@ class TaskGradients:
                 self._add(task, k, parameter.grad)
                 parameter.grad = None
 
-    def _view(self, task: str, k: int) -> Tensor:
-        """Where the Jacobian holds a task's gradient of a parameter, in its shape."""
-        return self.jacobian[self.tasks.index(task), slice(*self.spans[k])].view(self.shared[k].shape)
-
     def _add(self, task: str, k: int, gradient: Tensor) -> None:
         row, self._of_touched = self.rows[task], None
         if row[k] is not None:
@@ -82,7 +88,7 @@ class TaskGradients:
         elif k in self.sparse:
             row[k] = gradient
         else:
-            row[k] = self._view(task, k).copy_(gradient.to_dense())
+            row[k] = self.views[task][k].copy_(gradient.to_dense())
 
     @contextmanager
     def by_rows(self, model: nn.Module, *sizes: Sequence[int]) -> Iterator[None]:
@@ -131,11 +137,11 @@ class TaskGradients:
             raise ValueError(f"sizes: expected {expected} rows, those of all tasks; found {len(x)} in {layer}")
 
         def split(dy: Tensor) -> None:
-            gradient = RULES[type(layer)](layer, x, dy)
             for task, rows in zip(self.tasks, bounds[len(x)], strict=True):
                 if rows.start < rows.stop:
+                    gradients = RULES[type(layer)](layer, x[rows], dy[rows])
                     for name, k in owned.items():
-                        self._add(task, k, gradient[name](rows))
+                        self._add(task, k, gradients[name])
 
         if not y.requires_grad:  # nothing below takes a gradient, so autograd would not come here: ask it to
             y.requires_grad_()
@@ -164,7 +170,7 @@ class TaskGradients:
                 weighted_sum(block, weights)
         for k, parameter in enumerate(self.shared):
             reached = k not in self.sparse and any(row[k] is not None for row in self.rows.values())
-            parameter.grad = self._view(self.tasks[0], k) if reached else None
+            parameter.grad = self.views[self.tasks[0]][k] if reached else None
         for parameter, touched, values in self._touched():
             total = weighted_sum(values, weights)
             parameter.grad = sparse_rows(touched, total, parameter.shape, is_coalesced=True)
@@ -181,7 +187,7 @@ class TaskGradients:
             if first == end or len(missing) == len(self.tasks):
                 continue
             for task in missing:
-                self._view(task, k).zero_()
+                self.views[task][k].zero_()
             if spans and spans[-1][1] == first:  # goes on where the span before ends
                 first, _ = spans.pop()
             spans.append((first, end))
