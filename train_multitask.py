@@ -42,9 +42,9 @@ from heads.losses import LossSettings
 from heads.multitask import HeadsConfig, TaskBatch, read_heads_config
 from heads.pooling import POOLINGS
 from optim import pcgrad_weights
-from optim.clipping import clip_gradients
+from optim.clipping import clip_factor, clip_gradients
 from optim.schedule import lr_factor
-from optim.surgery import cosines
+from optim.surgery import combined_norm, cosines
 from training import checkpoint, options, precision
 from training.errors import DivergedError, UsageError, is_out_of_memory, run_cli, stop_signals
 from training.files import check_space, claim_output_dir, disk_errors, lock, nearest_folder, write_atomic
@@ -222,9 +222,11 @@ def train_step(run: Run) -> dict:
     """One step: every task's losses and gradients, surgery, clipping, AdamW. Returns what the log tells of it."""
     line = {"losses": in_memory(run, backward)}
     run.previous.end_step()
+    norm = None
     if run.args.strategy == "gs":
-        line |= operate(run)
-    line |= update(run, line.get("infinite", []))
+        surgery, norm = operate(run)
+        line |= surgery
+    line |= update(run, norm, line.get("infinite", []))
     run.state.step += 1
     return line
 
@@ -282,28 +284,42 @@ def task_losses(run: Run, batches: dict[str, TaskBatch], negatives: torch.Genera
     return losses
 
 
-def operate(run: Run) -> dict:
-    """Gradient surgery on the shared parameters; for the log, the cosine of each pair of task gradients."""
+def operate(run: Run) -> tuple[dict, float]:
+    """Gradient surgery on the shared parameters, and clipping: of these by the weights that they are combined with.
+
+    Returns for the log the cosine of each pair of task gradients; and the norm of all gradients before clipping.
+    """
     gradients, state, tasks = run.gradients, run.state, run.gradients.tasks
+    scale = run.scaler.get_scale()  # of the gradients, as of their losses
+    max_norm = run.args.max_grad_norm * scale
     products = gradients.gramian().cpu()
     infinite = [task for task, product in zip(tasks, products.diagonal(), strict=True) if not product.isfinite()]
-    if infinite:  # no surgery on these: the infinity goes through, and the update is skipped
-        gradients.combine(torch.ones(len(tasks)))
-        return {"infinite": infinite}
-    gradients.combine(pcgrad_weights(products, generator(run.args.seed, "surgery", state.step)))
+    if infinite:  # no surgery on these
+        weights, norm = torch.ones(len(tasks)), math.inf
+    else:
+        weights = pcgrad_weights(products, generator(run.args.seed, "surgery", state.step))
+        norm = clip_gradients(run.model.parameters(), max_norm, others=combined_norm(weights, products))
+    # An infinite norm goes through to .grad, where the scaler looks for it; the update is skipped.
+    gradients.combine(weights * (clip_factor(norm, max_norm) if math.isfinite(norm) else math.inf))
+    if infinite:
+        return {"infinite": infinite}, norm
     cosine = cosines(products)
     pairs = {f"{tasks[i]}-{tasks[j]}": cosine[i, j].item() for i, j in combinations(range(len(tasks)), 2)}
     state.surgeries += 1
     for pair, value in pairs.items():
         state.conflicts[pair] = state.conflicts.get(pair, 0) + (value < 0)
-    return {"cosine": pairs}
+    return {"cosine": pairs}, norm / scale
 
 
-def update(run: Run, infinite: list[str]) -> dict:
-    """Clip, and let AdamW move the weights; a step whose gradient is infinite moves nothing and is counted."""
+def update(run: Run, norm: float | None, infinite: list[str]) -> dict:
+    """Let AdamW move the weights; a step whose gradient is infinite moves nothing and is counted.
+
+    norm: of all gradients, where they are clipped; None where that is still to be done.
+    """
     args, state = run.args, run.state
     run.scaler.unscale_(run.optimizer)
-    norm = clip_gradients(run.model.parameters(), args.max_grad_norm)
+    if norm is None:
+        norm = clip_gradients(run.model.parameters(), args.max_grad_norm)
     if math.isfinite(norm):
         lr = args.lr * lr_factor(state.updates, run.total_steps, run.warmup_steps)
         for group in run.optimizer.param_groups:

@@ -12,6 +12,7 @@ Needs the extra: pip install -e '.[bench]'
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import statistics
 import sys
@@ -112,9 +113,9 @@ def lengths(run: Run) -> list[int]:
 
 
 def gradient(run: Run, amp: str) -> Tensor:
-    """What surgery makes of the first batch's gradients, without dropout: (P,) float64. With amp "off", computed so."""
+    """What surgery makes of the first batch, no dropout, no clipping: (P,) float64. With amp "off", computed so."""
     run.model.eval()
-    run.amp, run.state.step = amp, 0
+    run.amp, run.state.step, run.args.max_grad_norm = amp, 0, math.inf
     if amp == "off":
         run.model.double()
         micro_batches = list(run.micro_batches(0))

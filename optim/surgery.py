@@ -50,6 +50,11 @@ def pcgrad_weights(gramian: Tensor, generator: Generator | None = None) -> Tenso
     return coefficients.sum(0)
 
 
+def combined_norm(weights: Tensor, gramian: Tensor) -> float:
+    """|w @ J| from the Gramian alone:  |w J|^2 = w G w.  weights: (T,), gramian: (T, T), both float64"""
+    return (weights @ gramian @ weights).clamp(min=0).sqrt().item()  # what cancels may round to less than 0
+
+
 def pcgrad(jacobian: Tensor, generator: Generator | None = None) -> Tensor:
     """The sum of the projected task gradients. (T, P) -> (P,), in J's type and on its device, under autocast too."""
     weights = pcgrad_weights(gramian(jacobian), generator)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from optim.split_rules import RULES, sparse_rows
 from optim.surgery import gramian
 
-# Columns of the Jacobian at a time. On a CPU what is made of them stays in its cache; a GPU wants few and large operations.
+# Columns of the Jacobian at a time. On a CPU what is made of them stays in its cache; a GPU wants large operations.
 COLUMNS = {"cpu": 1 << 18, "cuda": 1 << 22}
 
 
@@ -56,7 +56,7 @@ class TaskGradients:
 
     @cached_property
     def views(self) -> dict[str, list[Tensor]]:
-        """By task: where the Jacobian holds its gradient of each parameter, in the parameter's shape; empty if sparse."""
+        """By task, where the Jacobian holds its gradient of each parameter, in its shape; of a sparse one nothing."""
         shapes = [(0,) if k in self.sparse else parameter.shape for k, parameter in enumerate(self.shared)]
         places = list(zip(self.spans, shapes, strict=True))
         return {

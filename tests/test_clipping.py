@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from optim.clipping import clip_gradients
+from optim.clipping import clip_factor, clip_gradients
 
 
 def make(sparse: bool) -> tuple[list[nn.Parameter], nn.Embedding]:
@@ -34,6 +34,18 @@ def test_it_is_torchs(max_norm, sparse):
     for ours, theirs in zip(found, expected, strict=True):
         if theirs.grad is not None:  # rtol: torch adds 1e-6 to the norm
             torch.testing.assert_close(ours.grad.to_dense(), theirs.grad, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("max_norm", [0.01, 1.0, 1e6])
+def test_with_others_it_is_as_if_these_were_among_them(max_norm):
+    found, expected = make(sparse=True)[0], make(sparse=False)[0]
+    further = nn.Parameter(torch.zeros(13))
+    further.grad = torch.arange(13.0)
+    norm = clip_gradients([*expected, further], max_norm)
+    assert clip_gradients(found, max_norm, others=torch.arange(13.0).norm().item()) == pytest.approx(norm, rel=1e-6)
+    for ours, plain in zip([p.grad for p in found], [p.grad for p in expected], strict=True):
+        assert ours is plain is None or torch.allclose(ours.to_dense(), plain, rtol=1e-6, atol=0)
+    torch.testing.assert_close(torch.arange(13.0) * clip_factor(norm, max_norm), further.grad)
 
 
 def test_a_norm_within_the_bound_changes_no_bit():

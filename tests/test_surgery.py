@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from optim import pcgrad, pcgrad_weights
-from optim.surgery import SPAN, cosines, gramian
+from optim.surgery import SPAN, combined_norm, cosines, gramian
 
 # The golden case of three tasks: each order of the other tasks gives one of these four.
 GOLDEN = torch.tensor([[3, 0, 0, 1], [-1, 2, 0, 0], [-2, -1, 1, 0]], dtype=torch.float64)
@@ -179,6 +179,22 @@ def test_gradients_that_are_not_finite_are_refused(bad):
 def test_a_gramian_that_is_not_square_is_refused(shape):
     with pytest.raises(ValueError, match=r"^gramian: expected \(T, T\); found"):
         pcgrad_weights(torch.ones(shape))
+
+
+@given(jacobians(), seeds)
+def test_the_combinations_norm_follows_from_the_gramian(jacobian, seed):
+    products = gramian(jacobian)
+    weights = pcgrad_weights(products, seeded(seed))
+    rounding = 1e-7 * (weights * jacobian.norm(dim=1)).max().item()  # where they cancel: the root of float64's 1e-16
+    expected = (weights @ jacobian).norm().item()
+    assert combined_norm(weights, products) == pytest.approx(expected, rel=1e-6, abs=rounding)
+
+
+def test_what_cancels_has_no_norm():
+    """Its square may be rounded to less than zero."""
+    for scale in (0.1, 0.3, 0.7):
+        jacobian = torch.tensor([[1.0], [-1.0]], dtype=torch.float64) * scale
+        assert 0 <= combined_norm(torch.ones(2, dtype=torch.float64), gramian(jacobian)) < 1e-8
 
 
 # ---- randomness ------------------------------------------------------------------------------------------------------
