@@ -96,18 +96,19 @@ class Report:
         return int(check and bool(self.short))
 
 
-def product_rate(dtype: torch.dtype, device: str) -> float:
-    """FLOP a second of matrix products of minilm's feed-forward size: the best of a few tries."""
-    a, b = (torch.randn(size, device=device).to(dtype) for size in ((4096, 384), (384, 1536)))
-    best = 0.0
-    for _ in range(8):
-        synchronize(device)
-        began = time.perf_counter()
-        for _ in range(10):
-            a @ b
-        synchronize(device)
-        best = max(best, 10 * 2 * 4096 * 384 * 1536 / (time.perf_counter() - began))
-    return best
+class Products:
+    """Matrix products of minilm's feed-forward size, to be timed in turn with the rest: what the hardware can do."""
+
+    COUNT, ROWS, SIZES = 20, 4096, (384, 1536)
+    flops = COUNT * 2 * ROWS * SIZES[0] * SIZES[1]
+
+    def __init__(self, dtype: torch.dtype, device: str):
+        shapes = ((self.ROWS, self.SIZES[0]), self.SIZES, (self.ROWS, self.SIZES[1]))
+        self.a, self.b, self.out = (torch.randn(shape, device=device).to(dtype) for shape in shapes)
+
+    def __call__(self) -> None:
+        for _ in range(self.COUNT):
+            torch.mm(self.a, self.b, out=self.out)
 
 
 def encoder_flops(config, lengths: list[int]) -> int:

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
-from benchmarks.common import Report, add_timing, encoder_flops, in_turn, parser, product_rate, quotient
+from benchmarks.common import Products, Report, add_timing, encoder_flops, in_turn, parser, quotient
 from bert.hub import resolve
 from data import find_data_dir
 from data.reader import read
@@ -79,19 +79,21 @@ def main(argv: list[str] | None = None) -> int:
     for name, action in actions.items():
         error = (torch.as_tensor(action()) - reference).abs().max().item()
         assert error < 0.05, f"{name} computes something else: it is off by {error}"
-    seconds = in_turn(actions, args.rounds, args.device)
-    rate = {name: len(texts) / statistics.median(found) for name, found in seconds.items()}
+    products = Products(precision.DTYPES.get(amp, torch.float32), args.device)
+    seconds = in_turn({**actions, "products": products}, args.rounds, args.device)
 
     lengths = [len(ids) for ids in ours.tokenizer.ids(texts, max_length=ours.max_length)]
-    flops = encoder_flops(ours.bert.config, lengths)
-    limit = product_rate(precision.DTYPES.get(amp, torch.float32), args.device) * len(texts) / flops
+    share = encoder_flops(ours.bert.config, lengths) / products.flops
+    seconds["limit"] = [share * found for found in seconds.pop("products")]
+    rate = {name: len(texts) / statistics.median(found) for name, found in seconds.items()}
     report, setting = Report(args.device), {"unit": "sentences/s", "sentences": len(texts), "precision": amp}
     quickest = max(peers, key=rate.get)
     bars = {"sentence-transformers": {"at_least": 4.5, "needs_bfloat16": True}, quickest: {"at_least": 1.1}}
     for name in [name for name in actions if name != "ours"]:
-        ratio = quotient(seconds[name], seconds["ours"])
-        report.figure(f"encode / {name}", rate["ours"], rate[name], ratio, limit, **bars.get(name, {}), **setting)
-    report.figure("encode / limit: matrix products", rate["ours"], None, rate["ours"] / limit, limit, 0.6, **setting)
+        ratio, bar = quotient(seconds[name], seconds["ours"]), bars.get(name, {})
+        report.figure(f"encode / {name}", rate["ours"], rate[name], ratio, rate["limit"], **bar, **setting)
+    ratio = quotient(seconds["limit"], seconds["ours"])
+    report.figure("encode / limit: matrix products", rate["ours"], None, ratio, rate["limit"], 0.6, **setting)
     return report.exit_code(args.check)
 
 

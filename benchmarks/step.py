@@ -28,7 +28,7 @@ from transformers import AutoModel
 from transformers.utils import logging
 
 import train_multitask
-from benchmarks.common import Report, add_timing, encoder_flops, in_turn, parser, product_rate, quotient
+from benchmarks.common import Products, Report, add_timing, encoder_flops, in_turn, parser, quotient
 from bert.hub import resolve
 from heads.multitask import TaskBatch
 from training import precision
@@ -155,11 +155,12 @@ def main(argv: list[str] | None = None) -> int:
                 for order, batches in orders.items():
                     if order == "shuffled" or kind == amp:
                         actions[f"{library} {attention} {kind}, {order}"] = partial(peer.steps, batches)
-    seconds = in_turn(actions, args.rounds, args.device)
+    products = Products(precision.DTYPES.get(amp, torch.float32), args.device)
+    seconds = in_turn({**actions, "products": products}, args.rounds, args.device)
     ms = {name: 1000 * statistics.median(found) / STEPS for name, found in seconds.items()}
 
-    rate = product_rate(precision.DTYPES.get(amp, torch.float32), args.device)
-    limit = 1000 * 3 * encoder_flops(runs["gs"].model.bert.config, lengths(runs["gs"])) / STEPS / rate
+    flops = 3 * encoder_flops(runs["gs"].model.bert.config, lengths(runs["gs"])) / STEPS
+    limit = flops / products.flops * 1000 * statistics.median(seconds["products"])
     report, setting = Report(args.device), {"unit": "ms a step", "rows": args.rows, "precision": amp}
     for strategy, library, bar in (("mtl", "transformers", 1.5), ("gs", "torchjd", 4.0)):
         peers = [name for name in actions if name.startswith(library)]

@@ -122,13 +122,16 @@ class SelfAttention(nn.Module):
         """projected: (B, T, 3 D), mask: (B, T), None for no padding -> the heads side by side: (B, T, D), attention:
         (B, H, T, T)."""
         q, k, v = projected.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, T, K) each
-        # Transposed, a query a column: over the last axis torch's softmax is up to four times as slow for short texts.
-        scores = (k @ q.mT) / math.sqrt(q.shape[-1])  # (B, H, T, T)
+        # Transposed, a query a column, and columns in sixteens: on a CPU torch's softmax takes several times as long
+        # over a short last axis, and again where what follows its axis does not fill the processor's vectors.
+        columns = F.pad(q, (0, 0, 0, -q.shape[2] % 16))
+        scores = (k @ columns.mT) / math.sqrt(q.shape[-1])  # (B, H, T, T or a few more)
         if mask is not None:
             # The least finite number, not -inf: the softmax gives padding an exact 0 either way, and no NaN to a row
             # of padding alone.
             scores = scores.masked_fill(~mask[:, None, :, None], torch.finfo(scores.dtype).min)
-        attention = scores.softmax(dim=-2).mT  # (B, H, T, T), a query a row
+        attention = scores.softmax(dim=-2, dtype=torch.promote_types(scores.dtype, torch.float32))
+        attention = attention[..., : q.shape[2]].mT  # (B, H, T, T), a query a row
         heads = self.dropout(attention) @ v  # (B, H, T, K)
         return heads.transpose(1, 2).flatten(2), attention
 

@@ -34,7 +34,9 @@ POOL = {  # hidden states (N, T, D), their layer's attention (N, H, T, T) and ma
     "attention_mean": attention_mean,
 }
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-TOKENS_A_PASS = 4096  # of inference: enough to keep the processor busy, little enough for a laptop's memory
+# Of inference: enough to keep the processor busy, little enough for its caches or its memory.
+TOKENS_A_PASS = {"cpu": 2048, "cuda": 16384}
+TOKENS_A_GROUP = 256
 
 
 @dataclass(frozen=True)
@@ -257,9 +259,11 @@ class MultitaskBert(nn.Module):
         ids = self.tokenizer.ids(list(unique), max_length=self.max_length)
         vectors = torch.empty(len(ids), self.bert.config.hidden_size)
         with evaluating(self), torch.autocast(device.type, AMP_DTYPES.get(amp), enabled=amp != "off"):
-            for rows in passes([len(row) for row in ids]):
-                tokens = self.tokenizer.pad([ids[row] for row in rows]).to(device)
-                vectors[rows] = self.pooled([tokens], pooling, layer)[0].cpu()
+            most = TOKENS_A_PASS.get(device.type, TOKENS_A_PASS["cuda"])
+            for groups in passes([len(row) for row in ids], most):
+                tokens = [self.tokenizer.pad([ids[row] for row in rows]).to(device) for rows in groups]
+                for rows, x in zip(groups, self.pooled(tokens, pooling, layer), strict=True):
+                    vectors[rows] = x.cpu()
         if normalize:
             vectors = nn.functional.normalize(vectors, dim=1)
         return vectors[[unique[text] for text in texts]].numpy() if len(texts) else vectors.numpy()
@@ -348,19 +352,24 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def passes(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Row numbers grouped for inference: longest first, at most TOKENS_A_PASS tokens in a group, padding included.
+def passes(lengths: Sequence[int], most: int) -> Iterator[list[list[int]]]:
+    """Row numbers for inference, longest first: groups to be padded together, and as many groups as make a pass.
 
-    A group of a quarter of these tokens ends where a shorter row follows, so that most have no padding at all.
+    A group ends where a shorter row follows, so that most have no padding at all, but not before it has
+    TOKENS_A_GROUP tokens: many small groups cost more than padding. A pass has at most `most`, padding included.
     """
-    group: list[int] = []
+    groups: list[list[int]] = []
+    tokens = 0
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if group:
-            width = lengths[group[0]]
-            shorter = lengths[row] < width and len(group) * width >= TOKENS_A_PASS / 4
-            if shorter or (len(group) + 1) * width > TOKENS_A_PASS:
-                yield group
-                group = []
-        group.append(row)
-    if group:
-        yield group
+        width = lengths[groups[-1][0]] if groups else 0
+        if lengths[row] < width and len(groups[-1]) * width >= TOKENS_A_GROUP:
+            width = 0  # of a new group
+        if groups and tokens + (width or lengths[row]) > most:
+            yield groups
+            groups, tokens, width = [], 0, 0
+        if not width:
+            groups.append([])
+        groups[-1].append(row)
+        tokens += width or lengths[row]
+    if groups:
+        yield groups

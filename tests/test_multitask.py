@@ -24,6 +24,7 @@ from heads.losses import LossSettings, PreviousBatch, para_loss, sst_loss, sts_l
 from heads.multitask import (
     PAIR_TASKS,
     TASKS,
+    TOKENS_A_GROUP,
     TOKENS_A_PASS,
     HeadsConfig,
     TaskBatch,
@@ -135,7 +136,7 @@ def test_equal_texts_have_equal_vectors(model):
 
 def test_encode_does_not_depend_on_what_is_in_a_pass(model, monkeypatch):
     whole = model.encode(TEXTS)
-    monkeypatch.setattr("heads.multitask.TOKENS_A_PASS", 1)  # every text alone
+    monkeypatch.setitem(TOKENS_A_PASS, "cpu", 1)  # every text alone
     assert_close(model.encode(TEXTS), whole)
 
 
@@ -207,12 +208,32 @@ def test_encode_refuses(folder, texts, settings, message):
         make(folder).encode(texts, **settings)
 
 
-@given(st.lists(st.integers(2, TOKENS_A_PASS + 3), max_size=97))
+MOST = 2048
+
+
+@given(st.lists(st.integers(2, 60) | st.integers(2, MOST + 3), max_size=97))
 def test_passes_hold_every_row_once_and_not_too_many_tokens(lengths):
-    groups = list(passes(lengths))
-    assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
-    for group in groups:
-        assert len(group) == 1 or len(group) * max(lengths[row] for row in group) <= TOKENS_A_PASS
+    found = list(passes(lengths, MOST))
+    assert sorted(row for groups in found for rows in groups for row in rows) == list(range(len(lengths)))
+    for groups in found:
+        assert all(groups)
+        padded = [len(rows) * max(lengths[row] for row in rows) for rows in groups]
+        assert sum(map(len, groups)) == 1 or sum(padded) <= MOST
+
+
+@given(st.lists(st.integers(2, 60), max_size=997))
+def test_padding_is_within_small_groups_alone(lengths):
+    for groups in passes(lengths, MOST):
+        for rows in groups:
+            width = max(lengths[row] for row in rows)
+            shorter = [row for row in rows if lengths[row] < width]
+            assert not shorter or (len(rows) - len(shorter)) * width < TOKENS_A_GROUP
+
+
+def test_a_pass_ends_where_it_is_full_and_not_before():
+    assert [[len(rows) for rows in groups] for groups in passes([16] * 300, MOST)] == [[128], [128], [44]]
+    lengths = [16] * 100 + [15] * 100 + [3] * 10
+    assert [[len(rows) for rows in groups] for groups in passes(lengths, MOST)] == [[100, 29], [71, 10]]
 
 
 # ---- predict ---------------------------------------------------------------------------------------------------------
