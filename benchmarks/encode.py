@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--sentences", type=int, default=1536, help="different questions (default: %(default)s)")
     args = options.parse_args(argv)
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     texts, folder = questions(args.data_dir, args.sentences), resolve("minilm")
     amp = precision.resolve("auto", torch.device(args.device))
     ours = MultitaskBert.from_pretrained(folder).to(args.device)

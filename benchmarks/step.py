@@ -139,6 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     parsed.add_argument("--rows", type=int, default=8, help="of each task in a batch (default: %(default)s)")
     args = parsed.parse_args(argv)
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     device = torch.device(args.device)
     amp = precision.resolve("auto", device)
     splits: Splits = train_multitask.read_data(options_for(args, "gs", args.rows)[0])

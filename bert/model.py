@@ -45,6 +45,20 @@ class Dropout(nn.Module):
         return f"p={self.p}"
 
 
+class Linear(nn.Linear):
+    """nn.Linear, on a CPU a few percent faster where no gradient is asked for.
+
+    There torch spreads the bias over the output and adds the product to that; here the bias is added to the product.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)"""
+        if torch.is_grad_enabled():
+            return super().forward(x)
+        y = F.linear(x, self.weight)
+        return y.add_(self.bias.to(y.dtype))
+
+
 class Embeddings(nn.Module):
     """Word + position + segment embeddings, then LayerNorm and dropout."""
 
@@ -101,8 +115,8 @@ class SelfAttention(nn.Module):
     def __init__(self, config: BertConfig):
         super().__init__()
         self.heads = config.num_attention_heads
-        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)  # one product for the three
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query_key_value = Linear(config.hidden_size, 3 * config.hidden_size)  # one product for the three
+        self.output = Linear(config.hidden_size, config.hidden_size)
         self.dropout = Dropout(config.attention_probs_dropout_prob)
 
     def forward(self, x: Tensor, mask: Tensor | Packing) -> tuple[Tensor, Tensor | list[Tensor]]:
@@ -143,8 +157,8 @@ class Layer(nn.Module):
         super().__init__()
         self.attention = SelfAttention(config)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.feed_forward_in = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.feed_forward_out = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.feed_forward_in = Linear(config.hidden_size, config.intermediate_size)
+        self.feed_forward_out = Linear(config.intermediate_size, config.hidden_size)
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv1d_weight
 
 Gradients = dict[str, Tensor]
+Rule = Callable[[nn.Module, Tensor, Tensor], Gradients]
 
 
 def linear(layer: nn.Linear, x: Tensor, dy: Tensor) -> Gradients:
@@ -51,9 +52,14 @@ def sparse_rows(rows: Tensor, values: Tensor, shape: torch.Size, is_coalesced: b
     return torch.sparse_coo_tensor(rows[None], values, shape, is_coalesced=is_coalesced, check_invariants=False)
 
 
-RULES: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor], Gradients]] = {
+RULES: dict[type[nn.Module], Rule] = {
     nn.Linear: linear,
     nn.LayerNorm: layer_norm,
     nn.Embedding: embedding,
     nn.Conv1d: conv1d,
 }
+
+
+def rule_of(layer: nn.Module) -> Rule | None:
+    """That of its kind, or of the kind that it is derived from; None where there is none."""
+    return next((RULES[kind] for kind in type(layer).__mro__ if kind in RULES), None)

@@ -13,7 +13,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor, nn
 
-from optim.split_rules import RULES, sparse_rows
+from optim.split_rules import RULES, rule_of, sparse_rows
 from optim.surgery import gramian
 
 # Columns of the Jacobian at a time. On a CPU what is made of them stays in its cache; a GPU wants large operations.
@@ -101,6 +101,7 @@ class TaskGradients:
 
         Args:   model: where the shared parameters are. A layer that owns one is called with the rows of all tasks, one
                 task after another on the first axis, and its weights are used by its calls alone.
+                A subclass of a layer that has a rule is taken to compute the same.
                 sizes: of each task, how many of a layer's rows are its own, (T,); several where layers differ in it
                 (sentences, tokens). The sum of the first axis tells which holds.
         Raises: TypeError for a shared parameter in a layer without a rule; ValueError where no size fits, or two do.
@@ -112,7 +113,7 @@ class TaskGradients:
         handles = []
         for name, layer in model.named_modules():
             owned = {key: place[p] for key, p in layer.named_parameters(recurse=False) if p in place}
-            if owned and type(layer) not in RULES:
+            if owned and rule_of(layer) is None:
                 known = ", ".join(kind.__name__ for kind in RULES)
                 raise TypeError(f"{name}: expected one of {known}; found {type(layer).__name__}; add a rule for it")
             if owned:
@@ -139,7 +140,7 @@ class TaskGradients:
         def split(dy: Tensor) -> None:
             for task, rows in zip(self.tasks, bounds[len(x)], strict=True):
                 if rows.start < rows.stop:
-                    gradients = RULES[type(layer)](layer, x[rows], dy[rows])
+                    gradients = rule_of(layer)(layer, x[rows], dy[rows])
                     for name, k in owned.items():
                         self._add(task, k, gradients[name])
 

@@ -350,6 +350,20 @@ def test_a_layer_without_a_rule_is_refused():
         pass  # not shared: autograd's own
 
 
+def test_a_subclass_has_its_parents_rule():
+    class Named(nn.Linear):
+        pass
+
+    model, x = nn.Sequential(Named(5, 3)), torch.randn(6, 5, generator=seeded())
+    gradients = TaskGradients(TASKS, list(model.parameters()))
+    with gradients.by_rows(model, [1, 2, 3]):
+        model(x).square().sum().backward()
+    gradients.combine(torch.ones(3))
+    expected = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
 def test_one_pass_under_autocast_keeps_float32_rows(net):
     x = torch.randn(9, 5, generator=seeded())
     net = net.float()
