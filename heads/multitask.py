@@ -113,6 +113,7 @@ class MultitaskBert(nn.Module):
                  arch, pooling and layer, and sets the rest.
         Raises:  CheckpointError for files that cannot be used; HubError where nothing is cached and no network.
         """
+        keep_freed_memory()
         folder = resolve(source)
         stored = read_heads_config(folder)
         if stored and config:
@@ -307,6 +308,15 @@ class MultitaskBert(nn.Module):
         if task == "para":
             return (y >= 0.5).long().cpu().numpy()
         return y.clamp(0, STS_MAX).cpu().numpy()
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep the memory that tensors free for the next ones.
+
+    glibc gives it back to the system where more lies free than twice the largest block that was freed so far, and takes
+    it again page by page, which is 5 % of a step and of encode. It counts blocks of up to 32 MiB: so free such a one.
+    """
+    torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8)
 
 
 def full(x: Tensor) -> Tensor:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import platform
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -206,6 +209,30 @@ def test_the_mode_comes_back_after_an_error(folder):
 def test_encode_refuses(folder, texts, settings, message):
     with pytest.raises(ValueError, match=message):
         make(folder).encode(texts, **settings)
+
+
+PAGES = """
+import resource, torch
+from heads.multitask import keep_freed_memory
+
+def fresh_pages() -> int:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(1 << 20) for _ in range(8)]  # 32 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+torch.set_num_threads(1)
+print(fresh_pages() + fresh_pages(), end=" ")
+keep_freed_memory()
+fresh_pages()
+print(fresh_pages())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory by rules of their own")
+def test_freed_memory_is_kept():
+    found = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, check=True).stdout
+    without, kept = map(int, found.split())
+    assert kept < 100 < 4000 < without
 
 
 MOST = 2048
