@@ -14,8 +14,8 @@ SPAN = 512  # columns of J
 def gramian(jacobian: Tensor) -> Tensor:
     """J @ J.T in one pass over J. (T, P) -> (T, T) float64
 
-    The products of SPAN columns are summed in float32 (float64 where J is in it), these sums in float64: no float64
-    copy of J, and for the millions of columns of a model an error of 1e-9 of |g_i| |g_j|, for a few 1e-7.
+    The products of SPAN columns are summed in float32 (float64 where J is in it), these sums in float64. That spares a
+    float64 copy of J; the error, some 1e-7 of |g_i| |g_j| for one span, is 1e-9 for the many spans of a model.
     """
     wide = jacobian.to(torch.promote_types(jacobian.dtype, torch.float32))
     spans, left_over = wide.shape[1] // SPAN, wide.shape[1] % SPAN
