@@ -223,8 +223,7 @@ def fresh_pages() -> int:
 torch.set_num_threads(1)
 print(fresh_pages() + fresh_pages(), end=" ")
 keep_freed_memory()
-fresh_pages()
-print(fresh_pages())
+print(min(fresh_pages() for _ in range(5)))  # once the heap has grown to what it takes
 """
 
 
