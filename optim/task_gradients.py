@@ -137,10 +137,12 @@ class TaskGradients:
             expected = " or ".join(map(str, bounds))
             raise ValueError(f"sizes: expected {expected} rows, those of all tasks; found {len(x)} in {layer}")
 
+        rule = rule_of(layer)
+
         def split(dy: Tensor) -> None:
             for task, rows in zip(self.tasks, bounds[len(x)], strict=True):
                 if rows.start < rows.stop:
-                    gradients = rule_of(layer)(layer, x[rows], dy[rows])
+                    gradients = rule(layer, x[rows], dy[rows])
                     for name, k in owned.items():
                         self._add(task, k, gradients[name])
 
