@@ -345,8 +345,8 @@ def train(run: Run, log: RunLog, progress: Progress) -> None:
     """The training loop: steps, and in their turn lines of the log, evaluations and checkpoints."""
     args, state = run.args, run.state
     evaluate_every = args.eval_every or run.steps_an_epoch
-    stopping = 0
     with stop_signals() as stop:
+        stopping = stop.signal  # not 0 where a library has swallowed the exception of an earlier one
         while not run.finished and not stopping:
             started = time.monotonic()
             line = train_step(run)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,6 @@ from bert.hub import resolve
 # many times as long as one alone.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
-
-# A shell starts its background jobs with SIGINT ignored, and so would be what the tests start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No limit of time for a single example: it would fail by chance on a busy machine.
 settings.register_profile("no_deadline", deadline=None)

@@ -260,7 +260,7 @@ def test_interrupted_it_ends_without_a_traceback_and_leaves_nothing(tmp_path, se
         told = process.communicate(timeout=30)[1]
     assert process.returncode == code
     assert "Traceback" not in told
-    assert ("error: interrupted; give the command again" in told) == (number == signal.SIGINT)
+    assert "error: interrupted; give the command again" in told
     assert names(tmp_path) == []
 
 

@@ -108,19 +108,49 @@ def test_hanging_up_does_not_end_it():
 
 
 @pytest.mark.fault(17)
-def test_sigterm_is_an_exit_that_cleans_up():
-    before, cleaned = signal.getsignal(signal.SIGTERM), []
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_an_exit_that_cleans_up(number, capsys):
+    before, cleaned = signal.getsignal(number), []
 
     def main(argv):
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         finally:
             cleaned.append(True)
 
-    with pytest.raises(SystemExit) as caught:
-        run_cli(main, [])
-    assert (caught.value.code, cleaned) == (143, [True])
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert run_cli(main, []) == 128 + number
+    assert cleaned == [True]
+    assert capsys.readouterr().err == "error: interrupted; give the command again\n"
+    assert signal.getsignal(number) is before
+    assert run_cli(raising(DataError("bad")), []) == 3  # it counts for the one call
+
+
+class Interrupted:
+    """A sequence in whose length a signal arrives."""
+
+    def __init__(self, number: int):
+        self._number = number
+
+    def __len__(self) -> int:
+        os.kill(os.getpid(), self._number)
+        return 0
+
+    def __getitem__(self, index: int):
+        raise IndexError
+
+
+@pytest.mark.fault(17)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("error", [ValueError, DataError])
+def test_a_signal_whose_exception_a_library_replaces(number, error, capsys):
+    def main(argv):
+        try:
+            torch.tensor(Interrupted(number))
+        except ValueError as replaced:
+            raise error(str(replaced)) from None
+
+    assert run_cli(main, []) == 128 + number
+    assert capsys.readouterr().err == "error: interrupted; give the command again\n"
 
 
 @pytest.mark.fault(18)

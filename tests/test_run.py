@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import child
@@ -246,6 +247,26 @@ def test_a_signal_before_or_after_the_steps(home, undisturbed, tmp_path, place, 
 
     assert child.run(action) == 128 + number
     assert not [path for path in tmp_path.rglob(".*") if path.name != ".lock"]
+    assert resume(home, tmp_path, "single") == 0
+    assert outcome(tmp_path) == outcome(undisturbed("single"))
+
+
+@pytest.mark.fault(17)
+def test_a_signal_whose_exception_a_library_swallows(home, undisturbed, tmp_path, monkeypatch):
+    """It ends the run at the first step's place at the latest."""
+    original = train_multitask.read_data
+
+    def note(*args):
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args)
+
+    monkeypatch.setattr(train_multitask, "read_data", note)
+    with pytest.raises(SystemExit) as caught:
+        train(home, tmp_path, *SETTINGS["single"])
+    assert caught.value.code == 143
+    assert not saved(tmp_path / "checkpoints")
+    monkeypatch.undo()
     assert resume(home, tmp_path, "single") == 0
     assert outcome(tmp_path) == outcome(undisturbed("single"))
 

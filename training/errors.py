@@ -86,10 +86,10 @@ def run_cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[s
 def explain(error: BaseException) -> tuple[int, str]:
     """The exit code of an exception, and what the user is told: one line."""
     text = " ".join(str(error).split())
+    if STOP.raised or isinstance(error, KeyboardInterrupt):
+        return 128 + (STOP.signal or signal.SIGINT), "interrupted; give the command again"
     if hasattr(error, "exit_code"):
         return error.exit_code, text
-    if isinstance(error, KeyboardInterrupt):
-        return 130, "interrupted; give the command again"
     if is_out_of_memory(error):
         return 6, f"out of memory ({text or 'no details'}); take a smaller --batch_size or --max_length"
     if isinstance(error, OSError) and error.errno in DISK_ADVICE:
@@ -109,11 +109,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def outliving_the_terminal() -> Iterator[None]:
-    """Neither a closed stdout (`| head`) nor a terminal that goes away ends what runs inside; SIGTERM does, tidily.
+    """Neither a closed stdout (`| head`) nor a terminal that goes away ends what runs inside; SIGINT and SIGTERM do.
 
     Main thread only.
     """
-    handlers = ((signal.SIGHUP, signal.SIG_IGN), (signal.SIGTERM, terminate))
+    STOP.signal, STOP.raised = 0, False
+    handlers = ((signal.SIGHUP, signal.SIG_IGN), (signal.SIGTERM, interrupt), (signal.SIGINT, interrupt))
     before = [(number, signal.signal(number, handler)) for number, handler in handlers]
     try:
         with redirect_stdout(LastingStream(sys.stdout)), redirect_stderr(LastingStream(sys.stderr, any_error=True)):
@@ -123,29 +124,39 @@ def outliving_the_terminal() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def terminate(number: int, _frame) -> None:
-    """An exception, so that temporary files are removed, where the default ends the process on the spot."""
-    raise SystemExit(128 + number)
-
-
 @dataclass
 class Stop:
+    """The signal that asked the process to end, if any, and whether an exception was raised for it."""
+
     signal: int = 0
+    raised: bool = False
+
+
+STOP = Stop()  # one, as a process has one handler for each signal
+
+
+def interrupt(number: int, _frame) -> None:
+    """An exception, so that temporary files are removed, where SIGTERM's default ends the process on the spot.
+
+    It is noted as well: where a library in C was calling Python, it may make its own exception of ours (torch.tensor a
+    ValueError), or none.
+    """
+    STOP.signal, STOP.raised = number, True
+    raise KeyboardInterrupt
 
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
     """Inside, the first SIGINT or SIGTERM lets the step end and be saved; a second SIGINT stops at once."""
-    stop = Stop()
 
     def note(number: int, _frame) -> None:
-        stop.signal = number
+        STOP.signal = number
         if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, interrupt)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop
+        yield STOP
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
