@@ -346,7 +346,7 @@ def train(run: Run, log: RunLog, progress: Progress) -> None:
     args, state = run.args, run.state
     evaluate_every = args.eval_every or run.steps_an_epoch
     with stop_signals() as stop:
-        stopping = stop.signal  # not 0 where a library has swallowed the exception of an earlier one
+        stopping = stop.signal  # not 0 where a library has dropped the exception of an earlier one
         while not run.finished and not stopping:
             started = time.monotonic()
             line = train_step(run)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -151,6 +152,32 @@ def test_a_signal_whose_exception_a_library_replaces(number, error, capsys):
 
     assert run_cli(main, []) == 128 + number
     assert capsys.readouterr().err == "error: interrupted; give the command again\n"
+
+
+class Dropping:
+    """Something in whose destructor a signal arrives."""
+
+    def __init__(self, number: int):
+        self._number = number
+
+    def __del__(self):
+        os.kill(os.getpid(), self._number)
+
+
+@pytest.mark.fault(17)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_whose_exception_python_drops(number, capsys):
+    hook = sys.unraisablehook
+
+    def main(argv):
+        Dropping(number)
+        time.sleep(30)
+
+    began = time.monotonic()
+    assert run_cli(main, []) == 128 + number
+    assert time.monotonic() - began < 10
+    assert capsys.readouterr().err == "error: interrupted; give the command again\n"
+    assert (sys.unraisablehook, signal.getitimer(signal.ITIMER_REAL)) == (hook, (0, 0))
 
 
 @pytest.mark.fault(18)

@@ -252,7 +252,7 @@ def test_a_signal_before_or_after_the_steps(home, undisturbed, tmp_path, place, 
 
 
 @pytest.mark.fault(17)
-def test_a_signal_whose_exception_a_library_swallows(home, undisturbed, tmp_path, monkeypatch):
+def test_a_signal_whose_exception_a_library_drops(home, undisturbed, tmp_path, monkeypatch):
     """It ends the run at the first step's place at the latest."""
     original = train_multitask.read_data
 

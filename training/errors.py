@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import TextIO
@@ -71,10 +71,11 @@ def run_cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[s
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
     with outliving_the_terminal():
         try:
-            try:
-                return main(argv) or 0
-            finally:
-                sys.stdout.flush()  # here, where a failure is still told
+            with ended_by_signals():
+                try:
+                    return main(argv) or 0
+                finally:
+                    sys.stdout.flush()  # here, where a failure is still told
         except (Exception, KeyboardInterrupt) as error:
             if debug:
                 traceback.print_exc()
@@ -109,18 +110,23 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def outliving_the_terminal() -> Iterator[None]:
-    """Neither a closed stdout (`| head`) nor a terminal that goes away ends what runs inside; SIGINT and SIGTERM do.
+    """Neither a closed stdout (`| head`) nor a terminal that goes away ends what runs inside. Main thread only."""
+    with (
+        handling({signal.SIGHUP: signal.SIG_IGN}),
+        redirect_stdout(LastingStream(sys.stdout)),
+        redirect_stderr(LastingStream(sys.stderr, any_error=True)),
+    ):
+        yield
 
-    Main thread only.
-    """
-    STOP.signal, STOP.raised = 0, False
-    handlers = ((signal.SIGHUP, signal.SIG_IGN), (signal.SIGTERM, interrupt), (signal.SIGINT, interrupt))
-    before = [(number, signal.signal(number, handler)) for number, handler in handlers]
+
+@contextmanager
+def handling(handlers: Mapping[int, Callable | signal.Handlers]) -> Iterator[None]:
+    """Handlers by signal, until the end of the block."""
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        with redirect_stdout(LastingStream(sys.stdout)), redirect_stderr(LastingStream(sys.stderr, any_error=True)):
-            yield
+        yield
     finally:
-        for number, handler in before:
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
@@ -135,12 +141,37 @@ class Stop:
 STOP = Stop()  # one, as a process has one handler for each signal
 
 
-def interrupt(number: int, _frame) -> None:
-    """An exception, so that temporary files are removed, where SIGTERM's default ends the process on the spot.
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM end what runs by a KeyboardInterrupt, so that temporary files are removed.
 
-    It is noted as well: where a library in C was calling Python, it may make its own exception of ours (torch.tensor a
-    ValueError), or none.
+    They are noted in STOP too: where a library in C was calling Python, it may make its own exception of ours
+    (torch.tensor a ValueError). And Python drops what is raised in a destructor: then the signal is sent again.
     """
+    STOP.signal, STOP.raised = 0, False
+    hook = sys.unraisablehook
+
+    def send_again(unraisable) -> None:
+        if STOP.raised and unraisable.exc_type is KeyboardInterrupt:
+            signal.setitimer(signal.ITIMER_REAL, 0.01)  # a SIGALRM, when the destructor is over
+        else:
+            hook(unraisable)
+
+    handlers = {
+        signal.SIGINT: interrupt,
+        signal.SIGTERM: interrupt,
+        signal.SIGALRM: lambda *_: signal.raise_signal(STOP.signal),
+    }
+    with handling(handlers):
+        sys.unraisablehook = send_again
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            sys.unraisablehook = hook
+
+
+def interrupt(number: int, _frame) -> None:
     STOP.signal, STOP.raised = number, True
     raise KeyboardInterrupt
 
@@ -154,12 +185,8 @@ def stop_signals() -> Iterator[Stop]:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, interrupt)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handling({signal.SIGINT: note, signal.SIGTERM: note}):
         yield STOP
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class LastingStream:
