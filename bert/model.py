@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bert.checkpoint import load_folder
 from bert.config import BertConfig
+from bert.fused import Linear
 from bert.hub import resolve
 from bert.tokenizer import Batch
 
@@ -43,20 +44,6 @@ class Dropout(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
-
-
-class Linear(nn.Linear):
-    """nn.Linear, on a CPU a few percent faster where no gradient is asked for.
-
-    There torch spreads the bias over the output and adds the product to that; here the bias is added to the product.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)"""
-        if torch.is_grad_enabled() or x.device.type != "cpu":
-            return super().forward(x)
-        y = F.linear(x, self.weight)
-        return y.add_(self.bias.to(y.dtype))
 
 
 class Embeddings(nn.Module):
@@ -139,7 +126,7 @@ class SelfAttention(nn.Module):
         # Transposed, a query a column, and columns in sixteens: on a CPU torch's softmax takes several times as long
         # over a short last axis, and again where what follows its axis does not fill the processor's vectors.
         columns = F.pad(q, (0, 0, 0, -q.shape[2] % 16))
-        scores = (k @ columns.mT) / math.sqrt(q.shape[-1])  # (B, H, T, T or a few more)
+        scores = (k @ columns.mT).div_(math.sqrt(q.shape[-1]))  # (B, H, T, T or a few more)
         if mask is not None:
             # The least finite number, not -inf: the softmax gives padding an exact 0 either way, and no NaN to a row
             # of padding alone.
@@ -166,7 +153,7 @@ class Layer(nn.Module):
         """x: (B, T, D), mask: (B, T) -> the new x: (B, T, D), and the attention: (B, H, T, T). Or packed, as above."""
         attended, attention = self.attention(x, mask)
         x = self.attention_norm(x + self.dropout(attended))
-        wide = F.gelu(self.feed_forward_in(x))  # (B, T, 4 D), the exact erf form
+        wide = self.feed_forward_in.gelu(x)  # (B, T, 4 D)
         return self.feed_forward_norm(x + self.dropout(self.feed_forward_out(wide))), attention
 
 

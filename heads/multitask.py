@@ -19,6 +19,7 @@ from torch import Generator, Tensor, nn
 
 from bert.checkpoint import check_fit, save_folder, write_tensors
 from bert.errors import CheckpointError
+from bert.fused import fused
 from bert.hub import resolve
 from bert.model import BertModel
 from bert.tokenizer import Batch, BertTokenizer
@@ -255,11 +256,13 @@ class MultitaskBert(nn.Module):
             raise ValueError(f"pooling: expected one of {', '.join(POOLINGS)}; found {pooling!r}")
         if amp != "off" and amp not in AMP_DTYPES:
             raise ValueError(f"amp: expected off, bf16 or fp16; found {amp!r}")
-        device = self.bert.embeddings.word.weight.device
+        weight = self.bert.embeddings.word.weight
+        device, dtype = weight.device, AMP_DTYPES.get(amp, weight.dtype)
         unique = {text: row for row, text in enumerate(dict.fromkeys(texts))}  # each text once
         ids = self.tokenizer.ids(list(unique), max_length=self.max_length)
         vectors = torch.empty(len(ids), self.bert.config.hidden_size)
-        with evaluating(self), torch.autocast(device.type, AMP_DTYPES.get(amp), enabled=amp != "off"):
+        autocast = torch.autocast(device.type, dtype, enabled=amp != "off")
+        with evaluating(self), autocast, fused(self.bert, dtype):
             most = TOKENS_A_PASS.get(device.type, TOKENS_A_PASS["cuda"])
             for groups in passes([len(row) for row in ids], most):
                 tokens = [self.tokenizer.pad([ids[row] for row in rows]).to(device) for rows in groups]
