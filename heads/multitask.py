@@ -372,17 +372,16 @@ def passes(lengths: Sequence[int], most: int) -> Iterator[list[list[int]]]:
     TOKENS_A_GROUP tokens: many small groups cost more than padding. A pass has at most `most`, padding included.
     """
     groups: list[list[int]] = []
-    tokens = 0
+    tokens = width = 0  # of the pass, padding included, and of its last group
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        width = lengths[groups[-1][0]] if groups else 0
-        if lengths[row] < width and len(groups[-1]) * width >= TOKENS_A_GROUP:
-            width = 0  # of a new group
-        if groups and tokens + (width or lengths[row]) > most:
+        begins = not groups or (lengths[row] < width and len(groups[-1]) * width >= TOKENS_A_GROUP)
+        width = lengths[row] if begins else width
+        if groups and tokens + width > most:
             yield groups
-            groups, tokens, width = [], 0, 0
-        if not width:
+            groups, tokens, width, begins = [], 0, lengths[row], True
+        if begins:
             groups.append([])
         groups[-1].append(row)
-        tokens += width or lengths[row]
+        tokens += width
     if groups:
         yield groups
