@@ -40,10 +40,10 @@ def fused(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     No gradients, and no change of a weight, inside: where dtype is not the weights' own, they are cast once, here.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, Linear)]
-    if layers and can_fuse(layers[0].weight.device, dtype):
-        for layer in layers:
-            layer._weights = layer.weight.detach().to(dtype), layer.bias.detach().to(dtype)
     try:
+        if layers and can_fuse(layers[0].weight.device, dtype):
+            for layer in layers:
+                layer._weights = layer.weight.detach().to(dtype), layer.bias.detach().to(dtype)
         yield
     finally:
         for layer in layers:

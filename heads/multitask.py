@@ -375,12 +375,12 @@ def passes(lengths: Sequence[int], most: int) -> Iterator[list[list[int]]]:
     tokens = width = 0  # of the pass, padding included, and of its last group
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         begins = not groups or (lengths[row] < width and len(groups[-1]) * width >= TOKENS_A_GROUP)
-        width = lengths[row] if begins else width
-        if groups and tokens + width > most:
+        if groups and tokens + (lengths[row] if begins else width) > most:
             yield groups
-            groups, tokens, width, begins = [], 0, lengths[row], True
+            groups, tokens, begins = [], 0, True
         if begins:
             groups.append([])
+            width = lengths[row]
         groups[-1].append(row)
         tokens += width
     if groups:

@@ -13,7 +13,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor, nn
 
-from optim.split_rules import RULES, rule_of, sparse_rows
+from optim.split_rules import RULES, Rule, rule_of, sparse_rows
 from optim.surgery import gramian
 
 # Columns of the Jacobian at a time. On a CPU what is made of them stays in its cache; a GPU wants large operations.
@@ -113,11 +113,12 @@ class TaskGradients:
         handles = []
         for name, layer in model.named_modules():
             owned = {key: place[p] for key, p in layer.named_parameters(recurse=False) if p in place}
-            if owned and rule_of(layer) is None:
+            rule = rule_of(layer)
+            if owned and rule is None:
                 known = ", ".join(kind.__name__ for kind in RULES)
                 raise TypeError(f"{name}: expected one of {known}; found {type(layer).__name__}; add a rule for it")
             if owned:
-                handles.append(layer.register_forward_hook(partial(self._note, owned, bounds)))
+                handles.append(layer.register_forward_hook(partial(self._note, rule, owned, bounds)))
         for parameter in self.shared:
             parameter.requires_grad_(False)
         try:
@@ -129,15 +130,19 @@ class TaskGradients:
                 handle.remove()
 
     def _note(
-        self, owned: dict[str, int], bounds: dict[int, list[slice]], layer: nn.Module, inputs: tuple, y: Tensor
+        self,
+        rule: Rule,
+        owned: dict[str, int],
+        bounds: dict[int, list[slice]],
+        layer: nn.Module,
+        inputs: tuple,
+        y: Tensor,
     ) -> None:
         """Have y's gradient, once it is known, split by task."""
         (x,) = inputs
         if len(x) not in bounds:
             expected = " or ".join(map(str, bounds))
             raise ValueError(f"sizes: expected {expected} rows, those of all tasks; found {len(x)} in {layer}")
-
-        rule = rule_of(layer)
 
         def split(dy: Tensor) -> None:
             for task, rows in zip(self.tasks, bounds[len(x)], strict=True):
