@@ -1,0 +1,53 @@
+"""Which device, and in which precision: autocast and the gradient scaler."""
+
+import platform
+
+import torch
+
+from runtime.errors import UnavailableError, UsageError
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(name: str) -> torch.device:
+    """auto | cpu | cuda -> a device; auto is the GPU where there is one. Raises UnavailableError for a missing GPU."""
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise UnavailableError(f"--device: expected a GPU; torch {torch.__version__} finds none; take --device cpu")
+    return torch.device("cpu" if name == "cpu" or not there else "cuda")
+
+
+def resolve_precision(amp: str, device: torch.device) -> str:
+    """auto | off | bf16 | fp16 -> off | bf16 | fp16, of which auto is the fastest that the hardware has.
+
+    Raises UsageError for one that it lacks: emulated, it would be many times slower than float32.
+    """
+    gpu, bf16 = device.type == "cuda", computes_bf16(device)
+    if amp == "auto":
+        return "bf16" if bf16 else "fp16" if gpu and torch.cuda.get_device_capability(device) >= (7, 0) else "off"
+    if (amp == "bf16" and not bf16) or (amp == "fp16" and not gpu):
+        instead = "fp16 or off" if gpu else "auto or off"
+        raise UsageError(f"--amp: expected what this {device.type} computes in; found {amp}; take {instead}")
+    return amp
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 matrix products are the hardware's own."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    try:  # private names, in torch 2.10 as in 2.13, but not in every build
+        if platform.machine() in ("x86_64", "AMD64"):  # mkldnn's query says yes on any AVX-512, where it emulates
+            return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    except (AttributeError, RuntimeError):
+        return False
+
+
+def autocast(device: torch.device, mode: str) -> torch.autocast:
+    """The context of forward passes. mode: as `resolve_precision` gives it."""
+    return torch.autocast(device.type, DTYPES.get(mode), enabled=mode != "off")
+
+
+def make_scaler(mode: str) -> torch.amp.GradScaler:
+    """Scales the loss under fp16, whose small gradients would vanish; does nothing under the others."""
+    return torch.amp.GradScaler("cuda", enabled=mode == "fp16")

@@ -1,0 +1,124 @@
+"""How a program ends, and what it says: exit codes, signals, lines on stderr.
+
+0 done, 1 our own bug, 2 usage, 3 data, 4 checkpoint or model file, 5 diverged, 6 out of memory, 7 disk, 8 network or
+device missing, 128 + number for a signal: 130 SIGINT, 143 SIGTERM, 129 SIGHUP (a terminal that is closed).
+"""
+
+import difflib
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import TextIO
+
+DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS}
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: two
+
+
+class UsageError(ValueError):
+    exit_code = 2  # an option, or a combination of them, that cannot be met
+
+
+class DataError(ValueError):
+    exit_code = 3  # a data file that is missing or wrong
+
+
+class CheckpointError(ValueError):
+    exit_code = 4  # a checkpoint or model file that cannot be trusted or does not fit
+
+
+class DivergedError(RuntimeError):
+    exit_code = 5  # training that has left the numbers
+
+
+class DiskError(OSError):
+    exit_code = 7  # a disk that is full or may not be written
+
+
+class UnavailableError(OSError):
+    exit_code = 8  # a network or a device that is not there
+
+
+def run_cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
+    """Call main(argv) and return the exit code: main's own (None is 0), or that of the exception it raised.
+
+    That is told in one line on stderr, after its traceback where argv holds --debug. SystemExit goes through.
+    """
+    with stop_signals(at_once=True) as stop:
+        try:
+            try:
+                return main(argv) or 0
+            finally:  # here, where a failure can still be told
+                say("", end="", stream=sys.stdout, forgiven=BrokenPipeError)
+        except BrokenPipeError:  # stdout's reader has left: what a program prints comes after what it does
+            return 0
+        except (Exception, KeyboardInterrupt) as error:
+            if "--debug" in (sys.argv[1:] if argv is None else argv):
+                say(traceback.format_exc().rstrip())
+            code, text = explain(error, stop.number)
+            say(f"error: {text}")
+            return code
+
+
+@contextmanager
+def stop_signals(at_once: bool = False) -> Iterator[SimpleNamespace]:
+    """Gives an object whose `number` is that of the first signal inside, 0 for none. In the main thread only.
+
+    A SIGINT after it, or with `at_once` any signal, raises KeyboardInterrupt: temporary files go on the way out.
+    """
+    stop = SimpleNamespace(number=0)
+
+    def handle(number: int, _frame: object) -> None:
+        again, stop.number = stop.number != 0, stop.number or number
+        if at_once or (again and number == signal.SIGINT):
+            raise KeyboardInterrupt
+
+    heard = [n for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN or n == signal.SIGINT]  # but for nohup's
+    before = {number: signal.signal(number, handle) for number in heard}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def say(text: str, end: str = "\n", stream: TextIO | None = None, forgiven: type[OSError] = OSError) -> None:
+    """A line on stderr, or `stream`. After an OSError, raised where it is not forgiven, nothing goes there any more."""
+    stream = stream or sys.stderr
+    try:
+        print(text, end=end, file=stream, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # below Python, so that its flush at exit passes
+        if not isinstance(error, forgiven):
+            raise
+
+
+def explain(error: BaseException, number: int = 0) -> tuple[int, str]:
+    """The exit code of an exception, and what the user is told: one line. number: of the signal that came before."""
+    text = " ".join(str(error).split())
+    if number or isinstance(error, KeyboardInterrupt):  # a library in C may raise its own error for ours
+        return 128 + (number or signal.SIGINT), "interrupted; give the command again"
+    if hasattr(error, "exit_code"):
+        return error.exit_code, text
+    if is_out_of_memory(error):
+        return 6, f"out of memory ({text or 'no details'}); take a smaller --batch_size or --max_length"
+    if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
+        place = f" at {error.filename}" if error.filename else ""
+        return 7, f"{error.strerror}{place}; free some space, check the permissions or choose another folder"
+    return 1, f"{type(error).__name__}: {text}; a bug of this program: --debug shows the traceback to report"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a smaller batch might have gone through. The CPU's allocator raises a plain RuntimeError."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's, without its import
+    return named or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """`; did you mean X?`, of the names that there are; empty where none is near."""
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {near[0]}?" if near else ""

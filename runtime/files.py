@@ -1,0 +1,193 @@
+"""Files and folders that are whole or absent, whenever the process is killed; and one process a folder.
+
+What is new is written as `.tmp-NAME.PID`, synced and renamed; what goes is first renamed to `.trash-NAME.PID`.
+"""
+
+import errno
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import safetensors.torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from torch import Tensor
+
+from runtime.errors import CheckpointError, DiskError, UsageError
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Replace the file: after a crash, or the DiskError raised, it is the old one or the whole new one. Text: UTF-8."""
+    with _exchange(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """A folder to fill: it takes the place of `final` when the block ends, and vanishes where that raises."""
+    with _exchange(final) as temporary:
+        temporary.mkdir()
+        yield temporary
+
+
+@contextmanager
+def _exchange(final: Path) -> Iterator[Path]:
+    """A path for the file or folder that is to stand at `final`."""
+    temporary = final.with_name(f".tmp-{final.name}.{os.getpid()}")
+    with disk_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        sync(final.parent.parent)
+        try:
+            remove(temporary)
+            yield temporary
+            for path in (*temporary.rglob("*"), temporary):
+                sync(path)
+            fault("before-rename", final.name)
+            if temporary.is_dir() and final.is_dir():
+                discard(final)  # killed right after this there is none, until the run goes on and writes it again
+            temporary.replace(final)
+            fault("after-rename", final.name)
+            sync(final.parent)
+        finally:
+            remove(temporary)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder with all it holds, so that nobody sees half of it."""
+    trash = folder.rename(folder.with_name(f".trash-{folder.name}.{os.getpid()}"))
+    fault("in-rotation", folder.name)
+    remove(trash)
+
+
+def clean(folder: Path, *names: str) -> None:
+    """Remove what killed processes left of files and folders of these names, such as "step-*". Inside `lock`."""
+    for kind, name in itertools.product(("tmp", "trash"), names):
+        for path in folder.glob(f".{kind}-{name}.[0-9]*"):
+            remove(path)
+
+
+def move_aside(folder: Path) -> Path:
+    """Rename a folder to NAME.old, or NAME.old.2 and so on where that is there already; returns the new path."""
+    folder = Path(os.path.abspath(folder))  # so that it has a name: "." has none
+    aside, counts = folder.with_name(f"{folder.name}.old"), itertools.count(2)
+    while os.path.lexists(aside):
+        aside = folder.with_name(f"{folder.name}.old.{next(counts)}")
+    with disk_errors(folder):
+        return folder.rename(aside)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all it holds; fine where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:  # Windows opens no folder (EACCES); a mounted drive may know no fsync
+        if error.errno not in (errno.EACCES, errno.EINVAL, errno.ENOTSUP):
+            raise
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """An OSError inside becomes a DiskError that names the path: a failed write does not say where it was."""
+    try:
+        yield
+    except DiskError:
+        raise
+    except OSError as error:
+        why = error.strerror or error
+        raise DiskError(f"{path}: not written ({why}); free some space or choose another folder") from error
+
+
+def fault(point: str, name: str) -> None:
+    """For tests: die as by kill -9 where MINBERT_FAULT_POINT is `point`, or `point@name`: of that file or folder."""
+    if os.environ.get("MINBERT_FAULT_POINT") in (point, f"{point}@{name}"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """A safetensors file of tensors that do not overlap in memory. Not atomic: for inside new_folder."""
+    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    # Through bytes: the library's save_file hides the file from the user's group, and why a write failed.
+    path.write_bytes(safetensors.torch.save(whole, metadata={"format": "pt"}))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU. Raises CheckpointError."""
+    check_plain(path)
+    try:  # the library bounds the header and every offset by the file's size
+        # Copies: the library maps the file, and its pages would be read during training, when it may be gone.
+        return {name: value.clone() for name, value in safetensors.torch.load_file(path).items()}
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file ({error})") from None
+
+
+def read_json(path: Path) -> dict:
+    """The JSON object in a file. Raises CheckpointError."""
+    check_plain(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        content = error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object; found {content!r:.200}")
+    return content
+
+
+def check_plain(path: Path, links: bool = True) -> None:
+    """Raise CheckpointError for what is no file: from a pipe, say, reading never ends. links: whether those pass."""
+    if not path.is_file() or (path.is_symlink() and not links):
+        raise CheckpointError(f"{path}: expected a plain file; found {'another kind' if path.exists() else 'none'}")
+
+
+def sha256(path: Path) -> str:
+    """Of the file's content, in hex digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Be the only process in the folder, made if need be; else UsageError with the other's number. Its files stay."""
+    holder, path = folder / ".minbert.pid", folder / ".minbert.lock"  # two: filelock empties the lock's
+    with disk_errors(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            held = FileLock(path, timeout=0).acquire()
+        except Timeout:
+            number = holder.read_text() if holder.is_file() else "of unknown number"
+            raise UsageError(f"{folder}: in use by process {number}; wait for it or choose another folder") from None
+        holder.write_text(str(os.getpid()))
+    with held:
+        yield
+
+
+def nearest_folder(folder: Path) -> Path:
+    """The folder, or the first above it that is there (or a file in its place): on whose disk it will be."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
+def check_space(folder: Path, needed: int, option: str = "--output_dir") -> None:
+    """Raise DiskError where the folder, which may be absent, cannot be written, or has not `needed` bytes free."""
+    there = nearest_folder(folder)
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise DiskError(f"{option}: expected a folder that can be written; found another at {there}; choose another")
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        numbers = f"expected {needed / 1e6:.1f} MB of free space; found {free / 1e6:.1f} MB"
+        raise DiskError(f"{option}: {numbers} at {there}; free some or choose another folder")

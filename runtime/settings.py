@@ -1,0 +1,100 @@
+"""Settings, declared once: a field `lr: float = setting(1e-4, "peak", positive_float)` is the option --lr too."""
+
+import argparse
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from runtime.errors import UsageError, nearest
+
+ALL = ""  # in what `by_name` gives: the value of every name
+
+
+def setting(default: Any, help: str, parse: Callable[[str], Any] = str, may_change: bool = False, **word: Any) -> Any:
+    """A dataclass field that is an option.
+
+    Args: default: said in the help, unless the help says it. parse: text -> value, bool for a flag.
+          may_change: whether it may differ when a run goes on. word: argparse's `choices` and `metavar`.
+    """
+    if type(default) in (str, int, float) and "(default" not in help:
+        help += f" (default: {default})"
+    word |= {"help": help, **({"action": "store_true"} if parse is bool else {"type": parse})}
+    return dataclasses.field(default=default, metadata={"word": word, "may_change": may_change})
+
+
+class OptionParser(argparse.ArgumentParser):
+    """argparse with `--batch_size` and `--batch-size` alike, no abbreviations, and UsageError instead of an exit."""
+
+    def __init__(self, description: str):
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, allow_abbrev=False, formatter_class=formatter)
+
+    def add_settings(self, settings: type, groups: Mapping[str, str]) -> None:
+        """An option for every setting of a dataclass. groups: of some options, the heading that begins with them."""
+        add = self.add_argument
+        for field in dataclasses.fields(settings):
+            if field.name in groups:
+                add = self.add_argument_group(groups[field.name]).add_argument
+            if field.metadata:
+                add(f"--{field.name}", default=argparse.SUPPRESS, **field.metadata["word"])  # absent if not given
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
+        words = list(sys.argv[1:] if args is None else args)
+        for i, word in enumerate(words):
+            if word.startswith("--") and word != "--":
+                given, equals, value = word.partition("=")
+                name = "--" + given[2:].replace("-", "_")
+                if name not in self._option_string_actions:
+                    self.error(f"{given}: no such option{nearest(name, self._option_string_actions)}")
+                words[i] = name + equals + value
+        return super().parse_args(words, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; {self.prog} --help lists every option")
+
+
+def _number(kind: type, fits: Callable[[float], bool], expected: str) -> Callable[[str], Any]:
+    """A type of option, whose message names the range."""
+
+    def check(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not abs(value) < math.inf or not fits(value):
+            raise argparse.ArgumentTypeError(f"expected {expected}; found {text!r}")
+        return value
+
+    return check
+
+
+positive_int = _number(int, lambda n: n >= 1, "a whole number, 1 or more")
+non_negative_int = _number(int, lambda n: n >= 0, "a whole number, 0 or more")
+negative_int = _number(int, lambda n: n <= -1, "a whole number, -1 or less")
+positive_float = _number(float, lambda x: x > 0, "a number above 0")
+non_negative_float = _number(float, lambda x: x >= 0, "a number, 0 or more")
+probability = _number(float, lambda x: 0 <= x <= 1, "a number in [0, 1]")
+rate = _number(float, lambda x: 0 <= x < 1, "a number in [0, 1)")
+
+
+def names(text: str) -> tuple[str, ...]:
+    """`para,sts` -> ("para", "sts"), each once."""
+    found = tuple(text.split(","))
+    if len(found) > len(set(found)) or not all(found):
+        raise argparse.ArgumentTypeError(f"expected names with commas between, each once; found {text!r}")
+    return found
+
+
+def by_name(value: Callable[[str], Any]) -> Callable[[str], dict[str, Any]]:
+    """A type: `sst=1,sts=4` -> {"sst": value("1"), "sts": value("4")}, each name once; one value -> {ALL: value}."""
+
+    def check(text: str) -> dict[str, Any]:
+        if "=" not in text:
+            return {ALL: value(text)}
+        pairs = [part.partition("=") for part in text.split(",")]
+        names(",".join(name for name, _, _ in pairs))
+        return {name: value(number) for name, _, number in pairs}
+
+    return check
