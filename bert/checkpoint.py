@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from bert.errors import CheckpointError
+from runtime.errors import CheckpointError, say
+from runtime.files import read_tensors, write_tensors
 
 # Our module names -> Hugging Face's; weight and bias follow the module.
 NAMES = {
@@ -46,98 +44,91 @@ def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {theirs: part for names, value in named for theirs, part in zip(names, value.chunk(len(names)), strict=True)}
 
 
-def weights_file(folder: Path) -> Path:
-    """model.safetensors, else pytorch_model.bin. Raises CheckpointError where neither is there."""
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).is_file():
-            return folder / name
-    raise CheckpointError(
-        f"{folder}: expected model.safetensors or pytorch_model.bin; found neither; give a folder that has one"
-    )
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file, by the names in it."""
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: not a readable weights file ({error}); fetch it again") from None
-    refusal = f"{path}: expected names and tensors alone; found damage or other things; take a model.safetensors"
+def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
+    """A folder's weights file, model.safetensors before pytorch_model.bin, and its tensors. Raises CheckpointError."""
+    path = folder / "model.safetensors"
+    if path.is_file():
+        return path, read_tensors(path)
+    path = folder / "pytorch_model.bin"
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)  # refuses a pickle that calls anything
+        if not all(isinstance(name, str) and isinstance(x, Tensor) for name, x in weights.items()):
+            raise TypeError("other things than names and tensors")
     except Exception as error:  # damaged pickles raise of any kind; torch's text would advise to run this one
-        raise CheckpointError(refusal) from error
-    if not isinstance(weights, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
-    ):
-        raise CheckpointError(refusal)
-    return weights
+        raise CheckpointError(
+            f"{folder}: expected model.safetensors, or a pytorch_model.bin of names and tensors alone; found neither; "
+            "take a model.safetensors"
+        ) from error
+    return path, weights
 
 
-def standard_names(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Undo the variants of older checkpoints: a `bert.` prefix, LayerNorm gamma/beta; pass over `cls.*` heads."""
-    heads = sorted(name for name in weights if name.startswith("cls."))
-    if heads:
-        print(f"{path}: passed over {len(heads)} pre-training head tensors: {', '.join(heads)}", file=sys.stderr)
-    standard = {}
+def standard_names(weights: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The encoder's tensors by BertModel's names, and the names of all others, which are heads.
+
+    Undone are DataParallel's prefix `module.`, the prefix `bert.` of models with a head, LayerNorm gamma and beta.
+    """
+    standard, others = {}, []
     for name, value in weights.items():
-        if name in heads:
+        new = name.removeprefix("module.").removeprefix("bert.")
+        new = new.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        if new == "embeddings.position_ids":  # the numbers 0..511, not a weight
             continue
-        name = name.removeprefix("bert.")
-        if name == "embeddings.position_ids":  # the numbers 0..511, not a weight
-            continue
-        name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        if name in standard:
-            raise CheckpointError(f"{path}: two tensors mean {name}; fetch the file again")
-        standard[name] = value
-    return standard
+        if not new.startswith(("embeddings.", "encoder.", "pooler.")):
+            others.append(name)
+        elif new in standard:
+            raise CheckpointError(f"{path}: two tensors mean {new}; fetch the file again")
+        else:
+            standard[new] = value
+    return standard, sorted(others)
 
 
 def check_fit(
-    expected: dict[str, Tensor],
-    found: dict[str, Tensor],
-    path: Path,
-    advice: str = "check config.json beside it",
+    expected: dict[str, Tensor], weights: dict[str, Tensor], path: Path, advice: str = "see that config.json fits it"
 ) -> None:
-    """See that tensors fit a model in names, shapes and kind.
+    """See that tensors fit a model in names, shapes and kind, and are finite in float32.
 
-    Args:    expected, found: tensors by the same kind of name.
-             path: the file of `found`; advice: what to do where they do not fit. Both are for the error alone.
-    Raises:  CheckpointError naming what is missing, unexpected, of another shape or quantised (five of each).
+    Args:    expected, weights: tensors by the same kind of name.
+             path: the file of `weights`; advice: what to do where they do not fit. Both are for the error alone.
+    Raises:  CheckpointError naming what does not fit, five of each kind.
     """
-    faults = [
-        ("missing", [name for name in expected if name not in found]),
-        ("unexpected", [name for name in found if name not in expected]),
-        (
-            "wrong shape",
-            [
-                f"{name} (expected {tuple(expected[name].shape)}, found {tuple(found[name].shape)})"
-                for name in expected
-                if name in found and expected[name].shape != found[name].shape
-            ],
-        ),
-        ("not floating-point", [f"{name} ({x.dtype})" for name, x in found.items() if not x.is_floating_point()]),
-    ]
-    told = [
-        f"{len(names)} {what}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
-        for what, names in faults
+    shapes = {name: (tuple(x.shape), tuple(weights[name].shape)) for name, x in expected.items() if name in weights}
+    faults = {
+        "missing": [name for name in expected if name not in weights],
+        "unexpected": [name for name in weights if name not in expected],
+        "wrong shape": [f"{name} (expected {a}, found {b})" for name, (a, b) in shapes.items() if a != b],
+        "not floating-point": [f"{name} ({x.dtype})" for name, x in weights.items() if not x.is_floating_point()],
+        "NaN or infinite": [
+            name for name, x in weights.items() if x.numel() and not all(map(torch.isfinite, x.float().aminmax()))
+        ],
+    }
+    listed = [
+        f"{len(names)} {fault}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+        for fault, names in faults.items()
         if names
     ]
-    if told:
-        raise CheckpointError(f"{path}: the weights do not fit the model: {'; '.join(told)}; {advice}")
+    if listed:
+        raise CheckpointError(f"{path}: the weights do not fit the model: {'; '.join(listed)}; {advice}")
 
 
 def load_folder(model: nn.Module, folder: Path) -> None:
-    """Replace every weight of `model` by the folder's, as float32. Raises CheckpointError and changes nothing else."""
-    path = weights_file(folder)
-    found = standard_names(read_weights(path), path)
-    check_fit(to_hugging_face(model.state_dict()), found, path)
-    # cat copies: the file's pages stay mapped otherwise, and training would read them while the file may be replaced.
+    """Replace every weight of a BertModel by the folder's, as float32; its pooler by None where the folder has none.
+
+    What the file has beside the encoder, and a pooler that it lacks, are named on stderr.
+    Raises: CheckpointError; the model is as it was.
+    """
+    path, weights = read_weights(folder)
+    weights, heads = standard_names(weights, path)
+    has_pooler = any(name.startswith("pooler.") for name in weights)
+    names = [name for name in model.state_dict() if has_pooler or not name.startswith("pooler.")]
+    check_fit(to_hugging_face({name: model.state_dict()[name] for name in names}), weights, path)
+    if heads:
+        say(f"{path}: not used: {len(heads)} tensors outside the encoder: {', '.join(heads)}")
+    if not has_pooler:
+        say(f"{path}: not there: pooler.dense.weight, pooler.dense.bias; the model has no pooler_output")
+        model.pooler = None
+    parts = {name: [weights[theirs] for theirs in hugging_face_names(name)] for name in names}
     # float comes first: cat refuses some mixtures of dtypes.
-    parts = {ours: [found[theirs] for theirs in hugging_face_names(ours)] for ours in model.state_dict()}
-    state = {name: torch.cat([value.float() for value in values]) for name, values in parts.items()}
-    model.load_state_dict(state, assign=True)
+    model.load_state_dict({name: torch.cat([x.float() for x in xs]) for name, xs in parts.items()}, assign=True)
 
 
 def save_folder(model: nn.Module, folder: Path) -> None:
@@ -145,9 +136,3 @@ def save_folder(model: nn.Module, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(model.config.to_json(), encoding="utf-8")
     write_tensors(folder / "model.safetensors", to_hugging_face(model.state_dict()))
-
-
-def write_tensors(path: Path, state: dict[str, Tensor]) -> None:
-    """A safetensors file that transformers reads. Not by save_file, which hides it from the user's group."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    path.write_bytes(save(tensors, metadata={"format": "pt"}))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from bert.errors import CheckpointError
+from runtime.errors import CheckpointError
+from runtime.files import read_json
 
 # Settings of config.json that change the mathematics, with the one value that this BERT computes.
 ONLY = {
@@ -16,15 +19,11 @@ ONLY = {
     "is_decoder": False,
     "add_cross_attention": False,
 }
-ADVICE = "take the config.json that belongs to the model"
 
 
 @dataclass(frozen=True)
 class BertConfig:
-    """Sizes and dropout rates; the defaults are bert-base-uncased's.
-
-    Raises ValueError where the sizes do not fit together.
-    """
+    """Sizes and dropout rates, bert-base-uncased's by default. Raises ValueError where they do not fit together."""
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -40,54 +39,48 @@ class BertConfig:
     pad_token_id: int = 0
 
     def __post_init__(self):
+        for fault in faults_in(vars(self)):
+            raise ValueError(fault)
         for field in fields(self):
-            value = getattr(self, field.name)
-            whole = field.type == "int"
-            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-                expected = "a whole number" if whole else "a number"
-                raise ValueError(f"{field.name}: expected {expected}; found {value!r}")
-            low = 0 if not whole or field.name == "pad_token_id" else 1
-            if not low <= value < 2**63:  # torch's largest size
-                raise ValueError(f"{field.name}: expected at least {low} and below 2^63; found {value!r}")
-            if not whole:
-                object.__setattr__(self, field.name, float(value))  # transformers refuses to read a rate written as 0
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            if getattr(self, name) >= 1:
-                raise ValueError(f"{name}: expected a rate in [0, 1); found {getattr(self, name)!r}")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size: expected a multiple of num_attention_heads ({self.num_attention_heads}); "
-                f"found {self.hidden_size}"
-            )
-        if self.pad_token_id >= self.vocab_size:
-            raise ValueError(f"pad_token_id: expected below vocab_size {self.vocab_size}; found {self.pad_token_id}")
+            if field.type == "float":  # transformers refuses to read a rate written as 0
+                object.__setattr__(self, field.name, float(getattr(self, field.name)))
 
     @classmethod
     def from_json(cls, path: str | Path) -> BertConfig:
         """Read a config.json. Keys that change nothing here (id2label, torch_dtype, ...) are passed over.
 
-        Raises CheckpointError where a value would change the mathematics, or a size is missing.
+        Raises CheckpointError where a value would change the mathematics, or a size is missing or impossible.
         """
-        try:
-            raw = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path}: expected a readable JSON file; found {error}; {ADVICE}") from None
-        if not isinstance(raw, dict) or "model_type" not in raw:
-            raise CheckpointError(f"{path}: expected a JSON object with model_type 'bert'; found none; {ADVICE}")
-        for name, value in ONLY.items():
-            if raw.get(name, value) != value:
-                raise CheckpointError(
-                    f"{path}: {name}: this BERT computes {value!r} only; found {raw[name]!r}; choose another model"
-                )
+        raw = read_json(Path(path))
         sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        missing = [name for name in sizes if name not in raw]
-        if missing:
-            raise CheckpointError(f"{path}: {', '.join(missing)} missing; {ADVICE}")
-        try:
-            return cls(**{field.name: raw[field.name] for field in fields(cls) if field.name in raw})
-        except ValueError as error:
-            raise CheckpointError(f"{path}: {error}; {ADVICE}") from None
+        faults = [f"{name}: expected a value; found none" for name in ("model_type", *sizes) if name not in raw]
+        faults += [
+            f"{name}: expected {value!r}, which is all that this BERT computes; found {raw[name]!r}"
+            for name, value in ONLY.items()
+            if raw.get(name, value) != value
+        ]
+        values = {field.name: raw.get(field.name, field.default) for field in fields(cls)}
+        faults += faults_in(values)
+        if faults:
+            raise CheckpointError(f"{path}: {faults[0]}; take the model's own config.json, or another model")
+        return cls(**values)
 
     def to_json(self) -> str:
         """The text of a config.json that transformers reads as the same model."""
         return json.dumps({"architectures": ["BertModel"], **ONLY, "dtype": "float32", **asdict(self)}, indent=2) + "\n"
+
+
+def faults_in(values: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with a config's values."""
+    for field in fields(BertConfig):
+        value, whole = values[field.name], field.type == "int"
+        low = 0 if not whole or field.name == "pad_token_id" else 1
+        high = 1 if "dropout" in field.name else 2**63  # torch's largest size
+        kind_fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        if not kind_fits or not low <= value < high:
+            expected = f"a {'whole number' if whole else 'number'} from {low}, below {high}"
+            yield f"{field.name}: expected {expected}; found {value!r}"
+            return
+    heads = values["num_attention_heads"]
+    if values["hidden_size"] % heads:
+        yield f"hidden_size: expected a multiple of num_attention_heads ({heads}); found {values['hidden_size']}"

@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
-from bert.errors import CheckpointError
 from bert.hub import resolve
+from runtime.errors import CheckpointError
+from runtime.files import read_json
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_LENGTH = 512  # BERT's position embeddings
+GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # transformers', which follow tokenizer.json alone
 SURROGATE = re.compile("[\ud800-\udfff]")  # no character by itself, so no UTF-8 and no token
 
 
 class Batch(dict):
-    """Tensors by name, also as attributes: batch["input_ids"] and batch.input_ids; model(**batch) takes it whole."""
+    """Tensors by name, also as attributes: batch["input_ids"] is batch.input_ids. model(**batch) takes it whole."""
 
     def __getattr__(self, name: str) -> Tensor:
         try:
@@ -33,7 +37,14 @@ class Batch(dict):
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """A new batch on `device`; this one stays as it is."""
-        return Batch({name: value.to(device, non_blocking=non_blocking) for name, value in self.items()})
+        moved = Batch({name: value.to(device, non_blocking=non_blocking) for name, value in self.items()})
+        moved.places = self.places.to(device, non_blocking=non_blocking)
+        return moved
+
+    @cached_property
+    def places(self) -> Tensor:
+        """Of the real tokens among all: (N,) in (B T,). Computed before a batch moves: a GPU would wait here."""
+        return self["attention_mask"].flatten().nonzero()[:, 0]  # (N,)
 
 
 class BertTokenizer:
@@ -42,30 +53,16 @@ class BertTokenizer:
     As there (and in transformers), a special token written out in a text, like "[SEP]", becomes that special token.
 
     Attributes: vocab_size (the largest id + 1), pad_token_id, unk_token_id, cls_token_id, sep_token_id, mask_token_id;
-                max_length: where texts are cut unless a call says otherwise;
-                truncated: texts (or pairs) cut so far; longest: the longest in tokens, special ones included, uncut.
+                max_length: where texts are cut unless a call says otherwise. No call changes anything in it.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_length: int = MAX_LENGTH):
-        """tokenizer: BERT's kind; changed in place: no padding, no truncation, BERT's special tokens around a text."""
-        for part, kind in (
-            (tokenizer.normalizer, normalizers.BertNormalizer),
-            (tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer),
-            (tokenizer.model, models.WordPiece),
-        ):
-            if not isinstance(part, kind):
-                raise ValueError(f"expected a BERT tokenizer's {kind.__name__}; found {type(part).__name__}")
+        """tokenizer: BERT's kind (see `check_kind`), which is changed: no padding, no truncation, BERT's template."""
         vocab = tokenizer.get_vocab()
-        missing = [token for token in SPECIAL_TOKENS if token not in vocab]
-        if missing or tokenizer.model.unk_token != "[UNK]":
-            found = f"no {' '.join(missing)}" if missing else f"{tokenizer.model.unk_token} for unknown words"
-            raise ValueError(f"expected the special tokens {' '.join(SPECIAL_TOKENS)}; found {found}")
-        self.pad_token_id, self.unk_token_id, self.cls_token_id, self.sep_token_id, self.mask_token_id = (
-            vocab[token] for token in SPECIAL_TOKENS
-        )
+        ids = (vocab[token] for token in SPECIAL_TOKENS)
+        self.pad_token_id, self.unk_token_id, self.cls_token_id, self.sep_token_id, self.mask_token_id = ids
         self.vocab_size = max(vocab.values()) + 1
         self.max_length = max_length
-        self.truncated = self.longest = 0
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.post_processor = processors.TemplateProcessing(  # for those who read what `save` writes
@@ -75,36 +72,35 @@ class BertTokenizer:
         )
         self._tokenizer = tokenizer
 
-    # ---- files -------------------------------------------------------------------------------------------------------
-
     @classmethod
     def from_pretrained(cls, source: str | Path) -> BertTokenizer:
-        """Read tokenizer.json, else vocab.txt with the settings of tokenizer_config.json.
+        """Read tokenizer.json, else vocab.txt, with the settings of tokenizer_config.json, as transformers does.
 
+        That is: case, accents and Chinese characters are what tokenizer_config.json says, BERT's uncased ways where it
+        names none, whatever tokenizer.json says of them, unless the class named there is for any tokenizer.json.
         Args:    source: a folder in Hugging Face layout, "minilm", "bert-base-uncased" or a Hub id.
-        Raises:  CheckpointError (a bad file), HubError (nothing cached and no network).
+        Raises:  CheckpointError (a bad file), UnavailableError (nothing cached and no network).
         """
         folder = resolve(source)
         config = read_config(folder / "tokenizer_config.json")
         path = folder / "tokenizer.json"
-        if path.is_file():
-            tokenizer = read_tokenizer(path)
-        elif (path := folder / "vocab.txt").is_file():
-            tokenizer = wordpiece(read_vocab(path), config)
-        else:
-            raise CheckpointError(f"{folder}: expected tokenizer.json or vocab.txt; found neither; copy one there")
-        try:
-            return cls(tokenizer, int(min(config["model_max_length"], MAX_LENGTH)))
-        except ValueError as error:
-            raise CheckpointError(f"{path}: {error}; take the file that belongs to the model") from None
+        if not path.is_file():
+            path = folder / "vocab.txt"
+        tokenizer = read_tokenizer(path)
+        if path.name == "vocab.txt" or config["tokenizer_class"] not in GENERIC_CLASSES:
+            tokenizer.normalizer = normalizers.BertNormalizer(
+                lowercase=config["do_lower_case"],
+                strip_accents=config["strip_accents"],
+                handle_chinese_chars=config["tokenize_chinese_chars"],
+            )
+        check_kind(tokenizer, path)
+        return cls(tokenizer, int(min(config["model_max_length"], MAX_LENGTH)))
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json, vocab.txt and tokenizer_config.json, which transformers loads as the same tokenizer."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        lines = [""] * self.vocab_size
-        for token, number in self._tokenizer.get_vocab().items():
-            lines[number] = token
+        words = {number: token for token, number in self._tokenizer.get_vocab().items()}
         normalizer = self._tokenizer.normalizer
         config = {
             "tokenizer_class": "BertTokenizer",
@@ -114,14 +110,10 @@ class BertTokenizer:
             "model_max_length": self.max_length,
             **{f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS},
         }
-        for name, text in (
-            ("tokenizer.json", self._tokenizer.to_str(pretty=True)),
-            ("vocab.txt", "\n".join(lines)),
-            ("tokenizer_config.json", json.dumps(config, indent=2)),
-        ):
-            (folder / name).write_text(text + "\n", encoding="utf-8", newline="\n")
-
-    # ---- texts -------------------------------------------------------------------------------------------------------
+        vocab = "".join(words.get(number, "") + "\n" for number in range(self.vocab_size))
+        (folder / "tokenizer.json").write_bytes(f"{self._tokenizer.to_str(pretty=True)}\n".encode())
+        (folder / "vocab.txt").write_bytes(vocab.encode())
+        (folder / "tokenizer_config.json").write_bytes(f"{json.dumps(config, indent=2)}\n".encode())
 
     def __call__(
         self, texts: str | Sequence[str], pairs: str | Sequence[str] | None = None, max_length: int | None = None
@@ -139,41 +131,40 @@ class BertTokenizer:
     def ids(self, texts: str | Sequence[str], max_length: int | None = None) -> list[list[int]]:
         """Each text's ids with [CLS] and [SEP], cut at the end where longer than max_length; not padded."""
         room = self._room(max_length, sides=1)
-        pieces = self._pieces(texts)
-        self._count([len(piece) for piece in pieces], room, specials=2)
-        return [[self.cls_token_id, *piece[:room], self.sep_token_id] for piece in pieces]
+        return [[self.cls_token_id, *piece[:room], self.sep_token_id] for piece in self._pieces(texts)]
 
     def pair_ids(
         self, texts: str | Sequence[str], pairs: str | Sequence[str], max_length: int | None = None
     ) -> tuple[list[list[int]], list[list[int]]]:
         """Each pair's ids and segment ids. Too long a pair loses tokens at the ends, the longer side first."""
-        room = self._room(max_length, sides=2)
-        first, second = self._pieces(texts), self._pieces(pairs)
+        room, first, second = self._room(max_length, sides=2), self._pieces(texts), self._pieces(pairs)
         if len(first) != len(second):
             raise ValueError(f"pairs: expected as many as texts; found {len(first)} texts and {len(second)} pairs")
-        self._count([len(a) + len(b) for a, b in zip(first, second, strict=True)], room, specials=3)
         ids, types = [], []
         for a, b in zip(first, second, strict=True):
-            keep_a, keep_b = cut_pair(len(a), len(b), room)
-            ids.append([self.cls_token_id, *a[:keep_a], self.sep_token_id, *b[:keep_b], self.sep_token_id])
-            types.append([0] * (keep_a + 2) + [1] * (keep_b + 1))
+            # Where both sides are cut, an odd token goes to the longer, to the second of equals, as in `tokenizers`.
+            keep_a = min(len(a), max(room - len(b), (room + (len(a) > len(b))) // 2))
+            a, b = a[:keep_a], b[: room - keep_a]
+            ids.append([self.cls_token_id, *a, self.sep_token_id, *b, self.sep_token_id])
+            types.append([0] * (len(a) + 2) + [1] * (len(b) + 1))
         return ids, types
+
+    def lengths(self, texts: str | Sequence[str], pairs: str | Sequence[str] | None = None) -> list[int]:
+        """How many tokens each text, or pair, has before it is cut, [CLS] and [SEP] included."""
+        uncut = self.ids(texts, sys.maxsize) if pairs is None else self.pair_ids(texts, pairs, sys.maxsize)[0]
+        return [len(row) for row in uncut]
 
     def pad(self, ids: Sequence[Sequence[int]], token_type_ids: Sequence[Sequence[int]] | None = None) -> Batch:
         """B rows of ids -> a batch as wide as the longest. Segment ids are 0 unless given."""
-        lengths = torch.tensor([len(row) for row in ids], dtype=torch.int64)
-        width = int(lengths.max()) if len(ids) else 0
+        width = max(map(len, ids), default=0)
 
         def tensor(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
             padded = [[*row, *[filler] * (width - len(row))] for row in rows]
             return torch.tensor(padded, dtype=torch.int64).reshape(len(ids), width)  # (B, T), also for B = 0
 
-        input_ids = tensor(ids, self.pad_token_id)
-        return Batch(
-            input_ids=input_ids,
-            attention_mask=torch.arange(width) < lengths[:, None],  # (B, T)
-            token_type_ids=torch.zeros_like(input_ids) if token_type_ids is None else tensor(token_type_ids, 0),
-        )
+        mask = tensor([[1] * len(row) for row in ids], 0).bool()  # (B, T)
+        types = torch.zeros_like(mask, dtype=torch.int64) if token_type_ids is None else tensor(token_type_ids, 0)
+        return Batch(input_ids=tensor(ids, self.pad_token_id), attention_mask=mask, token_type_ids=types)
 
     def _pieces(self, texts: str | Sequence[str]) -> list[list[int]]:
         """Each text's ids without [CLS] and [SEP], uncut."""
@@ -185,97 +176,49 @@ class BertTokenizer:
 
     def _room(self, max_length: int | None, sides: int) -> int:
         """Tokens left for the texts beside [CLS] and a [SEP] for each side."""
-        limit = self.max_length if max_length is None else max_length
-        if limit < 1 + 2 * sides:
-            raise ValueError(
-                f"max_length: expected at least {1 + 2 * sides} ([CLS], a token and [SEP] a text); found {limit}"
-            )
+        limit, least = self.max_length if max_length is None else max_length, 1 + 2 * sides
+        if limit < least:
+            raise ValueError(f"max_length: expected at least {least} ([CLS], a token and [SEP] a text); found {limit}")
         return limit - 1 - sides
-
-    def _count(self, lengths: list[int], room: int, specials: int) -> None:
-        self.longest = max([self.longest, *(length + specials for length in lengths)])
-        self.truncated += sum(length > room for length in lengths)
-
-
-def cut_pair(a: int, b: int, room: int) -> tuple[int, int]:
-    """How many tokens each side of a pair keeps when the longer side is cut, one by one, until both fit into `room`.
-
-    Where both end up cut, an odd token goes to the side that was longer, to the second of equals (as in `tokenizers`).
-    """
-    if a + b <= room:
-        return a, b
-    if a <= b:
-        a = min(a, room // 2)
-        return a, room - a
-    b = min(b, room // 2)
-    return room - b, b
-
-
-# ---- reading ---------------------------------------------------------------------------------------------------------
-
-
-def read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{path}: expected UTF-8; found {error}; fetch the file anew") from None
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """tokenizer.json -> whatever tokenizer it describes."""
-    text = read_text(path)
+    """Of a tokenizer.json, or a vocab.txt: a token a line, its id the line's number, of equal ones the last."""
     try:
-        return Tokenizer.from_str(text)
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            return Tokenizer.from_str(text)
+        # Not splitlines(), which would also break at characters that are tokens.
+        vocab = {token: number for number, token in enumerate(text.removesuffix("\n").split("\n"))}
+        tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece()
+        tokenizer.add_special_tokens([token for token in SPECIAL_TOKENS if token in vocab])
+        return tokenizer
     except Exception as error:  # the library raises nothing narrower
-        raise CheckpointError(f"{path}: expected a tokenizer's JSON; found {error}; fetch the file anew") from None
-
-
-def read_vocab(path: Path) -> dict[str, int]:
-    """vocab.txt, a token a line -> token to id, the line's number from 0. Of equal lines the last counts."""
-    # Not splitlines(), which would also break at characters that are tokens.
-    return {token: number for number, token in enumerate(read_text(path).removesuffix("\n").split("\n"))}
+        raise CheckpointError(f"{path}: expected a tokenizer; found none ({error}); fetch the file anew") from None
 
 
 def read_config(path: Path) -> dict:
-    """The settings of tokenizer_config.json that matter here; BERT's uncased ones where it names none."""
-    config = {
-        "do_lower_case": True,
-        "strip_accents": None,  # None: where lower-casing
-        "tokenize_chinese_chars": True,
-        "model_max_length": MAX_LENGTH,
-    }
-    if not path.is_file():
-        return config
-    text = read_text(path)
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: expected JSON; found {error}; fetch the file anew") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: expected a JSON object; found {type(found).__name__}; fetch the file anew")
-    for name in config:
-        value = found.get(name)
-        if value is None:
-            continue
-        if name == "model_max_length":
-            expected, good = "a number from 3", isinstance(value, (int, float)) and value >= 3
-        else:
-            expected, good = "true or false", isinstance(value, bool)
-        if not good:
-            raise CheckpointError(f"{path}: {name}: expected {expected}; found {value!r}; correct it")
-        config[name] = value
+    """The settings of tokenizer_config.json that matter here, uncased BERT's by default; accents go with the case."""
+    config = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
+    config |= {"model_max_length": MAX_LENGTH, "tokenizer_class": "BertTokenizer"}
+    content = read_json(path) if path.is_file() else {}
+    config |= {name: content[name] for name in config if content.get(name) is not None}
+    for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"):
+        if not isinstance(config[name], (bool, type(None))):
+            raise CheckpointError(f"{path}: {name}: expected true or false; found {config[name]!r}; correct it")
+    length = config["model_max_length"]
+    if not isinstance(length, (int, float)) or not length >= 3:
+        raise CheckpointError(f"{path}: model_max_length: expected a number from 3; found {length!r}; correct it")
     return config
 
 
-def wordpiece(vocab: dict[str, int], config: dict) -> Tokenizer:
-    """BERT's own tokenizer over a vocabulary."""
-    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        lowercase=config["do_lower_case"],
-        strip_accents=config["strip_accents"],
-        handle_chinese_chars=config["tokenize_chinese_chars"],
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.add_special_tokens([token for token in SPECIAL_TOKENS if token in vocab])
-    return tokenizer
+def check_kind(tokenizer: Tokenizer, path: Path) -> None:
+    """See that a file held BERT's tokenizer. Raises CheckpointError."""
+    parts = {"normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer", "model": "WordPiece"}
+    kinds = {expected: type(getattr(tokenizer, name)).__name__ for name, expected in parts.items()}
+    faults = [f"a {expected}, found {kind}" for expected, kind in kinds.items() if kind != expected]
+    faults += [f"a token {token}, found none" for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
+    if faults:
+        raise CheckpointError(f"{path}: expected {'; '.join(faults)}; take the file that belongs to the model")

@@ -13,26 +13,19 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 
 from bert import BertConfig, BertModel
-from bert.checkpoint import check_fit, load_folder, read_weights, save_folder, to_hugging_face
-from bert.errors import CheckpointError
+from bert.checkpoint import check_fit, load_folder, save_folder, to_hugging_face
+from runtime.errors import CheckpointError
 
-SIZES = {
-    "vocab_size": 31,
-    "hidden_size": 14,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 23,
-    "max_position_embeddings": 19,
-}
+SIZES = {"vocab_size": 31, "hidden_size": 14, "num_hidden_layers": 3, "num_attention_heads": 2}
+SIZES |= {"intermediate_size": 23, "max_position_embeddings": 19}
 IDS = torch.tensor([[5, 7, 11, 13, 0], [17, 19, 23, 29, 30]])
 WEIGHTS, PICKLE = "model.safetensors", "pytorch_model.bin"
+NO_PICKLE = "expected model.safetensors, or a pytorch_model.bin of names and tensors alone; found neither"
 Weights = dict[str, Tensor]
 
 
@@ -57,10 +50,8 @@ def folder(tmp_path, reference) -> Path:
     return tmp_path / "theirs"
 
 
-def rewrite(folder: Path, change: Callable[[Weights], Weights | None]) -> None:
-    """Write a folder's weights anew: as `change` returns them, or as it leaves them."""
-    weights = load_file(folder / WEIGHTS)
-    save_file(change(weights) or weights, folder / WEIGHTS, metadata={"format": "pt"})
+def rewrite(folder: Path, change: Callable[[Weights], Weights]) -> None:
+    save_file(change(load_file(folder / WEIGHTS)), folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def renamed(change: Callable[[str], str]) -> Callable[[Weights], Weights]:
@@ -99,146 +90,88 @@ def test_transformers_to_ours_to_transformers_bit_for_bit(tmp_path, folder, refe
     ours = BertModel.from_pretrained(folder)
     assert_equal(ours, reference.state_dict())
     save_folder(ours, tmp_path / "new" / "ours")
-    again, told = transformers.AutoModel.from_pretrained(tmp_path / "new" / "ours", output_loading_info=True)
-    assert type(again) is transformers.BertModel
-    assert not any(told.values()), told
+    again, report = transformers.AutoModel.from_pretrained(tmp_path / "new" / "ours", output_loading_info=True)
+    assert type(again) is transformers.BertModel and not any(report.values()), report
     assert again.state_dict().keys() == reference.state_dict().keys()
     for name, value in again.state_dict().items():
         assert torch.equal(value, reference.state_dict()[name]), name
+    output, expected = ours.double()(IDS), reference.double()(IDS)
+    assert_close(output.last_hidden_state, expected.last_hidden_state, rtol=1e-12, atol=1e-12)
+    assert_close(output.pooler_output, expected.pooler_output, rtol=1e-12, atol=1e-12)
 
 
-def test_a_loaded_model_computes_what_transformers_computes(folder, reference):
-    output, expected = BertModel.from_pretrained(folder)(IDS), reference(IDS)
-    assert_close(output.last_hidden_state, expected.last_hidden_state, rtol=1e-5, atol=1e-6)
-    assert_close(output.pooler_output, expected.pooler_output, rtol=1e-5, atol=1e-6)
-
-
-@settings(max_examples=15)
-@given(
-    heads=st.integers(1, 3),
-    width=st.integers(1, 5),
-    layers=st.sampled_from([1, 2, 11]),
-    others=st.lists(st.integers(1, 7), min_size=4, max_size=4),
-)
-def test_any_size_is_read_as_written(tmp_path_factory, heads, width, layers, others):
-    vocab_size, intermediate_size, positions, types = others
-    config = BertConfig(vocab_size, heads * width, layers, heads, intermediate_size, positions, types)
-    model = BertModel(config)
-    folder = tmp_path_factory.getbasetemp() / "any_size"
-    save_folder(model, folder)
-    again = BertModel.from_pretrained(folder)
-    assert again.config == config
-    for name, value in again.state_dict().items():
-        assert torch.equal(value, model.state_dict()[name]), name
-
-
-def test_what_is_written_may_be_read_as_the_umask_says(tmp_path):
-    before = os.umask(0o027)
-    try:
-        save_folder(BertModel(BertConfig(**SIZES)), tmp_path)
-    finally:
-        os.umask(before)
-    assert [(tmp_path / name).stat().st_mode & 0o777 for name in (WEIGHTS, "config.json")] == [0o640, 0o640]
-
-
-# ---- loading ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_loaded_model_is_in_eval_mode_and_can_be_trained(folder):
-    model = BertModel.from_pretrained(folder)
-    assert not any(module.training for module in model.modules())
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
-    output = model(IDS)
-    (output.last_hidden_state.pow(3).sum() + output.pooler_output.sum()).backward()
-    assert all(parameter.requires_grad and parameter.grad is not None for parameter in model.parameters())
-    optimiser.step()
-    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    # Softmax does not see what a key's bias adds to all scores alike, so that its gradient is 0 but for rounding.
-    assert changed >= {name for name in before if not name.endswith("key.bias")}
-
-
-def test_loading_draws_no_random_number(folder):
+def test_a_loaded_model_can_be_trained_draws_no_random_number_and_needs_its_file_no_more(folder, reference):
     before = torch.get_rng_state()
-    BertModel.from_pretrained(folder)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_a_loaded_model_does_not_look_at_its_file_again(folder, reference):
     model = BertModel.from_pretrained(folder)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(module.training for module in model.modules())
+    assert all(parameter.requires_grad and parameter.is_leaf for parameter in model.parameters())
     with (folder / WEIGHTS).open("r+b") as file:  # the same file, not a new one in its place
         file.write(bytes((folder / WEIGHTS).stat().st_size))
     assert_equal(model, reference.state_dict())
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_another_precision_is_read_as_float32(folder, dtype):
-    rewrite(folder, lambda weights: {name: value.to(dtype) for name, value in weights.items()})
-    assert_equal(BertModel.from_pretrained(folder), load_file(folder / WEIGHTS))
-
-
-@pytest.mark.parametrize(
-    "kinds",
-    [
-        (torch.float16, torch.bfloat16, torch.float32),
-        (torch.float64, torch.float32, torch.float16),
-        (torch.float8_e4m3fn, torch.float32, torch.bfloat16),  # a mixture that torch.cat refuses
-    ],
-)
-def test_query_key_and_value_may_each_have_their_own_precision(folder, kinds):
-    """They become one matrix here, which is that of the three as they stand in the file."""
-    dtypes = dict(zip(("query", "key", "value"), kinds, strict=True))
-    rewrite(folder, lambda w: {name: value.to(dtypes.get(name.split(".")[-2])) for name, value in w.items()})
-    written = load_file(folder / WEIGHTS)
-    assert {written[f"encoder.layer.2.attention.self.{part}.bias"].dtype for part in dtypes} == set(kinds)
-    assert_equal(BertModel.from_pretrained(folder), written)
-
-
 # ---- variants --------------------------------------------------------------------------------------------------------
 
 
-def test_a_pretraining_checkpoint_is_read_and_its_heads_are_told(tmp_path, capsys):
-    """It has a `bert.` prefix on every name but the heads'."""
-    reference = make_reference(transformers.BertForPreTraining)
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(
+    ("kind", "head", "pooler"),
+    [
+        (transformers.BertForPreTraining, "cls.predictions.bias", True),
+        (transformers.BertForSequenceClassification, "classifier.weight", True),
+        (transformers.BertForMaskedLM, "cls.predictions.bias", False),
+        (transformers.BertForTokenClassification, "classifier.bias", False),
+        (transformers.BertForQuestionAnswering, "qa_outputs.weight", False),
+    ],
+)
+def test_models_with_a_head_are_read_and_what_is_not_used_or_not_there_is_said_once(
+    tmp_path, capsys, kind, head, pooler, prefix
+):
+    """Their names have a `bert.` prefix; DataParallel puts `module.` before all."""
+    reference = make_reference(kind)
     reference.save_pretrained(tmp_path)
-    heads = sorted(name for name in load_file(tmp_path / WEIGHTS) if name.startswith("cls."))
-    assert "cls.predictions.bias" in heads
+    rewrite(tmp_path, renamed(lambda name: prefix + name))
+    heads = sorted(name for name in load_file(tmp_path / WEIGHTS) if not name.startswith(f"{prefix}bert."))
+    assert prefix + head in heads
     capsys.readouterr()
     ours = BertModel.from_pretrained(tmp_path)
+    said = capsys.readouterr()
     assert_equal(ours, reference.bert.state_dict())
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.count("\n") == 1 and told.err.endswith(", ".join(heads) + "\n")
+    assert said.out == "" and said.err.count("\n") == 1 + (not pooler)
+    assert f"not used: {len(heads)} tensors outside the encoder: {', '.join(heads)}\n" in said.err
+    assert ("not there: pooler.dense.weight, pooler.dense.bias" in said.err) == (not pooler)
+    assert (ours.pooler is not None) == (ours(IDS).pooler_output is not None) == pooler
+    save_folder(ours, tmp_path / "ours")
+    assert sorted(load_file(tmp_path / "ours" / WEIGHTS)) == sorted(reference.bert.state_dict())
+    assert_equal(BertModel.from_pretrained(tmp_path / "ours"), reference.bert.state_dict())
 
 
-def test_layer_norms_of_the_first_checkpoints_are_called_gamma_and_beta(folder, reference, capsys):
+@pytest.mark.parametrize("prefix", ["", "bert.", "module.", "module.bert."])
+def test_older_names_are_read_in_silence(folder, reference, capsys, prefix):
+    """LayerNorm's gamma and beta, and the buffer position_ids."""
     rewrite(folder, renamed(lambda name: name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta")))
+    rewrite(folder, renamed(lambda name: prefix + name))
+    rewrite(folder, lambda weights: weights | {f"{prefix}embeddings.position_ids": torch.arange(19)[None]})
     assert sum(name.endswith((".gamma", ".beta")) for name in load_file(folder / WEIGHTS)) == 14
     capsys.readouterr()
     assert_equal(BertModel.from_pretrained(folder), reference.state_dict())
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("prefix", ["", "bert."])
-def test_the_buffer_position_ids_is_passed_over(folder, reference, prefix):
-    rewrite(folder, renamed(lambda name: prefix + name))
-    rewrite(folder, lambda weights: weights | {f"{prefix}embeddings.position_ids": torch.arange(19)[None]})
-    assert_equal(BertModel.from_pretrained(folder), reference.state_dict())
-
-
-def test_two_names_of_one_weight_are_refused(folder):
-    rewrite(folder, lambda weights: weights | {"embeddings.LayerNorm.gamma": torch.zeros(14)})
-    assert "two tensors mean embeddings.LayerNorm.weight" in refusal(folder)
+@pytest.mark.parametrize("query", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
+@pytest.mark.parametrize("others", [torch.float16, torch.bfloat16, torch.float64, torch.float32])
+def test_another_precision_is_read_as_float32(folder, query, others):
+    """Also where the query, which becomes one matrix with key and value here, has its own."""
+    rewrite(folder, lambda w: {name: value.to(query if ".query." in name else others) for name, value in w.items()})
+    assert_equal(BertModel.from_pretrained(folder), load_file(folder / WEIGHTS))
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_of_tensors_is_read(folder, reference, zipped):
-    make_pickle(folder, reference.state_dict(), zipped)
-    assert_equal(BertModel.from_pretrained(folder), reference.state_dict())
-
-
-def test_safetensors_come_before_a_pickle(folder, reference):
+def test_a_pickle_of_tensors_is_read_where_there_are_no_safetensors(folder, reference, zipped):
     (folder / PICKLE).write_bytes(b"not looked at")
+    assert_equal(BertModel.from_pretrained(folder), reference.state_dict())
+    make_pickle(folder, reference.state_dict(), zipped)
     assert_equal(BertModel.from_pretrained(folder), reference.state_dict())
 
 
@@ -254,183 +187,107 @@ def without(*names: str) -> Callable[[Weights], Weights]:
 
 @pytest.mark.fault(9)
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "text"),
     [
-        (without(POOLER), f"1 missing: {POOLER};"),
-        (without(QUERY), f"1 missing: {QUERY};"),  # the three that are one matrix here
-        (without(KEY), f"1 missing: {KEY};"),
-        (without(VALUE), f"1 missing: {VALUE};"),
+        (without(POOLER), f"1 missing: {POOLER};"),  # half a pooler
+        (without(QUERY), f"1 missing: {QUERY};"),  # one of the three that are one matrix here
         # together as many rows as there should be
         (
             lambda w: w | {QUERY: torch.ones(13, 14), VALUE: torch.ones(15, 14)},
             f"2 wrong shape: {QUERY} (expected (14, 14), found (13, 14)), {VALUE} (expected (14, 14), found (15, 14));",
         ),
-        (lambda w: w | {"classifier.weight": torch.ones(2)}, "1 unexpected: classifier.weight;"),
         (lambda w: w | {"encoder.layer.3.output.dense.bias": torch.ones(14)}, "1 unexpected: encoder.layer.3."),
-        (lambda w: w | {WORD: torch.ones(29, 14)}, f"1 wrong shape: {WORD} (expected (31, 14), found (29, 14));"),
         (lambda w: w | {POOLER: torch.ones(14, 1)}, f"1 wrong shape: {POOLER} (expected (14,), found (14, 1));"),
         (lambda w: w | {WORD: torch.ones(31, 14, dtype=torch.int8)}, f"1 not floating-point: {WORD} (torch.int8);"),
-        (renamed(lambda name: name.replace("pooler", "pool")), "2 missing: pooler.dense.weight, pooler.dense.bias; 2"),
-        (lambda w: {"x": torch.ones(1)}, "55 missing: embeddings.word_embeddings.weight, "),
+        (lambda w: {"x": torch.ones(1)}, "53 missing: embeddings.word_embeddings.weight, "),
+        (lambda w: w | {VALUE: torch.full((14, 14), torch.nan)}, f"1 NaN or infinite: {VALUE};"),
+        (lambda w: w | {WORD: torch.ones(31, 14).index_fill(1, torch.tensor(11), -torch.inf)}, f"infinite: {WORD};"),
+        (lambda w: w | {POOLER: torch.full((14,), 1e300, dtype=torch.float64)}, f"1 NaN or infinite: {POOLER};"),
+        (lambda w: w | {"embeddings.LayerNorm.gamma": torch.ones(14)}, "two tensors mean embeddings.LayerNorm.weight"),
     ],
 )
-def test_weights_that_do_not_fit_are_named(folder, change, told):
+def test_weights_that_do_not_fit_are_named(folder, capsys, change, text):
     rewrite(folder, change)
-    assert told in refusal(folder)
+    capsys.readouterr()
+    assert text in refusal(folder)
+    assert capsys.readouterr().err == ""  # nothing of heads or poolers
 
 
 @pytest.mark.fault(9)
-def test_of_many_names_the_first_five_are_told(folder):
-    rewrite(folder, lambda weights: weights | {f"extra.{number}": torch.ones(1) for number in range(7)})
-    assert "7 unexpected: extra.0, extra.1, extra.2, extra.3, extra.4, ...;" in refusal(folder)
-
-
-@pytest.mark.fault(9)
-def test_what_to_do_about_weights_that_do_not_fit_is_the_caller_s_to_say():
-    with pytest.raises(CheckpointError, match=r"^x\.bin: .*: 1 missing: a; train again$"):
-        check_fit({"a": torch.ones(1)}, {}, Path("x.bin"), advice="train again")
+def test_of_many_names_five_are_shown_and_the_caller_says_what_to_do():
+    text = r"^x\.bin: .*: 1 missing: a; 7 unexpected: b0, b1, b2, b3, b4, \.\.\.; train again$"
+    with pytest.raises(CheckpointError, match=text):
+        check_fit({"a": torch.ones(1)}, {f"b{i}": torch.ones(1) for i in range(7)}, Path("x.bin"), advice="train again")
 
 
 @pytest.mark.fault(9)
 def test_a_refused_file_leaves_the_model_untouched(folder):
     model = BertModel(BertConfig(**SIZES))
-    before = {name: (value.data_ptr(), value.clone()) for name, value in model.state_dict().items()}
-    rewrite(folder, without(POOLER))
+    before, state = {name: value.clone() for name, value in model.state_dict().items()}, model.state_dict()
+    rewrite(folder, without(POOLER, "pooler.dense.weight", KEY))
     with pytest.raises(CheckpointError):
         load_folder(model, folder)
-    for name, value in model.state_dict().items():
-        assert value.data_ptr() == before[name][0] and torch.equal(value, before[name][1])
+    assert all(value is state[name] or torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.pooler is not None
+
+
+@pytest.mark.parametrize(("name", "text"), [(WEIGHTS, NO_PICKLE), ("config.json", "config.json: expected")])
+def test_a_folder_without_a_file_is_refused(folder, name, text):
+    (folder / name).unlink()
+    assert text in refusal(folder)
 
 
 # ---- damage and malice -----------------------------------------------------------------------------------------------
 
 
 class Malice:
-    """Unpickled, it would make a file."""
-
-    def __init__(self, path: Path):
-        self.path = path
+    """Unpickled, it would make a folder."""
 
     def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-@pytest.fixture
-def trap(tmp_path) -> Path:
-    """A file that must not come to be; tried out, so that a harmless pickle could not pass for a caught one."""
-    path = tmp_path / "trap"
-    pickle.loads(pickle.dumps(Malice(path)))
-    assert path.exists()
-    path.unlink()
-    return path
-
-
-@pytest.mark.fault(8)
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_that_calls_anything_is_refused_and_not_run(folder, reference, trap, zipped):
-    make_pickle(folder, reference.state_dict() | {"x": Malice(trap)}, zipped)
-    text = refusal(folder)
-    assert "expected names and tensors alone" in text
-    assert "weights_only" not in text  # torch's own text says how to run it nevertheless
-    assert not trap.exists()
+        return os.mkdir, ("trap",)
 
 
 @pytest.mark.fault(8)
 @pytest.mark.parametrize("name", [WEIGHTS, PICKLE])
-def test_a_bare_pickle_by_any_name_is_refused_and_not_run(folder, trap, name):
-    (folder / WEIGHTS).unlink()
-    (folder / name).write_bytes(pickle.dumps({"x": Malice(trap)}, protocol=2))
-    refusal(folder)
-    assert not trap.exists()
+@pytest.mark.parametrize("kind", ["zip", "old pickle", "bare pickle"])
+def test_a_pickle_that_calls_anything_is_refused_and_not_run(tmp_path, folder, monkeypatch, kind, name):
+    monkeypatch.chdir(tmp_path)
+    pickle.loads(pickle.dumps(Malice()))  # tried out, so that a harmless pickle could not pass for a caught one
+    os.rmdir("trap")
+    make_pickle(folder, {"x": Malice()}, zipped=kind == "zip")
+    if kind == "bare pickle":
+        (folder / PICKLE).write_bytes(pickle.dumps({"x": Malice()}, protocol=2))
+    (folder / PICKLE).rename(folder / name)
+    text = refusal(folder)
+    assert (NO_PICKLE if name == PICKLE else "not a safetensors file") in text
+    assert "weights_only" not in text  # torch's own text says how to run it nevertheless
+    assert not os.path.exists("trap")
 
 
 @pytest.mark.parametrize("content", [[torch.ones(1)], {"model": {"x": torch.ones(1)}}, {"x": 1.0}, {1: torch.ones(1)}])
 def test_a_pickle_of_other_things_than_names_and_tensors_is_refused(folder, content):
     make_pickle(folder, content)
-    assert "expected names and tensors alone" in refusal(folder)
-
-
-@pytest.mark.parametrize("keep", [0, 1, 7, 8, 9, 1000, -1])
-def test_safetensors_cut_short_are_refused(folder, keep):
-    content = (folder / WEIGHTS).read_bytes()
-    (folder / WEIGHTS).write_bytes(content[:keep])
-    assert "model.safetensors: not a readable weights file" in refusal(folder)
-
-
-@pytest.mark.parametrize("keep", [0, 1, 100, 1000, -1])
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_cut_short_is_refused(folder, reference, zipped, keep):
-    make_pickle(folder, reference.state_dict(), zipped)
-    content = (folder / PICKLE).read_bytes()
-    (folder / PICKLE).write_bytes(content[:keep])
-    assert "pytorch_model.bin: expected names and tensors alone" in refusal(folder)
-
-
-def header(size: int, text: bytes) -> bytes:
-    return struct.pack("<Q", size) + text
+    assert NO_PICKLE in refusal(folder)
 
 
 HUGE = json.dumps({WORD: {"dtype": "F32", "shape": [2**58], "data_offsets": [0, 2**60]}}).encode()
 
 
 @pytest.mark.fault(8)
-@pytest.mark.parametrize(
-    "content",
-    [
-        header(2**60, b"{}"),
-        header(2**64 - 1, b"{}"),
-        header(len(HUGE), HUGE),
-        header(2, b"[]"),
-        header(9, b"not JSON."),
-        header(100_000, b"[" * 100_000),
-        b"garbage" * 97,
-    ],
-    ids=["header of 2^60 bytes", "header of 2^64 - 1", "tensor of 2^60", "a list", "no JSON", "deep JSON", "garbage"],
-)
-def test_a_file_that_lies_is_refused_at_once(folder, content):
-    (folder / WEIGHTS).write_bytes(content)
+@pytest.mark.parametrize("size", [2**60, 2**64 - 1, None])
+@pytest.mark.parametrize("header", [b"{}", b"[]", b"not JSON.", b"[" * 100_000, HUGE])
+def test_a_file_that_lies_is_refused_at_once(folder, size, header):
+    (folder / WEIGHTS).write_bytes(struct.pack("<Q", len(header) if size is None else size) + header)
     start = time.monotonic()
-    assert "not a readable weights file" in refusal(folder)
+    assert ("not a safetensors file" if header != b"{}" or size else "missing") in refusal(folder)
     assert time.monotonic() - start < 1
 
 
-@settings(max_examples=150)
-@given(data=st.data(), kind=st.sampled_from(["safetensors", "zip", "old pickle", "noise"]))
-def test_any_damage_ends_in_tensors_or_a_checkpoint_error(tmp_path_factory, data, kind):
-    path = tmp_path_factory.getbasetemp() / ("damaged.safetensors" if kind == "safetensors" else "damaged.bin")
-    weights = {"a": torch.arange(3.0), "b": torch.ones(2, 5)}
-    if kind == "safetensors":
-        save_file(weights, path)
-    elif kind == "noise":
-        path.write_bytes(data.draw(st.binary(max_size=40)))
-    else:
-        torch.save(weights, path, _use_new_zipfile_serialization=kind == "zip")
-    content = bytearray(path.read_bytes())
-    if content:
-        for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=3)):
-            content[place] = data.draw(st.integers(0, 255))
-    path.write_bytes(content)
-    try:
-        found = read_weights(path)
-    except CheckpointError as error:
-        assert str(path) in str(error)
-    else:
-        assert all(isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items())
-
-
-def test_a_folder_without_weights_is_refused(folder):
-    (folder / WEIGHTS).unlink()
-    assert "expected model.safetensors or pytorch_model.bin; found neither; give a folder" in refusal(folder)
-
-
-def test_a_folder_without_config_is_refused(folder):
-    (folder / "config.json").unlink()
-    assert "config.json: expected a readable JSON file" in refusal(folder)
-
-
-def test_a_config_of_another_model_is_refused(folder):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 29}))
-    text = refusal(folder)
-    assert "9 wrong shape: encoder.layer.0.intermediate.dense.weight (expected (29, 14), found (23, 14)), " in text
-    assert text.endswith("; check config.json beside it")
+@pytest.mark.parametrize("keep", [0, 1, 8, 9, 1000, -1])
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "old pickle"])
+def test_a_file_cut_short_is_refused(folder, reference, kind, keep):
+    if kind != "safetensors":
+        make_pickle(folder, reference.state_dict(), zipped=kind == "zip")
+    path = folder / (WEIGHTS if kind == "safetensors" else PICKLE)
+    path.write_bytes(path.read_bytes()[:keep])
+    assert ("not a safetensors file" if kind == "safetensors" else NO_PICKLE) in refusal(folder)
