@@ -1,6 +1,7 @@
-"""The optimiser, by hand: AdamW, the schedule, gradient surgery, per-task gradients."""
+"""The optimiser, by hand: AdamW, the schedule, each task's gradient, gradient surgery. For any torch model."""
 
 from optim.adamw import AdamW
-from optim.surgery import pcgrad, pcgrad_weights
+from optim.surgery.pcgrad import pcgrad, pcgrad_weights
+from optim.task_gradients import TaskGradients
 
-__all__ = ["AdamW", "pcgrad", "pcgrad_weights"]
+__all__ = ["AdamW", "TaskGradients", "pcgrad", "pcgrad_weights"]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch.optim import Optimizer
 
-BLOCK = 1 << 18  # elements: what an update reads and writes of so many stays in a CPU's cache between its operations
+ROWS = 512  # of a table at a time, which stay in a CPU's cache: half the time where most rows move
 
 
 class AdamW(Optimizer):
@@ -22,34 +22,22 @@ class AdamW(Optimizer):
     A parameter whose .grad is None is left alone: neither moved nor decayed, its t does not count. A sparse gradient
     (of an embedding with sparse=True) does what it would do with its zeros written out.
     Args:   params: parameters or parameter groups, each with its own settings if wanted; lr >= 0 is the step size,
-            betas in [0, 1), eps >= 0 outside the root, weight_decay >= 0 a rate per unit of lr.
-    Raises: ValueError for a setting out of range.
+            betas in [0, 1), eps >= 0 outside the root, weight_decay >= 0 a rate per unit of lr; else ValueError.
     """
 
     def __init__(self, params, lr: float = 1e-3, betas=(0.9, 0.999), eps: float = 1e-8, weight_decay: float = 1e-2):
+        for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name}: expected 0 <= {name} < inf; found {value}")
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas: expected 0 <= beta < 1; found {betas}")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
-
-    def add_param_group(self, param_group: dict) -> None:
-        """Optimizer's, which __init__ calls for each group, with the group's settings checked."""
-        group = {**self.defaults, **param_group}
-        for name, value, low, high in (
-            ("lr", group["lr"], 0, math.inf),
-            ("beta1", group["betas"][0], 0, 1),
-            ("beta2", group["betas"][1], 0, 1),
-            ("eps", group["eps"], 0, math.inf),
-            ("weight_decay", group["weight_decay"], 0, math.inf),
-        ):
-            if not low <= value < high:
-                raise ValueError(f"{name}: expected {low} <= {name} < {high}; found {value}")
-        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
         """One update of every parameter that has a gradient; returns the closure's loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = closure() if closure else None
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
@@ -65,15 +53,12 @@ class AdamW(Optimizer):
             state["exp_avg_sq"] = torch.zeros_like(parameter)  # v
         state["step"] += 1
         settings = (group["lr"], *group["betas"], group["eps"], state["step"])
-        decay = 1 - group["lr"] * group["weight_decay"]
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
         if gradient.is_sparse:
-            parameter.mul_(decay)
             move_rows(parameter, gradient.coalesce(), state, settings)
-            return
-        state.pop("touched", None)  # any row may be moved from here on
-        for p, g, m, v in in_blocks(parameter, gradient, state["exp_avg"], state["exp_avg_sq"]):
-            p.mul_(decay)
-            move(p, g, m, v, *settings)
+        else:
+            state.pop("touched", None)  # any row may be moved from here on
+            move(parameter, gradient, state["exp_avg"], state["exp_avg_sq"], *settings)
 
 
 def move(p, g, m, v, lr: float, beta1: float, beta2: float, eps: float, step: int) -> None:
@@ -89,7 +74,7 @@ def move(p, g, m, v, lr: float, beta1: float, beta2: float, eps: float, step: in
 
 
 def move_rows(table: torch.Tensor, gradient: torch.Tensor, state: dict, settings: tuple) -> None:
-    """`move` for a gradient that is zero but for some rows: an embedding's, of a step's tokens.
+    """`move` for a gradient (V, D) that is zero but for some rows: an embedding's, of a step's tokens.
 
     A row that never had a gradient has moments of zero and stands still. state["touched"] is 1 for all others; they are
     moved as a dense gradient would, with its zeros.
@@ -102,16 +87,8 @@ def move_rows(table: torch.Tensor, gradient: torch.Tensor, state: dict, settings
     dense = table.new_zeros(len(rows), table.shape[1])  # (R, D)
     dense.index_copy_(0, torch.searchsorted(rows, named), gradient.values())
     moved = (table, state["exp_avg"], state["exp_avg_sq"])
-    size = max(1, BLOCK // table.shape[1])
-    for part, g in zip(rows.split(size), dense.split(size), strict=True):
+    for part, g in zip(rows.split(ROWS), dense.split(ROWS), strict=True):
         p, m, v = (tensor.index_select(0, part) for tensor in moved)
         move(p, g, m, v, *settings)
         for tensor, values in zip(moved, (p, m, v), strict=True):
             tensor.index_copy_(0, part, values)
-
-
-def in_blocks(*tensors: torch.Tensor) -> Iterable[tuple[torch.Tensor, ...]]:
-    """Tensors of one shape, element by element in pieces that a CPU's cache holds from one pass to the next."""
-    if tensors[0].device.type != "cpu" or not all(tensor.is_contiguous() for tensor in tensors):
-        return [tensors]
-    return zip(*(tensor.view(-1).split(BLOCK) for tensor in tensors), strict=True)

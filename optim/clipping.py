@@ -15,26 +15,16 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float, others: float 
 
     Parameters whose .grad is None do not count. Sparse gradients, which torch.nn.utils.clip_grad_norm_ cannot clip, are
     coalesced in place.
-    Args:    others: the norm of further gradients that belong to these, and that the caller multiplies by clip_factor.
-    Returns: the norm before, infinite or NaN where a gradient is; then nothing is multiplied.
+    Args:    others: the norm of further gradients that belong to these, and that the caller multiplies.
+    Returns: the norm before; inf where it is not finite, and then nothing is multiplied.
     """
-    values = []
-    for parameter in parameters:
-        if parameter.grad is None:
-            continue
+    given = [parameter for parameter in parameters if parameter.grad is not None]
+    for parameter in given:
         if parameter.grad.is_sparse:
             parameter.grad = parameter.grad.coalesce()
-            values.append(parameter.grad.values())
-        else:
-            values.append(parameter.grad)
+    values = [p.grad.values() if p.grad.is_sparse else p.grad for p in given]
     norm = math.hypot(torch.nn.utils.get_total_norm(values).item(), others)
-    factor = clip_factor(norm, max_norm)
-    if factor < 1:
+    if max_norm < norm < math.inf:
         for value in values:
-            value.mul_(factor)
-    return norm
-
-
-def clip_factor(norm: float, max_norm: float) -> float:
-    """min(1, max_norm / norm); 1 where the norm is not finite"""
-    return max_norm / norm if max_norm < norm < math.inf else 1.0
+            value.mul_(max_norm / norm)
+    return norm if math.isfinite(norm) else math.inf

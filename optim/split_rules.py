@@ -1,8 +1,7 @@
 """A layer's weight gradients from its input and its output's gradient, so that they can be taken for some rows alone.
 
 Each rule: (layer, x, dy) -> {parameter's name: its gradient}; x the layer's input, dy the gradient of its output, both
-with the rows on the first axis. dy is in the precision that the forward pass had; in it, as autograd would, products
-and sums come out.
+with the rows on the first axis. Products and sums come in dy's precision, the forward pass's, as autograd's would.
 """
 
 from __future__ import annotations
@@ -60,6 +59,10 @@ RULES: dict[type[nn.Module], Rule] = {
 }
 
 
-def rule_of(layer: nn.Module) -> Rule | None:
-    """That of its kind, or of the kind that it is derived from; None where there is none."""
-    return next((RULES[kind] for kind in type(layer).__mro__ if kind in RULES), None)
+def rule_of(layer: nn.Module, name: str) -> Rule:
+    """That of its kind, or of one that it is derived from, forward included; else TypeError. name: its parameter's."""
+    for kind in type(layer).__mro__:
+        if kind in RULES and type(layer).forward is kind.forward:
+            return RULES[kind]
+    known = ", ".join(kind.__name__ for kind in RULES)
+    raise TypeError(f"{name}: expected the forward of a {known}; found {type(layer)}; add its rule to RULES")

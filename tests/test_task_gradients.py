@@ -1,267 +1,35 @@
-"""optim/task_gradients.py against plain backward passes, torch.autograd.grad and optim.surgery on stacked rows."""
+"""optim/task_gradients.py against torch.autograd.grad, plain backward passes and torch's own clipping, in float64."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from optim import pcgrad, pcgrad_weights
-from optim.surgery import gramian
-from optim.task_gradients import TaskGradients
+from optim import TaskGradients, pcgrad
+from optim.surgery import SURGERIES, Surgery
+from optim.surgery.gramian import gramian
+from optim.task_gradients import clip_and_combine
 
 TASKS = ("a", "b", "c")
-ROWS = 32
-
-
-class Net(nn.Module):
-    """Two shared layers, one that tasks a and b alone use, one frozen, one that nobody uses, and a head per task."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second, self.partly = nn.Linear(5, 7), nn.Linear(7, 11), nn.Linear(11, 11)
-        self.frozen, self.unused = nn.Linear(11, 11).requires_grad_(False), nn.Linear(2, 3)
-        self.heads = nn.ModuleDict({task: nn.Linear(11, 1) for task in TASKS})
-
-    def shared(self) -> list[nn.Parameter]:
-        modules = (self.first, self.second, self.partly, self.frozen, self.unused)
-        return [parameter for module in modules for parameter in module.parameters()]
-
-    def reached(self) -> list[nn.Parameter]:
-        return [parameter for module in (self.first, self.second, self.partly) for parameter in module.parameters()]
-
-    def loss(self, task: str, rows: slice = slice(ROWS)) -> Tensor:
-        """The mean squared error of these rows, each task with data of its own."""
-        generator = torch.Generator().manual_seed(TASKS.index(task))
-        x, y = (torch.randn(ROWS, n, dtype=torch.float64, generator=generator)[rows] for n in (5, 1))
-        x = self.frozen(self.second(torch.tanh(self.first(x))))
-        return ((self.heads[task](x if task == "c" else self.partly(x)) - y) ** 2).mean()
-
-
-@pytest.fixture
-def net() -> Net:
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(48)  # with which every two tasks are in conflict
-        net = Net().double()
-        for parameter in net.heads.parameters():
-            parameter.mul_(5)
-        return net
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def operate(gradients: TaskGradients, generator: torch.Generator | None = None) -> None:
-    gradients.combine(pcgrad_weights(gradients.gramian(), generator))
-
-
-def jacobian(net: Net, losses: list[Tensor]) -> Tensor:
-    """(T, P), by torch.autograd.grad."""
-    rows = []
-    for loss in losses:
-        found = torch.autograd.grad(loss, net.reached(), allow_unused=True)
-        parts = zip(found, net.reached(), strict=True)
-        rows.append(torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in parts]))
-    return torch.stack(rows)
-
-
-def shared_gradient(net: Net) -> Tensor:
-    return torch.cat([parameter.grad.flatten() for parameter in net.reached()])
-
-
-def assert_close(actual: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
-
-
-def test_shared_parameters_get_pcgrad_of_the_stacked_gradients(net):
-    stacked = jacobian(net, [net.loss(task) for task in TASKS])
-    assert (gramian(stacked) < 0).sum() == 6  # every two tasks conflict
-    gradients = TaskGradients(TASKS, net.shared())
-    for task in TASKS:
-        gradients.backward(task, net.loss(task))
-    assert_close(gradients.gramian(), gramian(stacked))
-    operate(gradients, seeded())
-    assert_close(shared_gradient(net), pcgrad(stacked, seeded()))
-
-
-def test_heads_get_their_plain_gradient_bit_for_bit(net):
-    for task in TASKS:
-        net.loss(task).backward()
-    plain = [parameter.grad for parameter in net.heads.parameters()]
-    net.zero_grad()
-    gradients = TaskGradients(TASKS, net.shared())
-    for task in TASKS:
-        gradients.backward(task, net.loss(task))
-    operate(gradients)
-    assert all(torch.equal(p.grad, g) for p, g in zip(net.heads.parameters(), plain, strict=True))
-
-
-def test_frozen_and_unused_parameters_have_no_gradient(net):
-    gradients = TaskGradients(TASKS, net.shared())
-    for task in TASKS:
-        gradients.backward(task, net.loss(task))
-    operate(gradients)
-    for module in (net.frozen, net.unused):
-        assert all(parameter.grad is None for parameter in module.parameters())
-    assert all(parameter.grad is not None for parameter in net.reached())
-
-
-def test_what_a_task_does_not_reach_is_zero_in_its_gradient(net):
-    """Of `partly`, task c has no part: its gradient is the weighted sum of the other two."""
-    a, b = (torch.autograd.grad(net.loss(task), net.partly.weight)[0] for task in ("a", "b"))
-    gradients = TaskGradients(TASKS, net.shared())
-    for task in TASKS:
-        gradients.backward(task, net.loss(task))
-    gradients.combine(torch.tensor([2.0, 3.0, 1000.0]))
-    assert_close(net.partly.weight.grad, 2 * a + 3 * b)
-
-
-def test_until_combined_the_shared_parameters_have_no_gradient(net):
-    gradients = TaskGradients(TASKS, net.shared())
-    gradients.backward("a", net.loss("a"))
-    assert all(parameter.grad is None for parameter in net.shared())
-
-
-def test_without_conflict_the_plain_backward_bit_for_bit():
-    weight = nn.Parameter(torch.randn(7, 5, generator=seeded()).abs())
-
-    def loss(task: str) -> Tensor:
-        return (weight @ torch.rand(5, generator=seeded(TASKS.index(task)))).pow(2).sum()  # gradients above 0
-
-    for task in TASKS:
-        loss(task).backward()
-    plain, weight.grad = weight.grad, None
-    gradients = TaskGradients(TASKS, [weight])
-    for task in TASKS:
-        gradients.backward(task, loss(task))
-    operate(gradients)
-    assert torch.equal(weight.grad, plain)
-
-
-def test_four_micro_batches_are_one_batch(net):
-    """Surgery is done once, on the accumulated gradients; the whole batch's differ from them by rounding alone."""
-    whole = TaskGradients(TASKS, net.shared())
-    for task in TASKS:
-        whole.backward(task, net.loss(task))
-    operate(whole, seeded())
-    expected = [parameter.grad for parameter in net.parameters()]
-    net.zero_grad()
-    gradients = TaskGradients(TASKS, net.shared())
-    for start in range(0, ROWS, 8):
-        for task in TASKS:
-            gradients.backward(task, net.loss(task, slice(start, start + 8)) / 4)
-    operate(gradients, seeded())
-    for parameter, gradient in zip(net.parameters(), expected, strict=True):
-        assert (parameter.grad is None) == (gradient is None)
-        if gradient is not None:
-            assert_close(parameter.grad, gradient)
-
-
-def test_the_rows_are_forgotten_once_combined(net):
-    gradients = TaskGradients(TASKS, net.shared())
-    results = []
-    for _ in range(2):
-        for task in TASKS:
-            gradients.backward(task, net.loss(task))
-        operate(gradients, seeded())
-        results.append(shared_gradient(net))
-        net.zero_grad()
-    assert torch.equal(*results)
-
-
-def test_a_losss_graph_is_freed(net):
-    loss = net.loss("a")
-    TaskGradients(TASKS, net.shared()).backward("a", loss)
-    with pytest.raises(RuntimeError, match="second time"):
-        loss.backward()
-
-
-@pytest.mark.fault(22)
-@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
-def test_a_gradient_that_is_not_finite_shows_on_the_diagonal(net, bad):
-    gradients = TaskGradients(TASKS, net.shared())
-    for task in TASKS:
-        gradients.backward(task, net.loss(task) * (bad if task == "b" else 1))
-    assert gradients.gramian().diagonal().isfinite().tolist() == [True, False, True]
-    with pytest.raises(ValueError, match="finite"):
-        operate(gradients)
-
-
-def test_with_everything_shared_frozen_only_the_heads_get_gradients(net):
-    for parameter in net.shared():
-        parameter.requires_grad_(False)
-    gradients = TaskGradients(TASKS, net.shared())
-    for task in TASKS:
-        gradients.backward(task, net.loss(task))
-    assert torch.equal(gradients.gramian(), torch.zeros(3, 3, dtype=torch.float64))
-    operate(gradients)
-    assert all(parameter.grad is None for parameter in net.shared())
-    assert all(parameter.grad is not None for parameter in net.heads.parameters())
-
-
-def test_a_task_that_was_not_run_adds_nothing(net):
-    """Its row is zero, so the others are combined as if it were not there."""
-    stacked = jacobian(net, [net.loss(task) for task in ("a", "b")])
-    gradients = TaskGradients(TASKS, net.shared())
-    for task in ("a", "b"):
-        gradients.backward(task, net.loss(task))
-    operate(gradients)
-    assert_close(shared_gradient(net), pcgrad(stacked))
-
-
-def test_float32_gradients_under_autocast(net):
-    """The Gramian is float64 there too, and equals that of the gradients themselves."""
-    net = net.float()
-    gradients = TaskGradients(TASKS, [net.first.weight, net.first.bias])
-    with torch.autocast("cpu", torch.bfloat16):
-        for task in TASKS:
-            loss = (net.first(torch.randn(3, 5, generator=seeded(TASKS.index(task)))) ** 2).mean()
-            gradients.backward(task, loss)
-        found = gradients.gramian()
-    rows = torch.stack([torch.cat([g.flatten() for g in gradients.rows[task]]) for task in TASKS]).double()
-    assert_close(found, rows @ rows.mT)
-
-
-@pytest.mark.parametrize("reached_by", [("a", "b", "c"), ("a", "c"), ("b",)])
-def test_an_embedding_s_sparse_gradients_are_the_dense_ones(reached_by):
-    """Tokens that several tasks use, that repeat, that one uses alone; two micro-batches; tasks without it."""
-    tokens = {"a": [[3, 5, 5], [7, 11, 3]], "b": [[5, 2, 2], [5, 5, 13]], "c": [[16, 0, 3], [5, 16, 16]]}
-    factor = {task: torch.randn(3, 7, dtype=torch.float64, generator=seeded(k)) for k, task in enumerate(TASKS)}
-    found = []
-    for sparse in (False, True):
-        table = nn.Embedding(17, 7, sparse=sparse, dtype=torch.float64)
-        bias = nn.Parameter(torch.zeros(7, dtype=torch.float64))  # so that every task reaches something
-        with torch.no_grad():
-            table.weight.copy_(torch.randn(17, 7, generator=seeded()))
-        gradients = TaskGradients(TASKS, [table.weight, bias], sparse=[table.weight] if sparse else [])
-        for micro in range(2):
-            for task in TASKS:
-                x = table(torch.tensor(tokens[task][micro])) if task in reached_by else 1
-                gradients.backward(task, ((x + bias) * factor[task]).pow(2).sum())
-        products = gradients.gramian()
-        operate(gradients, seeded())
-        assert table.weight.grad.is_sparse == sparse
-        found.append((products, table.weight.grad.to_dense(), bias.grad))
-    for sparse, plain in zip(*found, strict=True):
-        assert_close(sparse, plain)
-
-
-# ---- all tasks in one pass -------------------------------------------------------------------------------------------
-
-SIZES = {"a": 5, "b": 2, "c": 3}  # sentences
+SENTENCES = {"a": 5, "b": 2, "c": 3}
 WORDS = 7  # of a sentence
 
 
-class Encoder(nn.Module):
-    """Every kind of layer: tokens on the first axis up to the convolution, sentences from there on."""
+class Net(nn.Module):
+    """Every kind of layer; tokens on the first axis up to the convolution, sentences from there on; a head per task."""
 
-    def __init__(self, sparse: bool):
+    def __init__(self, sparse: bool = False):
         super().__init__()
         self.word, self.position = nn.Embedding(17, 6, sparse=sparse), nn.Embedding(WORDS, 6)
         self.norm, self.wide, self.dropout = nn.LayerNorm(6), nn.Linear(6, 11), nn.Dropout(0.2)
         self.frozen, self.conv, self.last = nn.Linear(11, 11), nn.Conv1d(11, 5, 3, padding=1), nn.Linear(5, 5)
         self.frozen.requires_grad_(False)
+        self.unused = nn.Linear(2, 3)
         self.heads = nn.ModuleDict({task: nn.Linear(5, 1) for task in TASKS})
         generator = seeded()
         with torch.no_grad():
@@ -271,111 +39,344 @@ class Encoder(nn.Module):
     def shared(self) -> list[nn.Parameter]:
         return [parameter for name, parameter in self.named_parameters() if not name.startswith("heads")]
 
+    def reached(self) -> list[nn.Parameter]:
+        modules = (self.word, self.position, self.norm, self.wide, self.conv, self.last)
+        return [parameter for module in modules for parameter in module.parameters()]
+
     def losses(self, tasks=TASKS, seed: int = 0) -> dict[str, Tensor]:
-        count = sum(SIZES[task] for task in tasks)
-        ids = torch.randint(17, (count * WORDS,), generator=seeded(seed))
+        count = sum(SENTENCES[task] for task in tasks)
+        ids = torch.randint(17, (count * WORDS,), generator=seeded(seed)).to(self.last.weight.device)
         torch.manual_seed(seed)
-        x = self.norm(self.word(ids) + self.position(torch.arange(WORDS).repeat(count)))
+        x = self.norm(self.word(ids) + self.position(torch.arange(WORDS, device=ids.device).repeat(count)))
         x = self.frozen(torch.tanh(self.dropout(self.wide(x)))).unflatten(0, (count, WORDS))
-        x = self.last(self.last(torch.tanh(self.conv(x.mT)).mean(2)))  # a layer used twice
-        parts = x.split([SIZES[task] for task in tasks])
+        x = self.last(torch.tanh(self.conv(x.mT)).mean(2))
+        parts = x.split([SENTENCES[task] for task in tasks])
         return {task: self.heads[task](part).square().mean() for task, part in zip(tasks, parts, strict=True)}
 
 
-def both_sizes(tasks=TASKS) -> tuple[list[int], list[int]]:
-    sentences = [SIZES[task] if task in tasks else 0 for task in TASKS]
+def sizes(tasks=TASKS) -> tuple[list[int], list[int]]:
+    """Sentences and words."""
+    sentences = [SENTENCES[task] if task in tasks else 0 for task in TASKS]
     return sentences, [WORDS * count for count in sentences]
 
 
-@pytest.mark.parametrize("sparse", [False, True])
-def test_one_pass_over_all_rows_finds_each_tasks_gradients(sparse):
-    """With dropout, two micro-batches, of which the second has no rows of task b."""
-    model = Encoder(sparse)
-    tables = [model.word.weight] if sparse else []
-    gradients, plain = (TaskGradients(TASKS, model.shared(), sparse=tables) for _ in range(2))
-    for micro, tasks in enumerate((TASKS, ("a", "c"))):
-        with gradients.by_rows(model, *both_sizes(tasks)):
-            sum(model.losses(tasks, micro).values()).backward()
-    heads = [parameter.grad for parameter in model.heads.parameters()]
-    model.zero_grad()
-    for micro, tasks in enumerate((TASKS, ("a", "c"))):
-        for task in tasks:
-            plain.backward(task, model.losses(tasks, micro)[task])
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def assert_close(actual, expected) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def jacobian(losses: Iterable[Tensor], parameters: Iterable[Tensor]) -> Tensor:
+    """(T, P), by torch.autograd.grad."""
+    settings = {"retain_graph": True, "materialize_grads": True}
+    rows = [torch.autograd.grad(loss, list(parameters), **settings) for loss in losses]
+    return torch.stack([torch.cat([gradient.to_dense().flatten() for gradient in row]) for row in rows])
+
+
+def shared_jacobian(net: Net) -> Tensor:
+    return jacobian(net.losses().values(), net.reached())
+
+
+def add_all(gradients: TaskGradients, net: Net, way: str, tasks=TASKS, seed: int = 0, factors=(1, 1, 1)) -> None:
+    """One micro-batch: one backward pass for all tasks, or one for each."""
+    scale = dict(zip(TASKS, factors, strict=True))
+    if way == "by_rows":
+        with gradients.by_rows(net, *sizes(tasks)):
+            sum(loss * scale[task] for task, loss in net.losses(tasks, seed).items()).backward()
+        return
+    for task in tasks:
+        gradients.backward(task, net.losses(tasks, seed)[task] * scale[task])
+
+
+def shared_gradient(net: Net) -> Tensor:
+    return torch.cat([parameter.grad.to_dense().flatten() for parameter in net.reached()])
+
+
+def made(way: str, sparse: bool = False, device: str = "cpu", **settings) -> tuple[Net, TaskGradients]:
+    net = Net(sparse).to(device)
+    gradients = TaskGradients(TASKS, net.shared(), sparse=[net.word.weight] if sparse else [])
+    add_all(gradients, net, way, **settings)
+    return net, gradients
+
+
+both_ways = pytest.mark.parametrize("way", ["by_rows", "backward"])
+dense_and_sparse = pytest.mark.parametrize("sparse", [False, True])
+
+
+# ---- each task's gradient --------------------------------------------------------------------------------------------
+
+
+@both_ways
+@dense_and_sparse
+def test_each_tasks_gradient_is_autograds(way, sparse):
+    """The Gramian, and by weights of which one counts each row of the Jacobian."""
+    expected = shared_jacobian(Net(sparse))
+    for t, weights in enumerate(torch.eye(3)):
+        net, gradients = made(way, sparse)
+        assert_close(gradients.gramian(), expected @ expected.mT)
+        gradients.combine(weights)
+        assert net.word.weight.grad.is_sparse == sparse
+        assert_close(shared_gradient(net), expected[t])
+
+
+@both_ways
+def test_other_parameters_get_their_plain_gradient_bit_for_bit_and_frozen_and_unused_ones_none(way):
+    (net, gradients), plain = made(way), Net()
+    sum(plain.losses().values()).backward()
+    assert all(
+        torch.equal(p.grad, q.grad) for p, q in zip(net.heads.parameters(), plain.heads.parameters(), strict=True)
+    )
+    assert all(parameter.grad is None for parameter in net.shared())
+    gradients.combine(torch.ones(3))
+    for found, expected in zip(net.parameters(), plain.parameters(), strict=True):
+        assert (found.grad is None) == (expected.grad is None)
+
+
+@both_ways
+@dense_and_sparse
+def test_micro_batches_add_up_with_dropout_and_without_a_task(way, sparse):
+    """The second has no rows of task b. Then a second step, and what was forgotten before each counts for nothing."""
+    other, weights = Net(sparse), torch.tensor([2.0, 3.0, 5.0], dtype=torch.float64)
+    expected = shared_jacobian(other)
+    expected[[0, 2]] += jacobian(other.losses(("a", "c"), seed=1).values(), other.reached())
+    net, gradients = made(way, sparse, seed=2)
+    for _ in range(2):
+        gradients.forget()
+        net.zero_grad()
+        add_all(gradients, net, way)
+        add_all(gradients, net, way, tasks=("a", "c"), seed=1)
+        assert_close(gradients.gramian(), expected @ expected.mT)
+        gradients.combine(weights)
+        assert_close(shared_gradient(net), weights @ expected)
+
+
+@pytest.mark.parametrize("reached_by", [("a", "c"), ("b",), ()])
+def test_what_a_task_does_not_reach_is_zero_in_its_gradient(reached_by):
+    weights, factors = {"a": 2.0, "b": 3.0, "c": 5.0}, {"a": 7.0, "b": 11.0, "c": 13.0}
+    partly, always = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    table = nn.Embedding(5, 3, sparse=True)
+    gradients = TaskGradients(TASKS, [partly, table.weight, always], sparse=[table.weight])
+    gradients.jacobian.fill_(math.nan)  # as memory may be
     for task in TASKS:
-        for found, expected in zip(gradients.rows[task], plain.rows[task], strict=True):
-            assert (found is None) == (expected is None)
-            if found is not None:
-                assert found.is_sparse == expected.is_sparse
-                assert_close(found.to_dense(), expected.to_dense())
-    assert_close(gradients.gramian(), plain.gramian())
-    assert all(torch.equal(p.grad, g) for p, g in zip(model.heads.parameters(), heads, strict=True))
-    assert all(parameter.grad is None for parameter in model.shared())
+        x = partly + table(torch.tensor(4)) if task in reached_by else 1
+        gradients.backward(task, factors[task] * (x * always).sum())
+    gradients.combine(torch.tensor(list(weights.values())))
+    assert (partly.grad is None) == (table.weight.grad is None) == (not reached_by)
+    if reached_by:
+        assert partly.grad.tolist() == [sum(weights[task] * factors[task] for task in reached_by)] * 3
+        assert torch.equal(table.weight.grad.to_dense()[4], partly.grad)
 
 
-def test_after_one_pass_the_model_is_as_before():
-    """Parameters take gradients again, or not, and no hook stays: also where the pass failed."""
-    model = Encoder(sparse=False)
-    gradients = TaskGradients(TASKS, model.shared())
-    before = [parameter.requires_grad for parameter in model.parameters()]
-    for fails in (False, True):
-        try:
-            with gradients.by_rows(model, *both_sizes()):
-                assert not any(parameter.requires_grad for parameter in model.shared())
-                losses = model.losses()
-                assert not fails
-        except AssertionError:
-            assert fails
-        assert [parameter.requires_grad for parameter in model.parameters()] == before
-        assert not any(module._forward_hooks for module in model.modules())
-    del losses
-    sum(model.losses().values()).backward()
-    assert all(row == [None] * len(row) for row in gradients.rows.values())
-    assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
+@both_ways
+def test_gradients_are_float32_under_autocast(way):
+    net = Net().float()
+    gradients = TaskGradients(TASKS, net.shared())
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = shared_jacobian(net).double()
+        add_all(gradients, net, way)
+        found = gradients.gramian()
+    assert gradients.jacobian.dtype == torch.float32 and found.dtype == torch.float64
+    error = (found - expected @ expected.mT).norm() / (expected @ expected.mT).norm()
+    assert error < 1e-2  # eight bits
 
 
-def test_rows_that_no_size_fits_are_refused():
-    model = Encoder(sparse=False)
-    sentences, words = both_sizes()
-    split = TaskGradients(TASKS, model.shared()).by_rows(model, sentences, [*words[:2], words[2] - 1])
-    with pytest.raises(ValueError, match=r"expected 10 or 69 rows, those of all tasks; found 70 in Embedding"), split:
-        model.losses()
+def test_no_tensor_of_another_device_takes_part():
+    """The meta device refuses to mix with the CPU, in backward passes too."""
+    net, gradients = made("by_rows", device="meta")
+    gradients.combine(torch.ones(3))
+    assert all(parameter.grad.device.type == "meta" for parameter in net.reached())
 
 
-def test_a_layer_without_a_rule_is_refused():
-    model = nn.Sequential(nn.Linear(3, 3), nn.Bilinear(3, 3, 3))
+# ---- what by_rows cannot take ----------------------------------------------------------------------------------------
+
+
+USES = {  # what a model does with its two layers' weights after y = first(x)
+    "once": lambda model, y: model.second(y),
+    "without gradients": lambda model, y: model.second(y + torch.no_grad()(model.second.__call__)(y)),
+    "functional": lambda model, y: F.linear(y, model.first.weight),
+    "penalty": lambda model, y: model.second(y) + model.first.weight.square().sum(),
+    "twice": lambda model, y: model.first(torch.tanh(y)),
+    "tied": lambda model, y: model.tied(torch.tanh(y)),
+    "tied embedding": lambda model, y: y + model.table(torch.arange(len(y)) % 3),
+}
+
+
+def gramian_of(use: str, way: str) -> Tensor:
+    """Of two tasks with three and two rows."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({name: nn.Linear(3, 3, bias=False) for name in ("first", "second", "tied")})
+    model["table"] = nn.Embedding(3, 3)
+    model.double().tied.weight = model.table.weight = model.first.weight
+    parameters, x = list(model.parameters()), torch.randn(5, 3, dtype=torch.float64)
+
+    def losses() -> dict[str, Tensor]:
+        y = USES[use](model, torch.tanh(model.first(x)))
+        return {"a": y[:3].square().sum(), "b": y[3:].square().sum()}
+
+    gradients = TaskGradients(("a", "b"), parameters)
+    if way == "autograd":
+        return gramian(jacobian(losses().values(), parameters))
+    if way == "by_rows":
+        with gradients.by_rows(model, [3, 2]):
+            sum(losses().values()).backward()
+    else:
+        gradients.backward("a", losses()["a"])
+        gradients.backward("b", losses()["b"])
+    return gradients.gramian()
+
+
+@pytest.mark.parametrize("use", ["functional", "penalty", "twice", "tied", "tied embedding"])
+def test_a_weight_that_is_used_otherwise_is_refused_by_name(use):
+    name = {"tied": "tied", "tied embedding": "table"}.get(use, "first")
+    with pytest.raises(ValueError, match=rf"^{name}.weight: expected .* found another.*take TaskGradients.backward"):
+        gramian_of(use, "by_rows")
+    assert_close(gramian_of(use, "backward"), gramian_of(use, "autograd"))  # the way out
+
+
+@pytest.mark.parametrize("use", ["once", "without gradients"])
+def test_a_call_without_gradients_counts_for_nothing(use):
+    assert_close(gramian_of(use, "by_rows"), gramian_of(use, "autograd"))
+
+
+def test_a_parameter_that_is_not_the_models_is_refused():
+    model, other = nn.Linear(3, 3), nn.Parameter(torch.ones(3))
+    split = TaskGradients(("a",), [model.weight, other]).by_rows(model, [5])
+    with pytest.raises(ValueError, match=r"^shared\[1\]: expected its layer's call alone"), split:
+        (model(torch.ones(5, 3)) * other).sum().backward()
+
+
+def test_an_input_that_is_written_to_before_the_backward_pass_is_refused():
+    model, x = nn.Linear(3, 3), torch.ones(5, 3)
+    with TaskGradients(("a",), [model.weight]).by_rows(model, [5]):
+        y = model(x)
+        x.mul_(2)
+        with pytest.raises(ValueError, match=r"^weight: expected its layer's input as it was"):
+            y.sum().backward()
+
+
+@pytest.mark.parametrize("fails", ["", "outside a layer", "in a layer"])
+def test_after_one_pass_the_model_is_as_before(fails):
+    """Parameters take gradients again, or not, and no hook stays."""
+    net = Net()
+    gradients = TaskGradients(TASKS, net.shared())
+    before = [parameter.requires_grad for parameter in net.parameters()]
+    try:
+        with gradients.by_rows(net, *sizes()):
+            net.losses()
+            assert fails != "outside a layer"
+            net.unused(torch.ones(3, 5) if fails else torch.ones(10, 2).double())
+    except (AssertionError, RuntimeError):
+        assert fails
+    assert [parameter.requires_grad for parameter in net.parameters()] == before
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+    sum(net.losses().values()).backward()
+    assert torch.equal(gradients.gramian(), torch.zeros(3, 3, dtype=torch.float64))
+    assert all(parameter.grad is not None for parameter in net.reached())
+
+
+def test_rows_that_no_size_fits_or_two_are_refused():
+    net = Net()
+    gradients, (sentences, words) = TaskGradients(TASKS, net.shared()), sizes()
+    split = gradients.by_rows(net, sentences, [*words[:2], words[2] - 1])
+    with pytest.raises(ValueError, match=r"^word.weight: expected 10 or 69 rows; found 70"), split:
+        net.losses()
+    with pytest.raises(ValueError, match=r"^sizes: expected different sums"), gradients.by_rows(net, [1, 2], [2, 1]):
+        pass
+
+
+class Doubled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("layer", [nn.Bilinear(3, 3, 3), Doubled(3, 3)])
+def test_a_layer_without_a_rule_is_refused_where_it_is_shared(layer):
+    model = nn.Sequential(nn.modules.linear.NonDynamicallyQuantizableLinear(3, 3), layer)
     split = TaskGradients(TASKS, list(model.parameters())).by_rows(model, [1, 1, 1])
-    with pytest.raises(TypeError, match=r"1: expected one of Linear, .*; found Bilinear; add a rule"), split:
+    with pytest.raises(TypeError, match=rf"^1.weight: expected the forward of .*Linear.*{type(layer).__name__}"), split:
         pass
     with TaskGradients(TASKS, list(model[0].parameters())).by_rows(model, [1, 1, 1]):
-        pass  # not shared: autograd's own
-
-
-def test_a_subclass_has_its_parents_rule():
-    class Named(nn.Linear):
         pass
 
-    model, x = nn.Sequential(Named(5, 3)), torch.randn(6, 5, generator=seeded())
-    gradients = TaskGradients(TASKS, list(model.parameters()))
-    with gradients.by_rows(model, [1, 2, 3]):
-        model(x).square().sum().backward()
-    gradients.combine(torch.ones(3))
-    expected = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
-    for parameter, gradient in zip(model.parameters(), expected, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient)
+
+# ---- clipping and the combination ------------------------------------------------------------------------------------
 
 
-def test_one_pass_under_autocast_keeps_float32_rows(net):
-    x = torch.randn(9, 5, generator=seeded())
-    net = net.float()
-    gradients = TaskGradients(TASKS, net.first.parameters())
-    with gradients.by_rows(net, [2, 3, 4]):
-        with torch.autocast("cpu", torch.bfloat16):
-            y = net.first(x)
-        y.float().square().sum().backward()
-    for task, rows in zip(TASKS, (slice(0, 2), slice(2, 5), slice(5, 9)), strict=True):
-        assert all(gradient.dtype == torch.float32 for gradient in gradients.rows[task])
-        with torch.autocast("cpu", torch.bfloat16):
-            y = net.first(x[rows])
-        expected = torch.autograd.grad(y.float().square().sum(), net.first.parameters())
-        for found, plain in zip(gradients.rows[task], expected, strict=True):
-            torch.testing.assert_close(found, plain, rtol=2e-2, atol=2e-2)  # eight bits
+def assert_same_gradients(net: Net, expected: Net) -> None:
+    """rtol: torch's clipping adds 1e-6 to the norm, which is 180 here."""
+    for found, other in zip(net.parameters(), expected.parameters(), strict=True):
+        assert found.grad is other.grad is None or torch.allclose(found.grad.to_dense(), other.grad, 1e-7, 1e-12)
+
+
+def combined(way: str, max_norm: float, surgery: Surgery | None, sparse: bool = False, **settings):
+    net, gradients = made(way, sparse, **settings)
+    return net, clip_and_combine(gradients, surgery, net.parameters(), max_norm, seeded())
+
+
+@both_ways
+@dense_and_sparse
+@pytest.mark.parametrize("max_norm", [0.01, 1e6])
+def test_surgery_and_clipping_are_pcgrad_and_torchs_clipping(way, sparse, max_norm):
+    net, conflict = combined(way, max_norm, SURGERIES["pcgrad"](), sparse)
+    stacked, expected = shared_jacobian(Net()), Net()
+    sum(expected.losses().values()).backward()  # for the heads
+    parts = pcgrad(stacked, seeded()).split([parameter.numel() for parameter in expected.reached()])
+    for parameter, part in zip(expected.reached(), parts, strict=True):
+        parameter.grad = part.view_as(parameter)
+    norm = torch.nn.utils.clip_grad_norm_(expected.parameters(), max_norm).item()
+    assert conflict.norm == pytest.approx(norm, rel=1e-12) and not conflict.infinite and conflict.gramian.min() < 0
+    assert_close(conflict.gramian, gramian(stacked))
+    assert_same_gradients(net, expected)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_without_surgery_it_is_the_plain_sum(shared):
+    """With nothing shared the same lines train on the sum of the losses: by_rows does nothing."""
+    net, plain = Net(), Net()
+    gradients = TaskGradients(TASKS, net.shared() if shared else [])
+    add_all(gradients, net, "by_rows")
+    conflict = clip_and_combine(gradients, None, net.parameters(), 0.01)
+    sum(plain.losses().values()).backward()
+    norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.01).item()
+    assert conflict == (None, [], pytest.approx(norm, rel=1e-12))
+    assert_same_gradients(net, plain)
+
+
+@pytest.mark.fault(22)
+@both_ways
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_an_infinite_gradient_of_one_task_names_it_and_goes_through(way, bad):
+    for surgery, infinite in ((SURGERIES["pcgrad"](), ["b"]), (None, [])):
+        net, conflict = combined(way, 1.0, surgery, factors=(1, bad, 1))
+        assert conflict.infinite == infinite and conflict.norm == math.inf
+        assert not any(parameter.grad.isfinite().all() for parameter in net.reached())
+
+
+@pytest.mark.fault(21)
+def test_an_infinite_gradient_that_is_not_shared_goes_through_and_gradscaler_skips_the_step():
+    net, gradients = made("by_rows")
+    before = [parameter.clone() for parameter in net.parameters()]
+    scaler, optimizer = torch.amp.GradScaler("cpu", init_scale=1.0), torch.optim.SGD(net.parameters(), lr=1)
+    scaler.scale(torch.tensor(0.0))
+    net.heads["a"].weight.grad[0, 3] = math.inf
+    conflict = clip_and_combine(gradients, SURGERIES["pcgrad"](), net.parameters(), 1.0)
+    assert conflict.infinite == [] and conflict.norm == math.inf and conflict.gramian.isfinite().all()
+    assert not net.last.weight.grad.isfinite().any()
+    scaler.step(optimizer)
+    assert all(torch.equal(*pair) for pair in zip(net.parameters(), before, strict=True))
+
+
+def test_scaled_losses_and_a_scaled_bound_give_scaled_gradients():
+    """As under a GradScaler, bit for bit for powers of two."""
+    (plain, one), (scaled, other) = (
+        combined("by_rows", 0.5 * scale, SURGERIES["pcgrad"](), factors=(scale,) * 3) for scale in (1.0, 1024.0)
+    )
+    assert other.norm == 1024 * one.norm and torch.equal(other.gramian, 2.0**20 * one.gramian)
+    assert torch.equal(shared_gradient(scaled), 1024 * shared_gradient(plain))
+
+
+def test_sizes_are_the_sentences_and_real_tokens_of_each_task():
+    masks = {"c": torch.tensor([[1, 1, 0], [1, 0, 0]]).bool(), "a": torch.ones(2, 5, dtype=torch.bool)}
+    assert TaskGradients(TASKS, []).sizes(masks) == ([2, 0, 2], [10, 0, 3])
