@@ -1,18 +1,19 @@
-"""From the course's csv files to batches of rows, and where those files are."""
+"""From files of rows to batches of rows, and where those files are."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from data.tasks import SPLITS, TASKS, file_name
+from data.tasks import Task
 
 DEFAULT_DIR = Path(__file__).parent / "cs224n"  # where `python -m data.download` puts the course files
 SAMPLE_DIR = Path(__file__).parent / "sample"
 
 
-def find_data_dir() -> tuple[Path, str]:
-    """The course files' folder where all nine are there, else the sample's; and what to call the data in a header."""
-    names = [file_name(task, split) for task in TASKS for split in SPLITS]
+def find_data_dir(tasks: Iterable[Task]) -> tuple[Path, str]:
+    """The folder of the course files, and their name: the sample's, unless all that these tasks need are there."""
+    names = [task.files[split] for task in tasks if task.folder is None for split in task.splits]
     if all((DEFAULT_DIR / name).is_file() for name in names):
         return DEFAULT_DIR, "course files"
     return SAMPLE_DIR, "embedded synthetic sample"

@@ -71,11 +71,6 @@ def test_rows_of_like_length_share_a_batch():
     assert tokens(batches, lengths) < 1.1 * lengths.sum() < 0.5 * tokens(plain, lengths)
 
 
-def test_rows_of_one_length_do_not_keep_their_company():
-    first, second = (epoch_batches([7] * 160, 16, seed=0, task="sst", epoch=epoch) for epoch in (0, 1))
-    assert not {frozenset(batch) for batch in first} & {frozenset(batch) for batch in second}
-
-
 def test_short_and_long_batches_are_mixed():
     lengths = list(range(400))
     means = [np.mean(batch) for batch in epoch_batches(lengths, 8, seed=0, task="sst", epoch=0)]
@@ -90,31 +85,5 @@ def test_a_stream_is_the_epochs_one_after_the_other_read_in_any_order(lengths, b
     assert [stream[position] for position in positions] == [epochs[position] for position in positions]
 
 
-def test_a_stream_makes_each_epoch_s_batches_once(monkeypatch):
-    calls = []
-    original = epoch_batches
-    monkeypatch.setattr("data.batches.epoch_batches", lambda *args: calls.append(args[-1]) or original(*args))
-    stream = BatchStream([3] * 10, 3, seed=0, task="sst")  # 4 batches an epoch
-    for position in range(10):
-        stream[position]
-    assert calls == [0, 1, 2]
-
-
 def test_no_rows_make_no_batches():
     assert epoch_batches([], 4, seed=0, task="sst", epoch=0) == []
-
-
-@pytest.mark.parametrize(
-    ("call", "name"),
-    [
-        (lambda: epoch_batches([1], 0, 0, "sst", 0), "batch_size"),
-        (lambda: epoch_batches([1], 1, -1, "sst", 0), "seed"),
-        (lambda: epoch_batches([1], 1, 0, "sst", -1), "epoch"),
-        (lambda: BatchStream([1], 0, 0, "sst"), "batch_size"),
-        (lambda: BatchStream([], 1, 0, "sst"), "sst: expected at least one row"),
-        (lambda: BatchStream([1], 1, 0, "sst")[-1], "position"),
-    ],
-)
-def test_numbers_out_of_range_are_named(call, name):
-    with pytest.raises(ValueError, match=f"^{name}"):
-        call()

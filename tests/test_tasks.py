@@ -1,46 +1,75 @@
-"""data/tasks.py against the formats that others fix: file names, columns, headers, to the byte."""
+"""data/tasks.py against the formats that others fix, and labels as files hold them against numbers."""
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import data
 from data import find_data_dir
-from data.tasks import SPLITS, TASKS, DataError, file_name
+from data.tasks import LEADERBOARD, SPLITS, TASKS, Task
 
 COURSE_FILES = {
     "sst": ["ids-sst-train.csv", "ids-sst-dev.csv", "ids-sst-test-student.csv"],
     "para": ["quora-train.csv", "quora-dev.csv", "quora-test-student.csv"],
     "sts": ["sts-train.csv", "sts-dev.csv", "sts-test-student.csv"],
+    "cfimdb": ["ids-cfimdb-train.csv", "ids-cfimdb-dev.csv", "ids-cfimdb-test-student.csv"],
 }
+HEADERS = {
+    "sst": "id \t Predicted_Sentiment \n",
+    "para": "id \t Predicted_Is_Paraphrase \n",
+    "sts": "id \t Predicted_Similiary \n",
+    "cfimdb": "id \t Predicted_Sentiment \n",
+}
+FILES = {"train": "t.csv", "dev": 0.1}
+NAMES = Task("own", "labels", ("a",), "l", FILES, "/own", classes=("x", "y", "2"), several=True)
 
 
-def test_file_names_are_the_course_s():
-    assert {task: [file_name(task, split) for split in ("train", "dev", "test")] for task in TASKS} == COURSE_FILES
+def test_files_and_headers_are_the_course_s():
+    assert {name: [task.files[split] for split in SPLITS] for name, task in TASKS.items()} == COURSE_FILES
+    assert {name: task.course.header for name, task in TASKS.items()} == HEADERS
 
 
-@pytest.mark.parametrize(
-    ("task", "file", "header"),
-    [
-        ("sst", "sst-test-output.csv", "id \t Predicted_Sentiment \n"),
-        ("para", "para-test-output.csv", "id \t Predicted_Is_Paraphrase \n"),
-        ("sts", "sts-test-output.csv", "id \t Predicted_Similiary \n"),
-    ],
-)
-def test_prediction_files_are_the_leaderboard_s(task, file, header):
-    assert TASKS[task].prediction_file.format(split="test") == file
-    assert TASKS[task].prediction_header == header
+def test_a_share_of_train_is_read_from_train_s_file(tmp_path):
+    assert NAMES.splits == ("train", "dev")
+    assert str(NAMES.path("dev", tmp_path)) == "/own/t.csv"
+    assert TASKS["sst"].path("test", tmp_path) == tmp_path / "ids-sst-test-student.csv"
 
 
-def test_a_data_error_is_a_value_error_that_exits_with_3():
-    assert issubclass(DataError, ValueError)
-    assert DataError.exit_code == 3
+@pytest.mark.parametrize("task", [*TASKS.values(), NAMES])
+def test_a_task_goes_through_json_unchanged(task):
+    assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
+    nowhere = Task.from_json(json.loads(json.dumps(task.to_json(files=False))))
+    assert (nowhere.files, nowhere.folder, nowhere.kind, nowhere.classes) == ({}, None, task.kind, task.classes)
 
 
-def test_the_course_files_are_taken_where_all_nine_are_there_and_the_sample_otherwise(tmp_path, monkeypatch):
+@given(st.integers(0, 4), st.floats(0, 5), st.lists(st.sampled_from([0, 1, 2])))
+def test_labels_are_numbers_of_classes_or_numbers(whole, number, several):
+    for cell in (whole, str(whole), f" {whole}.0 ", float(whole)):
+        assert TASKS["sst"].parse(cell) == whole
+    assert TASKS["sts"].parse(number) == TASKS["sts"].parse(repr(number)) == number
+    names = [NAMES.classes[n] for n in several]
+    assert NAMES.parse(names) == NAMES.parse(" ; ".join(names)) == tuple(sorted(set(several)))
+
+
+@pytest.mark.parametrize(("task", "cell"), [
+    *(("sst", cell) for cell in ("5", "-1", "2.7", "nan", "inf", "good", "0_1", "1e400", [1], {}, True)),
+    *(("sts", cell) for cell in ("5.1", "-0.1", "3,4", "nan", "1_0", "9" * 400, [1.0], True, 10**400)),
+    ("own", "x;z"), ("own", ["x", None]), ("own", 3),
+])  # fmt: skip
+def test_what_is_no_label_is_a_value_error(task, cell):
+    with pytest.raises(ValueError):
+        {**TASKS, "own": NAMES}[task].parse(cell)
+
+
+def test_the_course_files_are_taken_where_all_of_these_tasks_are_there(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "DEFAULT_DIR", tmp_path)
-    names = [file_name(task, split) for task in TASKS for split in SPLITS]
-    for name in names:
-        assert find_data_dir() == (data.SAMPLE_DIR, "embedded synthetic sample")
+    tasks = [TASKS[name] for name in LEADERBOARD]
+    for name in (name for task in LEADERBOARD for name in COURSE_FILES[task]):
+        assert find_data_dir([*tasks, NAMES]) == (data.SAMPLE_DIR, "embedded synthetic sample")
         (tmp_path / name).touch()
-    assert find_data_dir() == (tmp_path, "course files")
+    assert find_data_dir([*tasks, NAMES]) == (tmp_path, "course files")
+    assert find_data_dir([TASKS["cfimdb"]])[0] == data.SAMPLE_DIR

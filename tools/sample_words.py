@@ -1,4 +1,4 @@
-"""The vocabulary of the sample corpus: plain data, read by data/make_sample.py.
+"""The vocabulary of the sample corpus: plain data, read by tools/make_sample.py.
 
 How a word list is written:
     ";" parts groups of things that are alike, "," parts the things in a group, "|" parts names of one thing;

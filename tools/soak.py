@@ -1,6 +1,6 @@
 """The real command, killed at random times again and again, must end as if nobody had disturbed it.
 
-    python tests/soak.py --kills 200            # a line of JSON at the end; exit 1 where anything differs
+    python -m tools.soak --kills 200            # a line of JSON at the end; exit 1 where anything differs
 
 Each run is started on the tiny data, struck by SIGKILL, SIGTERM or SIGINT at a random time after its header, and
 resumed, until it ends; each resumed process must go on from the newest checkpoint, and no more than --save_every steps
@@ -27,13 +27,14 @@ from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
 
+import train_multitask
+from runtime.errors import run_cli
+from training.checkpoint import saved, step_of
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the tiny BERT and its data
 import child
 from tiny import make_bert_folder, make_data_folder
 from tiny_run import command, outcome, train
-
-import train_multitask
-from training.checkpoint import saved, step_of
-from training.errors import run_cli
 
 SAVE_EVERY = 2
 EVERY = ("--max_steps", 9, "--eval_every", 4, "--save_every", SAVE_EVERY, "--log_every", 1, "--lr", 0.003)
@@ -45,7 +46,7 @@ SETTINGS = {  # dropout is on in all of them, in BERT and in the heads
 }
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 EXIT = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
-HEADER_ENDS, LAST_LINE = "time: about", "; predictions: "
+HEADER_ENDS, LAST_LINE = "rows a step: ", "; predictions: "
 PATIENCE = 300  # seconds for a run of less than one: a busy machine is slow, a hanging one stays
 
 
@@ -56,8 +57,8 @@ def words(home: Path, out: Path, *options: object) -> list[str]:
 
 def start(home: Path, out: Path, *options: object) -> subprocess.Popen:
     """It, in a process of its own."""
-    told = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
-    return subprocess.Popen(words(home, out, *options), env={**os.environ, "OMP_NUM_THREADS": "1"}, **told)
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
+    return subprocess.Popen(words(home, out, *options), env={**os.environ, "OMP_NUM_THREADS": "1"}, **streams)
 
 
 class Forked:
@@ -92,10 +93,10 @@ class Forked:
     def communicate(self, timeout: float) -> tuple[None, str]:
         """As Popen's; the timeout is PATIENCE, counted from the start, and ends in a SIGKILL that nobody asked for."""
         with self.stderr:
-            told = self.stderr.read()
+            text = self.stderr.read()
         self._timer.cancel()
         self.returncode = child.result(self._number)
-        return None, told
+        return None, text
 
 
 Start = Callable[..., subprocess.Popen | Forked]
@@ -103,47 +104,47 @@ Start = Callable[..., subprocess.Popen | Forked]
 
 def end(process: subprocess.Popen | Forked) -> tuple[int, str]:
     """Wait: (exit code, what was left to read on stderr)."""
-    _, told = process.communicate(timeout=PATIENCE)
-    return process.returncode, told
+    _, text = process.communicate(timeout=PATIENCE)
+    return process.returncode, text
 
 
 def undisturbed(home: Path, name: str) -> tuple[Path, float]:
     """The folder of such a run of the real command, and the seconds from its header to its last line."""
     out = home / f"undisturbed-{name}"
     process = start(home, out, *SETTINGS[name])
-    told = wait_for(HEADER_ENDS, process)
+    text = wait_for(HEADER_ENDS, process)
     began = time.monotonic()
-    told += wait_for(LAST_LINE, process)
+    text += wait_for(LAST_LINE, process)
     seconds = time.monotonic() - began
     code, rest = end(process)
-    assert code == 0, told + rest
+    assert code == 0, text + rest
     return out, seconds
 
 
 def wait_for(text: str, process: subprocess.Popen | Forked) -> str:
-    """What it said up to the line with this text, or up to its end."""
-    told = ""
+    """What it wrote on stderr up to the line with this text, or up to its end."""
+    written = ""
     for line in process.stderr:
-        told += line
+        written += line
         if text in line:
             break
-    return told
+    return written
 
 
 def strike(process: subprocess.Popen | Forked, seconds: float, number: signal.Signals) -> tuple[bool, str]:
-    """The signal, so long after the header; whether it came before the end, and what was told on stderr.
+    """The signal, so long after the header; whether it came before the end, and what was written on stderr.
 
     Any other end is an AssertionError.
     """
-    told = wait_for(HEADER_ENDS, process)
+    text = wait_for(HEADER_ENDS, process)
     time.sleep(seconds)
     process.send_signal(number)
     code, rest = end(process)
-    told += rest
+    text += rest
     # Once the last line is out, Python itself is ending, and no longer hears a signal in our way.
-    allowed = (0, EXIT[number], -number) if LAST_LINE in told else (0, EXIT[number])
-    assert code in allowed and "Traceback" not in told, f"exit {code} after {number.name}: {told}"
-    return code != 0, told
+    allowed = (0, EXIT[number], -number) if LAST_LINE in text else (0, EXIT[number])
+    assert code in allowed and "Traceback" not in text, f"exit {code} after {number.name}: {text}"
+    return code != 0, text
 
 
 def newest(out: Path) -> int:
@@ -164,11 +165,11 @@ def disturbed(home: Path, out: Path, name: str, span: float, draw: random.Random
     while True:
         number, there = draw.choice(SIGNALS), newest(out)
         process = start(home, out, *SETTINGS[name], "--resume", "auto")
-        before_its_end, told = strike(process, draw.uniform(0, span), number)
-        made = re.findall(r"^step (\d+)/", told, re.MULTILINE)
-        assert not made or int(made[0]) == there + 1, f"expected to go on from step {there}; found {told}"
+        before_its_end, text = strike(process, draw.uniform(0, span), number)
+        made = re.findall(r"^step (\d+)/", text, re.MULTILINE)
+        assert not made or int(made[0]) == there + 1, f"expected to go on from step {there}; found {text}"
         lost = logged(out) - newest(out)
-        assert lost <= SAVE_EVERY, f"expected at most {SAVE_EVERY} steps to make again; found {lost}: {told}"
+        assert lost <= SAVE_EVERY, f"expected at most {SAVE_EVERY} steps to make again; found {lost}: {text}"
         if not before_its_end:
             return struck
         struck[number.name] += 1
@@ -191,7 +192,7 @@ def soak(home: Path, kills: int, seed: int, start: Start = start) -> Counter[str
         out = home / "disturbed"
         total += disturbed(home, out, name, span, draw, start)
         assert outcome(out) == outcome(folder), f"{name}, seed {seed}: not the undisturbed run's result; see {out}"
-        left = [path for path in out.rglob(".*") if path.name != ".lock"]
+        left = [path for path in out.rglob(".*") if not path.name.startswith(".minbert.")]
         assert not left, f"{name}, seed {seed}: left behind: {left}"
         shutil.rmtree(out)
         total["runs"] += 1

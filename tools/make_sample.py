@@ -1,6 +1,6 @@
 """Writes data/sample/: a small synthetic corpus in the course's format, so that everything runs offline.
 
-    python -m data.make_sample [--output_dir data/sample] [--seed 0]
+    python -m tools.make_sample [--output_dir data/sample] [--seed 0]
 
 The same seed gives the same bytes on every Python from 3.10 on: every draw is a random(), choice(), shuffle() or
 getrandbits() of a private random.Random, and no set is ever iterated over. The words are in sample_words.py.
@@ -19,8 +19,8 @@ from random import Random
 from typing import NamedTuple
 
 from data import SAMPLE_DIR
-from data import sample_words as words
-from data.tasks import TASKS, file_name
+from data.tasks import TASKS
+from tools import sample_words as words
 
 SIZES = {"train": 480, "dev": 120, "test": 100}  # rows of each task
 PARAPHRASE_RATE = 0.37  # as in the course's own files
@@ -325,7 +325,7 @@ def write_files(output_dir: Path, seed: int) -> None:
         rng, task = Random(f"{seed} {name}"), TASKS[name]
         for split, rows in make(rng).items():
             columns = ["id", *task.texts] if split == "test" else ["id", *task.texts, task.label]
-            with open(output_dir / file_name(name, split), "w", encoding="utf-8", newline="") as file:
+            with open(output_dir / task.files[split], "w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file, delimiter="\t", lineterminator="\n")
                 writer.writerow(["", *columns])
                 for index, row in enumerate(rows):

@@ -1,0 +1,106 @@
+"""Looks through the data of tasks before a long training does: rows, labels, lengths, and what is odd.
+
+    python -m data.check [--task_file my.toml] [--tasks sst,para] [--data_dir DIR]
+
+Exit code 3 where training would refuse the data.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bert import BertTokenizer
+from data import find_data_dir
+from data.reader import Split, folded, overlap, read
+from data.task_file import load
+from data.tasks import TASKS, Task, choose_tasks
+from heads.kinds import KINDS
+from runtime.errors import DataError, run_cli
+from runtime.settings import OptionParser, names, positive_int
+
+RARE = 10  # rows of a class in train: fewer are hardly enough to learn it
+
+
+def label_counts(task: Task, split: Split) -> dict[str, int]:
+    """Rows of each class, or of each fifth of the range."""
+    labels = [example.label for example in split.examples if example.label is not None]
+    if task.range is None:
+        counts = Counter(number for label in labels for number in (label if task.several else [label]))
+        return {str(name): counts[number] for number, name in enumerate(task.classes)}
+    counts, edges = np.histogram(labels, bins=5, range=task.range)
+    return {f"{edges[i]:.3g}..{edges[i + 1]:.3g}": count for i, count in enumerate(counts)}
+
+
+def summary(split: Split, counts: dict[str, int], tokenizer: BertTokenizer, max_length: int) -> str:
+    """Rows; tokens of a row's longer text, uncut, [CLS] and [SEP] included; the share of each label."""
+    texts = [text for example in split.examples for text in example.texts]
+    lengths = [len(ids) for ids in tokenizer.ids(texts, max_length=sys.maxsize)]
+    tokens = np.reshape(lengths, (len(split.examples), -1)).max(axis=1)
+    labelled = max(1, sum(example.label is not None for example in split.examples))
+    line = f"{len(tokens):9,} rows   median {np.median(tokens):4.0f} tokens, longest {tokens.max():5,}"
+    shares = [f"{label} {count / labelled:.1%}" for label, count in counts.items()]
+    return f"{line}   {np.mean(tokens > max_length):6.1%} cut at {max_length}   {', '.join(shares)}".rstrip()
+
+
+def what_is_odd(task: Task, name: str, split: Split, counts: dict[str, int], train: Split | None) -> list[str]:
+    """A line for each finding in the split of this name, with what to do."""
+    least = 0 if task.range else RARE if name == "train" else 1
+    few = [f"{label} ({count})" for label, count in counts.items() if count < least]
+    equal = sum(len(set(folded(example))) < len(example.texts) for example in split.examples)
+    rows = defaultdict(list)  # of each text
+    for example in split.examples if name == "train" else ():
+        rows[folded(example)].append(example)
+    again = [same for same in rows.values() if len(same) > 1]
+    differ = [same for same in again if len({example.label for example in same}) > 1]
+    lines = ", ".join(" and ".join(str(example.line) for example in same) for same in differ[:5])
+    shared = overlap(train, split) if train and name != "train" else 0
+    findings = [
+        (few, f"labels of few rows: {', '.join(few)}; add some, or take these labels out"),
+        (equal, f"{equal} pairs with equal sides; see whether they should be there"),
+        (again, f"{len(again)} texts that stand there more than once; leave one row of each"),
+        (differ, f"{len(differ)} of them with labels that disagree; decide, such as lines {lines}"),
+        (shared, f"{shared} texts that train has too; take them out of train, or scores are too good"),
+    ]
+    odd = split.warnings + [f"{name}: {finding}" for is_there, finding in findings if is_there]
+    return [f"{task.name}: {finding}" for finding in odd]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = OptionParser(__doc__)
+    parser.add_argument("--task_file", type=Path, metavar="FILE", help="your own tasks, in TOML")
+    parser.add_argument("--tasks", type=names, metavar="NAMES", help="which (default: the file's, or sst,para,sts)")
+    parser.add_argument("--data_dir", type=Path, metavar="DIR", help="of the course files (default: as in training)")
+    parser.add_argument("--max_length", type=positive_int, default=128, metavar="TOKENS", help="(default: %(default)s)")
+    parser.add_argument("--checkpoint", default="minilm", metavar="SOURCE", help="whose tokens (default: %(default)s)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args(argv)
+    errors, odd = [], []
+    tasks = choose_tasks(args.tasks, TASKS | (load(args.task_file, KINDS) if args.task_file else {}))
+    data_dir = args.data_dir or find_data_dir(tasks)[0]
+    tokenizer = BertTokenizer.from_pretrained(args.checkpoint)
+    for task in tasks:
+        print(f"{task.name}: {task.kind}, {' + '.join(task.texts)} -> {task.label}")
+        splits = {}
+        for name in task.splits:
+            try:
+                split = splits[name] = read(task, name, data_dir)
+            except DataError as error:
+                errors.append(f"{task.name}: {error}")
+                continue
+            counts = label_counts(task, split) if name != "test" else {}
+            print(f"  {name:5}{summary(split, counts, tokenizer, args.max_length)}")
+            odd += what_is_odd(task, name, split, counts, splits.get("train"))
+        print()
+    for heading, lines in (("Training refuses this", errors), ("What to do", odd)):
+        if lines:
+            print(heading, *lines, sep="\n  ", end="\n\n")
+    return DataError.exit_code if errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,142 @@
+"""Tasks of a user's own, from a TOML file; what it leaves out is taken from the labels in train."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from data.table import DELIMITERS, data_error, read_table
+from data.tasks import SPLITS, TASKS, Task, number
+from runtime.errors import UsageError, nearest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def is_list(value: object, types: set[type], least: int, most: float = math.inf) -> bool:
+    return isinstance(value, list) and {*map(type, value)} <= types and least <= len({*value}) == len(value) <= most
+
+
+TEXT = ("a text", lambda v: isinstance(v, str) and v.strip() != "")
+FILE = ("a .csv, .tsv or .jsonl file", lambda v: isinstance(v, str) and Path(v).suffix in DELIMITERS)
+KEYS = {  # of a task: what its value must be, in words and as a function
+    "kind": TEXT,
+    "texts": ("a list of one column or two", lambda v: is_list(v, {str}, 1, 2)),
+    "label": TEXT,
+    "classes": ("a list of names, or of whole numbers", lambda v: is_list(v, {str}, 2) or is_list(v, {int}, 2)),
+    "range": ("two numbers, low and high", lambda v: is_list(v, {int, float}, 2, 2) and 0 < v[1] - v[0] < math.inf),
+    "separator": TEXT,
+    "train": FILE,
+    "dev": (f"{FILE[0]}, or a share of train like 0.1", lambda v: FILE[1](v) or (type(v) is float and 0 < v < 1)),
+    "test": FILE,
+    "id": TEXT,
+    "pairs": ("siamese (cross is not built yet)", lambda v: v == "siamese"),
+    "batch_size": ("a whole number, 1 or more", lambda v: type(v) is int and v >= 1),
+    "loss_scale": ("a number above 0", lambda v: type(v) in (int, float) and 0 < v < math.inf),
+    "metric": TEXT,
+}
+REQUIRED = ("texts", "label", "train", "dev")
+
+
+def load(path: str | Path, kinds: Mapping[str, Any]) -> dict[str, Task]:
+    """Read a task file, and the labels in train of each task that leaves out its kind, classes or range.
+
+    Args:   kinds: heads.kinds.KINDS.
+    Raises: UsageError for the file itself; DataError for the labels.
+    """
+    path = Path(path)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:  # a name that stands there twice is no TOML either
+        raise usage_error(path, "a task file in TOML", error) from None
+    tables = content.get("tasks")
+    if list(content) != ["tasks"] or type(tables) is not dict or {*map(type, tables.values())} != {dict}:
+        raise usage_error(path, "[tasks.NAME], once or more, and nothing else", ", ".join(content) or "nothing")
+    return {name: _task(path, name, table, kinds) for name, table in tables.items()}
+
+
+def usage_error(place: object, expected: str, found: object) -> UsageError:
+    return UsageError(f"{place}: expected {expected}; found {found}; correct it")
+
+
+def check_name(place: str, names: Collection[str], found: str) -> None:
+    """Raises UsageError where it is none of the names."""
+    if found not in names:
+        raise usage_error(place, f"one of {', '.join(names)}", f"{found!r}{nearest(found, names)}")
+
+
+def _task(path: Path, name: str, given: dict[str, Any], kinds: Mapping[str, Any]) -> Task:
+    place = f"{path}: [tasks.{name}]"
+    _check(place, name, given, kinds)
+    train, labels = path.resolve().parent / given["train"], []
+    if "kind" not in given or not given.keys() & {"classes", "range"}:
+        cells = (cell for _, (cell,) in read_table(train, [given["label"]])[1])
+        labels = [cell for cell in cells if cell is not None and str(cell).strip()]
+    table = given | {"kind": given.get("kind") or _kind_of(labels, given)}
+    kind, binary = kinds[table["kind"]], table["kind"] == "binary"
+    key, needless = ("range", "classes") if kind.labels == "number" else ("classes", "range")
+    if needless in given:
+        raise usage_error(f"{place} {needless}", f"none, for the kind is {table['kind']}", given[needless])
+    if key not in given:
+        if key == "range":  # the reader refuses a label that is no number, by its line
+            numbers = sorted(_numbers(labels))
+            table[key] = [*numbers[:1], *numbers[-1:]]
+        else:  # as it does a third one in binary
+            separator = given.get("separator", Task.separator) if kind.labels == "classes" else None
+            table[key] = _classes_of(labels, separator)[: 2 if binary else None]
+        if len(set(table[key])) < 2:
+            raise data_error(train, f"two different labels or more in {given['label']!r}", table[key], "add some")
+    if binary and len(table["classes"]) != 2:
+        raise usage_error(f"{place} classes", "two, for the kind is binary", table["classes"])
+    check_name(f"{place} metric", kind.metrics, table.setdefault("metric", next(iter(kind.metrics))))
+    files = {split: table.pop(split) for split in SPLITS if split in table}
+    tuples = {key: tuple(table.pop(key)) for key in ("texts", "classes", "range") if key in table}
+    return Task(name, files=files, folder=str(train.parent), several=kind.labels == "classes", **tuples, **table)
+
+
+def _check(place: str, name: str, table: dict[str, Any], kinds: Mapping[str, Any]) -> None:
+    """What can be seen without the data. Raises UsageError."""
+    if not re.fullmatch("[A-Za-z0-9_-]+", name) or name in TASKS:
+        raise usage_error(place, f"a name of letters, digits, _ and -, other than {', '.join(TASKS)}", repr(name))
+    for key in [*table, *REQUIRED]:
+        check_name(place, KEYS, key)
+        expected, fits = KEYS[key]
+        if key not in table or not fits(table[key]):
+            raise usage_error(f"{place} {key}", expected, repr(table[key]) if key in table else "none")
+    check_name(f"{place} kind", kinds, table.get("kind", next(iter(kinds))))
+
+
+def _kind_of(labels: list, given: dict[str, Any]) -> str:
+    if "separator" in given or any(isinstance(label, list) for label in labels):
+        return "labels"
+    numbers = _numbers(labels)
+    if "range" in given or (len(numbers) == len(labels) and any(n % 1 for n in numbers)):
+        return "score"
+    return "binary" if len(given.get("classes", _classes_of(labels, None))) == 2 else "classes"
+
+
+def _classes_of(labels: list, separator: str | None) -> list[int] | list[str]:
+    """All values, sorted; whole numbers where all are, and "2.0" is 2."""
+    names = set()
+    for label in labels:
+        parts = label if isinstance(label, list) else str(label).split(separator) if separator else [label]
+        names |= {str(part).strip() for part in parts} - {""}
+    numbers = _numbers(names)
+    whole = len(numbers) == len(names) and not any(n % 1 for n in numbers)
+    return sorted({int(n) for n in numbers}) if whole else sorted(names)
+
+
+def _numbers(labels: Collection) -> list[float]:
+    """Those of the labels that are numbers."""
+    numbers = []
+    for label in labels:
+        with suppress(ValueError):
+            numbers.append(number(label))
+    return [n for n in numbers if math.isfinite(n)]

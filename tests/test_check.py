@@ -1,0 +1,94 @@
+"""data/check.py: a page with every split, label and oddity, and exit code 3 where training would refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data.check import main
+from runtime.errors import run_cli
+from tests.own_tasks import make_own_tasks, write_rows
+from tests.tiny import make_bert_folder
+
+COURSE = Path(__file__).parents[2] / "shared" / "data" / "cs224n"
+ODD = """
+[tasks.odd]
+texts = ["a", "b"]
+label = "l"
+classes = ["x", "y", "z"]
+train = "train.csv"
+dev = "dev.csv"
+"""
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory) -> str:
+    return str(make_bert_folder(tmp_path_factory.mktemp("bert")))
+
+
+def page(capsys, bert: str, *options: object, code: int = 0) -> list[str]:
+    """What the command prints, each run of spaces one space."""
+    assert run_cli(main, ["--checkpoint", bert, *map(str, options)]) == code
+    return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_line_for_each_split(tmp_path, capsys, bert):
+    lines = page(capsys, bert, "--task_file", make_own_tasks(tmp_path), "--max_length", 12)
+    start = lines.index("nli: classes, premise + hypothesis -> gold")
+    tokens = "median 9 tokens, longest 11 0.0% cut at 12"
+    assert lines[start + 1 : start + 4] == [
+        f"train 140 rows {tokens} entailment 33.6%, neutral 33.6%, contradiction 32.9%",
+        f"dev 40 rows {tokens} entailment 32.5%, neutral 32.5%, contradiction 35.0%",
+        f"test 20 rows {tokens}",
+    ]
+    start = lines.index("urgency: score, body -> urgency")
+    assert "longest 13 100.0% cut at 12 1..2.2 " in lines[start + 1]
+    lines = page(capsys, bert, "--task_file", tmp_path / "tasks.toml", "--tasks", "mood")
+    assert lines[0] == "mood: binary, body -> mood"
+
+
+def test_what_is_odd_is_told_with_what_to_do(tmp_path, capsys, bert):
+    train = [{"a": f"a man {n}", "b": f"a dog {n}", "l": "xy"[n % 2]} for n in range(200)]
+    train[3]["l"] = ""
+    train[4] = train[6] = {"a": "Same  text", "b": "as this", "l": "x"}
+    train[9] = {"a": "same text", "b": "as THIS", "l": "y"}
+    train[11] = {"a": "the cat", "b": "The cat", "l": "z"}
+    write_rows(tmp_path / "train.csv", train)
+    write_rows(tmp_path / "dev.csv", [train[6], train[20], {"a": "new", "b": "one", "l": "y"}])
+    (tmp_path / "my.toml").write_text(ODD)
+    lines = page(capsys, bert, "--task-file", tmp_path / "my.toml")
+    assert lines[lines.index("What to do") + 1 : -1] == [
+        f"odd: {tmp_path}/train.csv: 1 of 200 rows have no l: left out of training; line 5",
+        "odd: train: labels of few rows: z (1); add some, or take these labels out",
+        "odd: train: 1 pairs with equal sides; see whether they should be there",
+        "odd: train: 1 texts that stand there more than once; leave one row of each",
+        "odd: train: 1 of them with labels that disagree; decide, such as lines 6 and 8 and 11",
+        "odd: dev: labels of few rows: z (0); add some, or take these labels out",
+        "odd: dev: 2 texts that train has too; take them out of train, or scores are too good",
+    ]
+    assert lines[1].startswith("train 199 rows ")
+
+
+@pytest.mark.fault(48, 49)
+def test_where_training_would_refuse_the_rest_is_shown_and_the_exit_code_is_3(tmp_path, capsys, bert):
+    path = make_own_tasks(tmp_path)
+    with open(tmp_path / "nli-dev.jsonl", "a") as file:
+        file.write('{"uid": "x", "premise": "A", "hypothesis": "B", "gold": "maybe"}\n')
+    (tmp_path / "mail.csv").unlink()
+    lines = page(capsys, bert, "--task_file", path, code=3)
+    start = lines.index("Training refuses this")
+    assert lines[start + 1].startswith(f"nli: {tmp_path}/nli-dev.jsonl:41: expected a gold that is one of entailment")
+    assert lines[start + 2].startswith(f"urgency: {tmp_path}/mail.csv: expected a file; found No such file")
+    assert sum(line.startswith("train ") for line in lines) == 3
+    assert sum(line.startswith("test 20 ") for line in lines) == 1
+
+
+@pytest.mark.skipif(not COURSE.is_dir(), reason=f"the course files are not in {COURSE}")
+def test_the_course_files(capsys, bert):
+    lines = page(capsys, bert, "--data_dir", COURSE, "--tasks", "sst,para,cfimdb")
+    shared = [line.partition(" texts that train has too; ")[0] for line in lines if " train has too; " in line]
+    assert {"sst: dev: 1", "sst: test: 2"} <= {*shared}
+    assert any("2 of 22646 rows have no is_duplicate" in line and line.endswith("lines 3787, 14041") for line in lines)
+    assert any("2 of 6214 rows have no is_duplicate" in line and line.endswith("lines 1548, 5848") for line in lines)
+    assert "% cut at 128" in lines[lines.index("cfimdb: binary, sentence -> sentiment") + 1]

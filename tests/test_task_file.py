@@ -1,0 +1,180 @@
+"""data/task_file.py: tasks as their TOML file says, the rest from the labels; every mistake by its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data.reader import read
+from data.task_file import load
+from data.tasks import TASKS, Task
+from heads.kinds import KINDS
+from runtime.errors import DataError, UsageError
+from tests.own_tasks import make_own_tasks, write_rows
+
+GOOD = {
+    "kind": "classes", "texts": ["a", "b"], "label": "gold", "classes": ["x", "y"], "train": "t.csv", "dev": 0.25,
+}  # fmt: skip
+
+
+def toml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value)  # of our lists, numbers and strings
+
+
+def task_file(folder: Path, name: str = "own", **changes) -> Path:
+    """GOOD with changes; None takes a key away."""
+    lines = [f"{key} = {toml(value)}" for key, value in (GOOD | changes).items() if value is not None]
+    path = folder / "my.toml"
+    path.write_text("\n".join([f"[tasks.{name}]", *lines]), encoding="utf-8")
+    return path
+
+
+def with_labels(folder: Path, labels: list, ending: str = ".csv", **changes) -> Path:
+    """A task file with neither kind nor classes, and its train file with these labels."""
+    write_rows(folder / f"t{ending}", [{"a": f"text {n}", "b": "B", "gold": label} for n, label in enumerate(labels)])
+    return task_file(folder, **({"kind": None, "classes": None, "train": f"t{ending}"} | changes))
+
+
+def error_of(path: Path, kind: type[Exception] = UsageError) -> str:
+    with pytest.raises(kind) as caught:
+        load(path, KINDS)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_the_tasks_of_a_file_are_resolved_and_can_be_read(tmp_path, suffix, monkeypatch):
+    path = make_own_tasks(tmp_path, suffix)
+    monkeypatch.chdir(tmp_path.parent)
+    tasks = load(path.relative_to(tmp_path.parent), KINDS)
+    assert tasks["nli"] == Task(
+        name="nli", kind="classes", texts=("premise", "hypothesis"), label="gold",
+        files={split: f"nli-{split}{suffix}" for split in ("train", "dev", "test")}, folder=str(tmp_path), id="uid",
+        classes=("entailment", "neutral", "contradiction"), metric="macro_f1",
+    )  # fmt: skip
+    urgency, topics, mood = (tasks[name] for name in ("urgency", "topics", "mood"))
+    assert (urgency.kind, urgency.range, urgency.metric, urgency.batch_size) == ("score", (1.0, 7.0), "pearson", 7)
+    assert (topics.kind, topics.classes, topics.several) == ("labels", ("animals", "music", "people"), True)
+    assert (topics.metric, topics.batch_size, topics.loss_scale) == ("micro_f1", 16, 0.5)
+    assert (mood.kind, mood.classes, mood.several, mood.metric) == ("binary", ("glad", "sad"), False, "acc")
+    rows = {name: [len(read(task, split).examples) for split in task.splits] for name, task in tasks.items()}
+    assert rows == {"nli": [140, 40, 20], "urgency": [63, 7], "topics": [60, 20], "mood": [60, 20]}
+
+
+@pytest.mark.parametrize(("labels", "changes", "kind", "classes", "bounds"), [
+    (["b", "a", "b"], {}, "binary", ("a", "b"), None),
+    (["0.0", "1.0", "1"], {}, "binary", (0, 1), None),
+    (["10", "9", "9.0", " 1 "], {}, "classes", (1, 9, 10), None),
+    (["1", "2", "x"], {}, "classes", ("1", "2", "x"), None),
+    (["1", "2.5", "3", ""], {}, "score", (), (1.0, 3.0)),
+    (["1", "2", "x", "2.5"], {}, "classes", ("1", "2", "2.5", "x"), None),
+    (["3", "1"], {"kind": "score"}, "score", (), (1.0, 3.0)),
+    (["3", "1"], {"range": [0, 5]}, "score", (), (0.0, 5.0)),
+    (["3", "1"], {"classes": [3, 2, 1]}, "classes", (3, 2, 1), None),
+    (["1.5", "0.5"], {"kind": "classes"}, "classes", ("0.5", "1.5"), None),
+    (["b; a", "c"], {"separator": ";"}, "labels", ("a", "b", "c"), None),
+    (["b;a", "c"], {"kind": "labels"}, "labels", ("a", "b", "c"), None),
+    (["b;a", "c;d"], {}, "binary", ("b;a", "c;d"), None),
+])  # fmt: skip
+def test_what_the_file_leaves_out_is_seen_from_the_labels(tmp_path, labels, changes, kind, classes, bounds):
+    task = load(with_labels(tmp_path, labels, **changes), KINDS)["own"]
+    assert (task.kind, task.classes, task.range, task.several) == (kind, classes, bounds, kind == "labels")
+    for example in read(task, "train").examples + read(task, "dev").examples if "" not in labels else []:
+        assert example.label is not None  # every label in train is one of the task's
+
+
+def test_json_s_lists_and_booleans(tmp_path):
+    task = load(with_labels(tmp_path, [["b", "a"], [], ["c"]], ".jsonl"), KINDS)["own"]
+    assert (task.kind, task.classes) == ("labels", ("a", "b", "c"))
+    task = load(with_labels(tmp_path, [True, False, None], ".jsonl"), KINDS)["own"]
+    assert (task.kind, task.classes) == ("binary", ("false", "true"))
+    task = load(with_labels(tmp_path, [0, 2, 1], ".jsonl"), KINDS)["own"]
+    assert (task.kind, task.classes) == ("classes", (0, 1, 2))
+
+
+def test_a_task_that_says_everything_is_not_read(tmp_path):
+    assert load(task_file(tmp_path), KINDS)["own"].classes == ("x", "y")  # there is no t.csv
+    assert "did you mean t.tsv?" not in error_of(task_file(tmp_path, kind=None), DataError)
+
+
+@pytest.mark.fault(48)
+@pytest.mark.parametrize(("changes", "place", "expected", "found"), [
+    ({"lable": "x"}, "", "one of kind, texts, label", "'lable'; did you mean label?"),
+    ({"kind": "clases"}, " kind", "one of classes, binary, score, labels", "'clases'; did you mean classes?"),
+    ({"kind": 3}, " kind", "a text", "3"),
+    ({"texts": "a"}, " texts", "a list of one column or two", "'a'"),
+    ({"texts": ["a", "b", "c"]}, " texts", "a list of one column or two", "['a', 'b', 'c']"),
+    ({"texts": ["a", "a"]}, " texts", "a list of one column or two", "['a', 'a']"),
+    ({"texts": None}, " texts", "a list of one column or two", "none"),
+    ({"label": " "}, " label", "a text", "' '"),
+    ({"classes": ["x"]}, " classes", "a list of names, or of whole numbers", "['x']"),
+    ({"classes": ["x", 1]}, " classes", "a list of names, or of whole numbers", "['x', 1]"),
+    ({"classes": ["x", "x"]}, " classes", "a list of names, or of whole numbers", "['x', 'x']"),
+    ({"kind": "binary", "classes": ["x", "y", "z"]}, " classes", "two, for the kind is binary", "['x', 'y', 'z']"),
+    ({"range": [1, 7]}, " range", "none, for the kind is classes", "[1, 7]"),
+    ({"kind": "score"}, " classes", "none, for the kind is score", "['x', 'y']"),
+    *(({"kind": "score", "classes": None, "range": bounds}, " range", "two numbers, low and high", str(bounds))
+      for bounds in ([7, 1], [1, 1], [1], [1, 2, 3], ["1", "2"], [1, float("inf")], [float("nan"), 1])),
+    ({"train": "t.xlsx"}, " train", "a .csv, .tsv or .jsonl file", "'t.xlsx'"),
+    *(({"dev": dev}, " dev", "a .csv, .tsv or .jsonl file, or a share", toml(dev)) for dev in (0.0, 1.0, 1, -0.1, "d")),
+    ({"dev": None}, " dev", "a .csv, .tsv or .jsonl file, or a share", "none"),
+    ({"pairs": "cross"}, " pairs", "siamese (cross is not built yet)", "'cross'"),
+    *(({"batch_size": size}, " batch_size", "a whole number, 1 or more", repr(size)) for size in (0, 2.0, True, "8")),
+    *(({"loss_scale": scale}, " loss_scale", "a number above 0", repr(scale)) for scale in (0, -1.5, "1")),
+    ({"metric": "pearson"}, " metric", "one of acc, macro_f1", "'pearson'"),
+    ({"metric": "macro"}, " metric", "one of acc, macro_f1", "'macro'; did you mean macro_f1?"),
+])  # fmt: skip
+def test_a_mistake_is_told_with_key_expected_found_and_nearest(tmp_path, changes, place, expected, found):
+    message = error_of(task_file(tmp_path, **changes))
+    assert message.startswith(f"{tmp_path}/my.toml: [tasks.own]{place}: expected {expected}")
+    assert f"; found {found}" in message
+
+
+@pytest.mark.fault(48)
+@pytest.mark.parametrize(("text", "found"), [
+    ("[tasks.a]\nx = 1\n[tasks.a]\n", "line 3"), ("[tasks.a]\nx = 1\nx = 2\n", "line 3"), ("[tasks.a\n", "line 1"),
+    ("\xff", "utf-8"), ("", "found nothing"), ("kind = 'classes'", "found kind"), ("[tasks]", "found tasks"),
+    ("tasks = 3", "found tasks"), ("[task.a]", "found task"), ("[tasks.a]\n[other]\n", "found tasks, other"),
+    ("[tasks]\na = 3", "found tasks"),
+    *((f"[tasks.{name}]", "a name of letters, digits, _ and -, other than sst, para, sts, cfimdb; found")
+      for name in ('"a b"', "'\xe4'", '""', "'a.b'", *TASKS)),
+])  # fmt: skip
+def test_what_is_no_task_file(tmp_path, text, found):
+    (tmp_path / "my.toml").write_bytes(text.encode("latin-1" if text == "\xff" else "utf-8"))
+    message = error_of(tmp_path / "my.toml")
+    assert message.startswith(f"{tmp_path}/my.toml: ")
+    assert found in message
+    assert str(tmp_path / "none.toml") in error_of(tmp_path / "none.toml")
+
+
+@pytest.mark.fault(48)
+def test_files_and_columns_that_are_not_there(tmp_path):
+    path = with_labels(tmp_path, ["x", "y", "x"])
+    message = error_of(task_file(tmp_path, kind=None, label="glod"), DataError)
+    assert "t.csv:1: expected one column 'glod'; found 0" in message
+    assert "did you mean gold?" in message
+    (tmp_path / "t.csv").rename(tmp_path / "tt.csv")
+    assert "t.csv: expected a file; found No such file" in error_of(path, DataError)
+    assert "did you mean tt.csv?" in error_of(path, DataError)
+
+
+@pytest.mark.fault(48, 49)
+@pytest.mark.parametrize(("labels", "changes", "line", "expected"), [
+    (["x", "y", "Y"], {"classes": ["x", "y"]}, 4, "one of x, y"),  # a class that is not listed
+    (["1", "2", "high"], {"kind": "score"}, 4, "a number from 1 to 2"),
+    (["x", "z", "y"], {"kind": "binary"}, 3, "one of x, y"),
+    (["1.5", "3", "2"], {"range": [1, 2]}, 3, "a number from 1 to 2"),
+])  # fmt: skip
+def test_a_label_that_does_not_fit_is_told_with_its_line_before_any_model(tmp_path, labels, changes, line, expected):
+    task = load(with_labels(tmp_path, labels, **changes), KINDS)["own"]
+    with pytest.raises(DataError, match=rf"t\.csv:{line}: expected a gold that is {expected}; found "):
+        read(task, "train")
+
+
+@pytest.mark.fault(49)
+@pytest.mark.parametrize(("labels", "kind"), [("xx", None), ([""], None), ("22", "score"), ("x", "score")])
+def test_labels_that_are_all_alike(tmp_path, labels, kind):
+    message = error_of(with_labels(tmp_path, labels, kind=kind), DataError)
+    assert "t.csv: expected two different labels or more in 'gold'" in message
