@@ -1,7 +1,7 @@
-"""The three tasks' losses (the paper's). Each is the mean over the batch's rows of a loss per row, so a batch cut
-into micro-batches and weighted by their rows gives the same gradient as the whole.
+"""The paper's losses. Each is the mean over the batch's rows of a loss per row, so a batch cut into micro-batches and
+weighted by their rows gives the same gradient as the whole.
 
-Letters: B batch, D hidden size.
+Letters: B batch, D hidden size, K classes.
 """
 
 from __future__ import annotations
@@ -12,65 +12,70 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from heads.architectures import cosine
+from runtime.settings import non_negative_float, probability, setting
+
+EDGE = 1e-4  # below it the logarithm of a probability goes on as a straight line
 
 
 @dataclass(frozen=True)
 class LossSettings:
     """What the paper leaves open in the losses; the margins are torch's defaults."""
 
-    para_loss: str = "full"  # "full", or "bce" for the ablation PD_ce
-    sts_gamma: float = 0.5  # weight of the squared error against the absolute error
-    cosine_margin: float = 0.0
-    triplet_margin: float = 1.0
+    para_loss: str = setting(
+        "full", "full: cross-entropy + cosine embedding + triplets; bce: cross-entropy alone", choices=("full", "bce")
+    )
+    sts_gamma: float = setting(0.5, "scores: share of the squared error, against the absolute one", probability)
+    cosine_margin: float = setting(0.0, "of the cosine-embedding loss", probability)
+    triplet_margin: float = setting(1.0, "of the triplet loss", non_negative_float)
 
 
-def sst_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy. logits: (B, 5), labels: (B,) int64 in 0..4 -> scalar"""
-    return F.cross_entropy(logits, labels)
+def log_probability(p: Tensor) -> Tensor:
+    """log p, and below p = EDGE its tangent there, log EDGE + (p - EDGE) / EDGE, so that the slope is 1 / EDGE at most.
 
-
-def para_loss(
-    probabilities: Tensor, v_a: Tensor, v_b: Tensor, labels: Tensor, negatives: Tensor | None, settings: LossSettings
-) -> Tensor:
-    """Binary cross-entropy + cosine-embedding loss + cosine triplet-margin loss.
-
-    Args:    probabilities, labels: (B,), labels 0. or 1.; v_a, v_b: (B, D); negatives: (B, D) or None (no triplets).
-    Returns: a scalar. The triplet term is the sum over the rows labelled 1, divided by B like every other term: rows
-             labelled 0 count as 0, and a batch without positives has no 0 / 0.
+    The slope of log p itself has no bound: an identical pair labelled 0 has 1 - p of a rounding error, and a gradient
+    of 1e5. A NaN stays one.
     """
-    loss = F.binary_cross_entropy(probabilities, labels)
-    if settings.para_loss == "bce":
-        return loss
-    loss = loss + cosine_embedding_loss(v_a, v_b, labels, settings.cosine_margin)
-    if negatives is not None:
-        loss = loss + triplet_loss(v_a, v_b, negatives, labels, settings.triplet_margin)
-    return loss
+    bounded = p.clamp(min=EDGE)
+    return bounded.log() + (p - bounded) / EDGE
 
 
-def cosine_embedding_loss(v_a: Tensor, v_b: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """1 - cos for paraphrases, max(0, cos - margin) for others, the mean over rows. -> scalar"""
-    cos = cosine(v_a, v_b)  # (B,)
-    return torch.where(labels == 1, 1 - cos, F.relu(cos - margin)).mean()
+def binary_cross_entropy(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """-(y log p + (1 - y) log(1 - p)) with the bounded logarithm above, the mean over all elements -> scalar.
+
+    On probabilities, not logits, for equation (1) mixes a sigmoid with a cosine. Compute it in float32 at least.
+    """
+    return -torch.where(labels > 0.5, log_probability(probabilities), log_probability(1 - probabilities)).mean()
 
 
-def triplet_loss(anchor: Tensor, positive: Tensor, negative: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """max(0, d(anchor, positive) - d(anchor, negative) + margin), d = 1 - cos, for rows labelled 1. -> scalar"""
-    per_row = F.relu(cosine(anchor, negative) - cosine(anchor, positive) + margin)  # (B,)
-    return (per_row * (labels == 1)).mean()
-
-
-def sts_loss(predictions: Tensor, labels: Tensor, gamma: float) -> Tensor:
-    """gamma * squared error + (1 - gamma) * absolute error, means over rows; (B,), (B,) -> scalar.
+def score_loss(predictions: Tensor, labels: Tensor, gamma: float) -> Tensor:
+    """L_sts: gamma * squared error + (1 - gamma) * absolute error, means over rows; (B,), (B,) -> scalar.
 
     The paper prints (gamma - 1) and calls the second term "lasso".
     """
     return gamma * F.mse_loss(predictions, labels) + (1 - gamma) * F.l1_loss(predictions, labels)
 
 
+def contrastive_loss(
+    v_a: Tensor, v_b: Tensor, labels: Tensor, negatives: Tensor | None, settings: LossSettings
+) -> Tensor:
+    """What L_para adds to the cross-entropy: cosine-embedding loss + cosine triplet-margin loss.
+
+    Args:    v_a, v_b: (B, D); labels: (B,), 0 or 1; negatives: (B, D) or None (no triplets).
+    Returns: a scalar, means over all B rows: 1 - cos(a, b) for rows labelled 1, max(0, cos(a, b) - margin) for others;
+             max(0, d(a, b) - d(a, negative) + margin), d = 1 - cos, for rows labelled 1, and 0 for others, so that a
+             batch without positives has no 0 / 0.
+    """
+    cos = F.cosine_similarity(v_a, v_b)  # (B,)
+    loss = torch.where(labels == 1, 1 - cos, F.relu(cos - settings.cosine_margin)).mean()
+    if negatives is not None:
+        triplets = F.relu(F.cosine_similarity(v_a, negatives) - cos + settings.triplet_margin)  # (B,)
+        loss = loss + (triplets * (labels == 1)).mean()
+    return loss
+
+
 @dataclass
 class PreviousBatch:
-    """The para sentence vectors of the previous step, detached: the negatives of this step's triplets.
+    """A task's sentence vectors of the previous step, detached: the negatives of this step's triplets.
 
     Part of a run's state. The vectors of this step's micro-batches become negatives together, at `end_step`.
     """
@@ -89,7 +94,7 @@ class PreviousBatch:
         self.pending.extend(v.detach() for v in vectors)
 
     def end_step(self) -> None:
-        """What was added replaces what was stored; a step without a para batch keeps it."""
+        """What was added replaces what was stored; a step without a batch keeps it."""
         if self.pending:
             self.vectors, self.pending = torch.cat(self.pending), []
 

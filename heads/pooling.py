@@ -6,16 +6,43 @@ Letters: B batch, T tokens, D hidden size, H heads. Masks are bool, True = a rea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-POOLINGS = ("cls", "mean", "attention_mean", "cnn")
+from bert.fast import hidden_states
+from bert.model import BertModel
+from bert.tokenizer import Batch
 
 
-def cls(x: Tensor) -> Tensor:
-    """The state of [CLS]. (B, T, D) -> (B, D)"""
-    return x[:, 0]
+def sentence_vectors(
+    bert: BertModel, cnn: CnnPooling | None, batches: Sequence[Batch], pooling: str, layer: int
+) -> list[Tensor]:
+    """batches: (N, T) each -> X: (N, D) each, float32 under mixed precision too. One pass for all."""
+    states = hidden_states(bert, batches, layer, attention=pooling == "attention_mean")
+    masks = [batch.attention_mask for batch in batches]
+    with torch.autocast(masks[0].device.type, enabled=False):  # what stands on the encoder is computed in float32
+        if pooling == "cnn":
+            x = cnn(joined([full(x) for x, _ in states]), joined(masks))
+            return list(x.split([len(mask) for mask in masks]))
+        if pooling == "attention_mean":
+            return [attention_mean(full(x), full(a), mask) for (x, a), mask in zip(states, masks, strict=True)]
+        if pooling == "cls":
+            return [full(x)[:, 0] for x, _ in states]
+        return [mean(full(x), mask) for (x, _), mask in zip(states, masks, strict=True)]
+
+
+def full(x: Tensor) -> Tensor:
+    """float32, or float64 as it is"""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def joined(padded: Sequence[Tensor]) -> Tensor:
+    """(N_1, T_1, ...), (N_2, T_2, ...), ... -> (N_1 + N_2 + ..., T, ...), zeros up to the longest T."""
+    longest = max(x.shape[1] for x in padded)
+    return torch.cat([F.pad(x, (0, 0) * (x.dim() - 2) + (0, longest - x.shape[1])) for x in padded])
 
 
 def weighted_mean(x: Tensor, weights: Tensor) -> Tensor:
@@ -37,12 +64,6 @@ def word_pieces(mask: Tensor) -> Tensor:
     return pieces
 
 
-def attention_received(attention: Tensor, mask: Tensor) -> Tensor:
-    """How much each token is attended to, the mean over heads and real queries. (B, H, T, T), (B, T) -> (B, T)"""
-    by_query = attention.mean(dim=1)  # (B, T, T)
-    return weighted_mean(by_query, mask.to(by_query.dtype))
-
-
 def attention_mean(x: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
     """Token states weighted by the attention they receive in their layer, over the word pieces alone.
 
@@ -51,7 +72,8 @@ def attention_mean(x: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
     Args:    x: (B, T, D), attention: (B, H, T, T), rows summing to 1, mask: (B, T).
     Returns: (B, D).
     """
-    weights = attention_received(attention, mask) * word_pieces(mask)
+    received = mean(attention.mean(dim=1), mask)  # (B, T), the mean over heads and real queries
+    weights = received * word_pieces(mask)
     return weighted_mean(x, torch.where((weights > 0).any(dim=1, keepdim=True), weights, mask.to(weights.dtype)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -11,19 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from heads.losses import (
-    LossSettings,
-    PreviousBatch,
-    cosine_embedding_loss,
-    para_loss,
-    sst_loss,
-    sts_loss,
-    triplet_loss,
-)
+from heads.losses import EDGE, LossSettings, PreviousBatch, binary_cross_entropy, contrastive_loss, score_loss
 
 B, D = 11, 7
-FULL, BCE = LossSettings(), LossSettings(para_loss="bce")
-LABELS = torch.tensor([1, 0, 1, 1, 0, 0, 1, 0, 0, 1, 0], dtype=torch.float64)
+LABELS = torch.tensor([1, 0, 1, 1, 0, 0, 1, 0, 0, 1, 0])
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -34,121 +26,88 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=seeded(seed))
 
 
-def para_rows(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """probabilities, v_a, v_b, labels, negatives"""
-    return torch.sigmoid(randn(B, seed=seed)), *randn(2, B, D, seed=seed + 1), LABELS, randn(B, D, seed=seed + 2)
-
-
-def torchs_triplets(a: Tensor, b: Tensor, negatives: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """torch's mean over the positive rows, as a sum over them divided by all rows."""
-    rows = labels == 1
-    distance = nn.TripletMarginWithDistanceLoss(
-        distance_function=lambda x, y: 1 - F.cosine_similarity(x, y), margin=margin
-    )
-    return distance(a[rows], b[rows], negatives[rows]) * rows.sum() / len(labels)
-
-
 def assert_close(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
-# ---- against torch's -------------------------------------------------------------------------------------------------
+@given(st.lists(st.tuples(st.booleans(), st.floats(EDGE, 1 - EDGE)), min_size=1, max_size=31))
+def test_binary_cross_entropy_is_torchs_away_from_0_and_1(rows):
+    """Loss and gradient."""
+    labels, p = (torch.tensor(column, dtype=torch.float64) for column in zip(*rows, strict=True))
+    p.requires_grad_(True)
+    found, expected = binary_cross_entropy(p, labels), F.binary_cross_entropy(p, labels)
+    assert_close(found, expected)
+    assert_close(*(torch.autograd.grad(loss, p)[0] for loss in (found, expected)))
 
 
-def test_sst_is_torchs_cross_entropy():
-    logits, labels = randn(B, 5), torch.arange(B) % 5
-    assert torch.equal(sst_loss(logits, labels), F.cross_entropy(logits, labels))
+def logarithm(p: float) -> tuple[float, float]:
+    """Value and slope of what the loss takes for log p."""
+    x = torch.tensor([p], dtype=torch.float64, requires_grad=True)
+    y = -binary_cross_entropy(x, torch.ones(1))
+    return y.item(), torch.autograd.grad(y, x)[0].item()
 
 
-def test_bce_alone_is_torchs():
-    probabilities, a, b, labels, negatives = para_rows()
-    expected = F.binary_cross_entropy(probabilities, labels)
-    assert torch.equal(para_loss(probabilities, a, b, labels, negatives, BCE), expected)
+@given(st.floats(0, 1))
+def test_the_logarithm_has_a_tangent_below_the_edge(p):
+    expected = (math.log(p), 1 / p) if p >= EDGE else (math.log(EDGE) + p / EDGE - 1, 1 / EDGE)
+    assert logarithm(p) == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
-@pytest.mark.parametrize("margin", [0.0, 0.3, 1.0])
-def test_cosine_embedding_is_torchs(margin):
-    _, a, b, labels, _ = para_rows()
-    expected = nn.CosineEmbeddingLoss(margin=margin)(a, b, 2 * labels - 1)
-    assert_close(cosine_embedding_loss(a, b, labels, margin), expected)
+def test_the_logarithms_value_and_slope_are_continuous():
+    (below, slope_below), (at, slope_at), (above, slope_above) = (logarithm(EDGE * (1 + x)) for x in (-1e-9, 0, 1e-9))
+    assert below == pytest.approx(at, abs=2e-9) and above == pytest.approx(at, abs=2e-9)
+    assert slope_below == pytest.approx(slope_at, rel=2e-9) and slope_above == pytest.approx(slope_at, rel=2e-9)
 
 
-@pytest.mark.parametrize("margin", [0.1, 1.0])
-def test_triplets_are_torchs_over_the_positive_rows(margin):
-    _, a, b, labels, negatives = para_rows()
-    found = triplet_loss(a, b, negatives, labels, margin)
-    assert_close(found, torchs_triplets(a, b, negatives, labels, margin))
+def torchs_triplets(a: Tensor, b: Tensor, negatives: Tensor, margin: float) -> Tensor:
+    """torch's mean over the positive rows, as a sum over them divided by all rows."""
+    rows, cos = LABELS == 1, F.cosine_similarity
+    loss = nn.TripletMarginWithDistanceLoss(distance_function=lambda x, y: 1 - cos(x, y), margin=margin)
+    return loss(a[rows], b[rows], negatives[rows]) * rows.sum() / B
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0])
-def test_sts_is_torchs_squared_and_absolute_error(gamma):
-    predictions, labels = randn(B), 5 * torch.rand(B, dtype=torch.float64, generator=seeded())
-    expected = gamma * nn.MSELoss()(predictions, labels) + (1 - gamma) * nn.L1Loss()(predictions, labels)
-    assert_close(sts_loss(predictions, labels, gamma), expected)
+@given(cosine_margin=st.floats(0, 1), triplet_margin=st.floats(0.01, 2), seed=st.integers(0, 2**31))
+def test_the_contrastive_loss_is_torchs_cosine_embedding_and_triplets(cosine_margin, triplet_margin, seed):
+    assert nn.CosineEmbeddingLoss().margin == LossSettings().cosine_margin
+    assert nn.TripletMarginWithDistanceLoss().margin == LossSettings().triplet_margin
+    settings, (a, b, negatives) = LossSettings("full", 0.5, cosine_margin, triplet_margin), randn(3, B, D, seed=seed)
+    expected = nn.CosineEmbeddingLoss(margin=cosine_margin)(a, b, 2 * LABELS - 1)
+    assert_close(contrastive_loss(a, b, LABELS, None, settings), expected)
+    expected = expected + torchs_triplets(a, b, negatives, triplet_margin)
+    assert_close(contrastive_loss(a, b, LABELS, negatives, settings), expected)
 
 
-def test_full_is_the_sum_of_three():
-    settings = LossSettings(cosine_margin=0.2, triplet_margin=0.7)
-    probabilities, a, b, labels, negatives = para_rows()
-    expected = (
-        F.binary_cross_entropy(probabilities, labels)
-        + nn.CosineEmbeddingLoss(margin=0.2)(a, b, 2 * labels - 1)
-        + torchs_triplets(a, b, negatives, labels, 0.7)
-    )
-    assert_close(para_loss(probabilities, a, b, labels, negatives, settings), expected)
-
-
-def test_without_negatives_there_is_no_triplet_term():
-    probabilities, a, b, labels, _ = para_rows()
-    expected = F.binary_cross_entropy(probabilities, labels) + nn.CosineEmbeddingLoss()(a, b, 2 * labels - 1)
-    assert_close(para_loss(probabilities, a, b, labels, None, FULL), expected)
-
-
-def test_the_margins_are_torchs_defaults():
-    assert nn.CosineEmbeddingLoss().margin == FULL.cosine_margin
-    assert nn.TripletMarginWithDistanceLoss().margin == FULL.triplet_margin
-
-
-@pytest.mark.parametrize("label", [0.0, 1.0])
-def test_a_batch_of_one_class_is_finite(label):
-    probabilities, a, b, _, negatives = para_rows()
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_batch_of_one_class_is_finite_and_has_triplets_if_it_is_of_ones(label):
+    a, b, negatives = randn(3, B, D)
     a.requires_grad_(True)
-    labels = torch.full((B,), label, dtype=torch.float64)
-    loss = para_loss(probabilities, a, b, labels, negatives, FULL)
+    without, loss = (contrastive_loss(a, b, torch.full((B,), label), n, LossSettings()) for n in (None, negatives))
     loss.backward()
     assert loss.isfinite() and a.grad.isfinite().all()
-    assert (triplet_loss(a, b, negatives, labels, 1.0) > 0) == bool(label)
-
-
-# ---- means over rows -------------------------------------------------------------------------------------------------
+    assert (loss > without) == bool(label)
 
 
 @given(cuts=st.lists(st.integers(0, B), max_size=3), seed=st.integers(0, 2**31))
 def test_micro_batches_weighted_by_their_rows_are_the_whole_batch(cuts, seed):
-    """Loss and gradients, for each task; with the negatives fixed."""
+    """Loss and gradients, of each loss; with the negatives fixed."""
     edges = [0, *sorted(set(cuts) - {0, B}), B]
     pieces = [slice(*edge) for edge in itertools.pairwise(edges)]
-    x = randn(B, 2 * D, seed=seed).requires_grad_(True)
-    classes, negatives = torch.arange(B) % 5, randn(B, D, seed=seed + 1)
+    x, negatives = randn(B, 2 * D, seed=seed).requires_grad_(True), randn(B, D, seed=seed + 1)
 
     def losses(rows: slice) -> Tensor:
         v_a, v_b = x[rows].chunk(2, dim=1)
         return torch.stack(
             [
-                sst_loss(x[rows, :5], classes[rows]),
-                para_loss(torch.sigmoid(x[rows, 0]), v_a, v_b, LABELS[rows], negatives[rows], FULL),
-                sts_loss(x[rows, 0], LABELS[rows], 0.3),
+                binary_cross_entropy(torch.sigmoid(x[rows, 0]), LABELS[rows]),
+                contrastive_loss(v_a, v_b, LABELS[rows], negatives[rows], LossSettings()),
+                score_loss(x[rows, 0], LABELS[rows].double(), 0.3),
             ]
         )
 
     whole, parts = losses(slice(B)), sum(losses(rows) * (rows.stop - rows.start) / B for rows in pieces)
     assert_close(parts, whole)
-    for task in range(3):
-        first, second = (torch.autograd.grad(total[task], x, retain_graph=True)[0] for total in (whole, parts))
-        assert_close(second, first)
-
-
-# ---- the previous batch ----------------------------------------------------------------------------------------------
+    for one, other in zip(whole, parts, strict=True):
+        assert_close(*(torch.autograd.grad(loss, x, retain_graph=True)[0] for loss in (other, one)))
 
 
 def stored(rows: int = 13) -> PreviousBatch:
@@ -156,10 +115,6 @@ def stored(rows: int = 13) -> PreviousBatch:
     previous.add(torch.arange(rows * D, dtype=torch.float32).reshape(rows, D))
     previous.end_step()
     return previous
-
-
-def test_before_the_first_batch_there_is_nothing_to_draw():
-    assert PreviousBatch().draw(3, seeded()) is None
 
 
 def test_this_steps_vectors_are_not_drawn_before_its_end():
@@ -174,50 +129,35 @@ def test_this_steps_vectors_are_not_drawn_before_its_end():
 
 def test_a_step_replaces_the_step_before_and_joins_its_micro_batches():
     previous = stored()
-    a, b, c = (torch.full((n, D), float(n)) for n in (2, 3, 5))
+    a, b, c = (torch.full((n, D), float(n), requires_grad=True) * 1 for n in (2, 3, 5))
     previous.add(a, b)
     previous.add(c)
     previous.end_step()
-    assert torch.equal(previous.vectors, torch.cat([a, b, c]))
-    assert previous.pending == []
+    assert torch.equal(previous.vectors, torch.cat([a, b, c])) and not previous.vectors.requires_grad
+    before = previous.vectors
+    previous.end_step()  # one without a batch keeps the store
+    assert torch.equal(previous.vectors, before)
 
 
-def test_a_step_without_a_para_batch_keeps_the_store():
+def test_a_step_that_is_made_anew_leaves_nothing():
     previous = stored()
     before = previous.vectors
+    previous.add(torch.ones(2, D))
+    previous.forget_step()
     previous.end_step()
     assert torch.equal(previous.vectors, before)
 
 
-def test_the_vectors_are_detached():
-    previous = PreviousBatch()
-    previous.add(torch.ones(2, D, requires_grad=True) * 2)
-    previous.end_step()
-    assert not previous.vectors.requires_grad
-
-
-@given(rows=st.integers(1, 31), size=st.integers(1, 13), seed=st.integers(0, 2**31))
-def test_draws_are_stored_vectors_and_a_function_of_the_generator(rows, size, seed):
-    previous = stored(size)
-    drawn = previous.draw(rows, seeded(seed))
-    numbers = (drawn[:, 0] / D).long()  # row k begins with k * D
-    assert torch.equal(drawn, previous.vectors[numbers])
-    assert torch.equal(previous.draw(rows, seeded(seed)), drawn)
+@given(rows=st.integers(1, 31), more=st.integers(0, 31), size=st.integers(1, 13), seed=st.integers(0, 2**31))
+def test_draws_are_stored_vectors_and_a_function_of_the_generator(rows, more, size, seed):
+    """Micro-batches draw what one batch draws; the global generator is left alone."""
+    previous, generator, before = stored(size), seeded(seed), torch.random.get_rng_state()
+    drawn = torch.cat([previous.draw(rows, generator), previous.draw(more, generator)])
+    assert torch.equal(drawn, previous.vectors[(drawn[:, 0] / D).long()])  # row k begins with k * D
+    assert torch.equal(drawn, previous.draw(rows + more, seeded(seed)))
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_every_vector_is_drawn_about_as_often():
-    numbers = (stored(5).draw(5000, seeded())[:, 0] / D).long()
-    counts = torch.bincount(numbers, minlength=5)
+    counts = torch.bincount((stored(5).draw(5000, seeded())[:, 0] / D).long(), minlength=5)
     torch.testing.assert_close(counts / 5000, torch.full((5,), 0.2), rtol=0, atol=0.023)  # four standard deviations
-
-
-def test_four_micro_batches_draw_what_one_batch_draws():
-    previous, generator = stored(), seeded()
-    pieces = [previous.draw(8, generator) for _ in range(4)]
-    assert torch.equal(torch.cat(pieces), previous.draw(32, seeded()))
-
-
-def test_drawing_leaves_the_global_generator_alone():
-    before = torch.random.get_rng_state()
-    stored().draw(3, seeded())
-    assert torch.equal(torch.random.get_rng_state(), before)

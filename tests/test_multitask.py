@@ -1,11 +1,8 @@
-"""heads/multitask.py on a tiny BERT, against its own parts, transformers and sentence-transformers."""
+"""heads/multitask.py, inference.py and files.py on a tiny BERT, against their parts and sentence-transformers."""
 
 from __future__ import annotations
 
-import json
-import platform
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,78 +10,77 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from every_kind import EVERY, LABELS, task_of
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from transformers import AutoModel, AutoTokenizer
+from torch import nn
 
-from bert import BertModel
-from bert.errors import CheckpointError
+from data.tasks import LEADERBOARD, TASKS, Task
 from heads import MultitaskBert
-from heads.architectures import ARCHITECTURES
-from heads.losses import LossSettings, PreviousBatch, para_loss, sst_loss, sts_loss
-from heads.multitask import (
-    PAIR_TASKS,
-    TASKS,
-    TOKENS_A_GROUP,
-    TOKENS_A_PASS,
-    HeadsConfig,
-    TaskBatch,
-    UndefinedOutput,
-    evaluating,
-    passes,
-    read_heads_config,
-)
-from heads.pooling import POOLINGS
+from heads.config import POOLINGS, HeadsConfig
+from heads.inference import TOKENS_A_GROUP, TOKENS_A_PASS, UndefinedOutput, passes
+from heads.kinds import KINDS
+from heads.losses import LossSettings, PreviousBatch, contrastive_loss
+from heads.pooling import attention_mean, mean
+from heads.rows import TaskBatch
+from runtime.errors import CheckpointError, UsageError
 
-D = tiny.CONFIG.hidden_size
-TEXTS = tiny.TEXTS
-PAIRS = list(zip(TEXTS, TEXTS[1:] + TEXTS[:1], strict=True))
-LABELS = {"sst": [0, 4, 2], "para": [1.0, 0.0, 1.0], "sts": [0.0, 5.0, 2.7]}
+D, TEXTS = tiny.CONFIG.hidden_size, tiny.TEXTS
+OTHERS = TEXTS[1:] + TEXTS[:1]
+EACH = [*(TASKS[name] for name in LEADERBOARD), *EVERY]
+EACH_ARCH = [("v1", "cls"), ("v2", "attention_mean"), ("v3a", "cnn"), ("v3b", "mean")]
+each_task = pytest.mark.parametrize("task", EACH, ids=lambda task: task.name)
+each_arch = pytest.mark.parametrize("arch, pooling", EACH_ARCH)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tiny.make_bert_folder(tmp_path_factory.mktemp("tiny") / "bert")
-
-
-def make(folder: Path, **settings) -> MultitaskBert:
+def make(folder: Path, tasks: list[Task] | None = EACH, **settings) -> MultitaskBert:
     """A model with heads none of whose weights are 0, as if trained."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = MultitaskBert.from_pretrained(folder, HeadsConfig(**settings))
+        model = MultitaskBert.from_pretrained(folder, tasks, HeadsConfig(**settings))
         for parameter in model.heads.parameters():
-            torch.nn.init.normal_(parameter, std=0.3)
+            nn.init.normal_(parameter, std=0.3)
     return model
 
 
 @pytest.fixture(scope="module")
-def model(folder) -> MultitaskBert:
-    return make(folder, pooling="cnn", layer=-2)
+def model(tiny_bert) -> MultitaskBert:
+    return make(tiny_bert, pooling="cnn", layer=-2)
 
 
 @pytest.fixture
 def saved(model, tmp_path) -> Path:
-    model.save(tmp_path / "saved")
-    return tmp_path / "saved"
+    model.save(tmp_path)
+    return tmp_path
 
 
-def batch(model: MultitaskBert, task: str) -> TaskBatch:
+def sides_of(task: Task, texts: list[str] = TEXTS) -> list[list[str]]:
+    return [texts, OTHERS[: len(texts)]][: len(task.texts)]
+
+
+def batch(model: MultitaskBert, task: Task) -> TaskBatch:
     """Three rows."""
-    sides = [TEXTS[:3]] if task == "sst" else [TEXTS[:3], TEXTS[3:6]]
-    tokens = model.tokenizer([text for side in sides for text in side])
-    dtype = torch.int64 if task == "sst" else torch.float32
-    return TaskBatch(tokens, torch.tensor(LABELS[task], dtype=dtype), ["x", "y", "z"])
+    tokens = model.tokenizer([text for side in sides_of(task, TEXTS[:3]) for text in side])
+    return TaskBatch(tokens, KINDS[task.kind].target(task, LABELS[task.kind]), ["x", "y", "z"])
+
+
+def losses(model: MultitaskBert) -> dict[str, torch.Tensor]:
+    batches = {task.name: batch(model, task) for task in EACH}
+    return model.losses(batches, LossSettings(), {"para": PreviousBatch()}, generator())
 
 
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def predict(model: MultitaskBert, task: str, **settings) -> np.ndarray:
-    sides = [TEXTS] if task == "sst" else [list(side) for side in zip(*PAIRS, strict=True)]
-    return model.predict(task, *sides, **settings)
+def plain(model: MultitaskBert, tokens, pooling: str, layer: int) -> torch.Tensor:
+    """Sentence vectors by the plain model, (N, D)."""
+    (x, attention), mask = model.bert.hidden_state(**tokens, layer=layer), tokens.attention_mask
+    if pooling == "cnn":
+        return model.cnn(x, mask)
+    return {"cls": x[:, 0], "mean": mean(x, mask), "attention_mean": attention_mean(x, attention, mask)}[pooling]
 
 
 def assert_close(actual, expected) -> None:
@@ -97,389 +93,271 @@ def assert_close(actual, expected) -> None:
 @pytest.mark.parametrize("layer", [-1, -2])
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_encode_is_each_sentence_alone(model, pooling, layer):
-    """No matter what else is in the list, in its order, one row a text, doubles among them."""
+    """By the plain model, no matter what else is in the list, in its order, one row a text, doubles among them."""
     texts = [*TEXTS, TEXTS[3], TEXTS[0]]
-    alone = [model.pooled([model.tokenizer(text)], pooling, layer)[0][0].detach().numpy() for text in texts]
+    expected = [plain(model, model.tokenizer(text), pooling, layer)[0].detach().numpy() for text in texts]
     found = model.encode(texts, pooling, layer)
     assert found.dtype == np.float32 and found.shape == (len(texts), D)
-    assert_close(found, alone)
-
-
-def test_pooled_takes_the_layers_own_states_and_attention(folder):
-    """From transformers: the mean of one layer's states, and its attention's column sums as weights."""
-    reference = AutoModel.from_pretrained(folder, attn_implementation="eager")
-    model = make(folder)
-    tokens = model.tokenizer(TEXTS[0])
-    with torch.no_grad():
-        out = reference(**tokens, output_hidden_states=True, output_attentions=True)
-    for layer in (-1, -2):
-        x, attention = out.hidden_states[layer][0], out.attentions[layer][0]
-        assert_close(model.encode(TEXTS[:1], "cls", layer)[0], x[0])
-        assert_close(model.encode(TEXTS[:1], "mean", layer)[0], x.mean(dim=0))
-        weights = attention.sum(dim=(0, 1))[1:-1]
-        expected = (weights[:, None] * x[1:-1]).sum(dim=0) / weights.sum()
-        assert_close(model.encode(TEXTS[:1], "attention_mean", layer)[0], expected)
+    assert_close(found, expected)
+    assert np.array_equal(found[0], found[-1])
 
 
 def test_encode_without_arguments_is_the_models_own_pooling_and_layer(model):
     assert np.array_equal(model.encode(TEXTS), model.encode(TEXTS, pooling="cnn", layer=-2))
     assert not np.allclose(model.encode(TEXTS), model.encode(TEXTS, layer=-1))
     assert not np.allclose(model.encode(TEXTS), model.encode(TEXTS, pooling="mean"))
+    assert model.encode([]).shape == (0, D) and model.encode([]).dtype == np.float32
 
 
-def test_encode_of_nothing(model):
-    found = model.encode([])
-    assert found.shape == (0, D) and found.dtype == np.float32
-
-
-def test_equal_texts_have_equal_vectors(model):
-    found = model.encode([TEXTS[0], TEXTS[1], TEXTS[0]])
-    assert np.array_equal(found[0], found[2])
-
-
-def test_encode_does_not_depend_on_what_is_in_a_pass(model, monkeypatch):
-    whole = model.encode(TEXTS)
-    monkeypatch.setitem(TOKENS_A_PASS, "cpu", 1)  # every text alone
-    assert_close(model.encode(TEXTS), whole)
-
-
-def test_normalize_makes_length_1(model):
+def test_normalize_makes_length_1_and_bf16_is_near(model):
     plain, found = model.encode(TEXTS), model.encode(TEXTS, normalize=True)
     assert_close(np.linalg.norm(found, axis=1), np.ones(len(TEXTS)))
     assert_close(found, plain / np.linalg.norm(plain, axis=1, keepdims=True))
-
-
-def test_bf16_is_near_and_still_float32(model):
-    plain, found = model.encode(TEXTS), model.encode(TEXTS, amp="bf16")
-    assert found.dtype == np.float32
-    assert not np.array_equal(found, plain)
+    found = model.encode(TEXTS, amp="bf16")
+    assert found.dtype == np.float32 and not np.array_equal(found, plain)
     np.testing.assert_allclose(found, plain, rtol=0, atol=0.05)  # 8 bits of significand, vectors of size 1
 
 
-def test_long_texts_are_cut_to_the_models_length(folder):
-    model = make(folder, max_length=5)
-    assert_close(model.encode(["the dog is good and bad"]), model.encode(["the dog is"]))
-    assert model.tokenizer.truncated == 1
+def test_long_texts_are_cut_to_the_models_length_and_the_encoders_limit(tiny_bert):
+    short, long = make(tiny_bert, max_length=5), make(tiny_bert, max_length=512)
+    assert_close(short.encode(["the dog is good and bad"]), long.encode(["the dog is"]))
+    assert long.max_length == tiny.CONFIG.max_position_embeddings
+    assert long.encode(["dog " * 1000]).shape == (1, D)
 
 
-def test_the_encoders_limit_goes_before_the_settings(folder):
-    model = make(folder, max_length=512)
-    assert model.max_length == tiny.CONFIG.max_position_embeddings
-    assert model.encode(["dog " * 1000]).shape == (1, D)
-
-
-def test_no_dropout_in_encode_and_predict(folder):
-    model = make(folder, hidden_dropout_prob=0.5)
-    expected = model.encode(TEXTS), predict(model, "sts")
-    model.train()
-    assert np.array_equal(model.encode(TEXTS), expected[0])
-    assert np.array_equal(predict(model, "sts"), expected[1])
-
-
-def test_training_goes_on_in_the_mode_it_was_in(folder):
-    """Each part's own: a frozen encoder stays in eval mode while the heads train."""
-    model = make(folder).train()
-    model.bert.eval()
+def test_threads_share_a_model_in_training_mode(tiny_bert):
+    """Each call is as if alone, without dropout, and no part's mode changes."""
+    model = make(tiny_bert, hidden_dropout_prob=0.5)
+    for layer in model.bert.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.5
+    calls = [
+        lambda: model.encode(TEXTS),
+        lambda: model.encode(TEXTS, "attention_mean", amp="bf16"),
+        lambda: model.predict("sts", TEXTS, OTHERS),
+        lambda: model.predict("sst", TEXTS, amp="bf16", probabilities=True),
+    ]
+    alone = [call() for call in calls]
+    model.train().heads.shared.eval()  # each part's own: a frozen one stays in eval mode
     before = {name: module.training for name, module in model.named_modules()}
-    model.encode(TEXTS)
-    predict(model, "para")
+    with ThreadPoolExecutor(4) as threads:
+        for found, expected in zip(threads.map(lambda call: call(), calls * 25), alone * 25, strict=True):
+            assert np.array_equal(found, expected)
     assert {name: module.training for name, module in model.named_modules()} == before
-
-
-def test_the_mode_comes_back_after_an_error(folder):
-    model = make(folder).train()
-    with pytest.raises(KeyError), evaluating(model):
-        assert not model.training
-        raise KeyError
-    assert model.training
-
-
-@pytest.mark.parametrize(
-    "texts, settings, message",
-    [
-        ("dog", {}, "texts: expected a list of sentences; found one string"),
-        (TEXTS, {"pooling": "max"}, "pooling: expected one of cls, mean, attention_mean, cnn; found 'max'"),
-        (TEXTS, {"pooling": "cnn"}, "pooling: this model has no trained cnn"),
-        (TEXTS, {"layer": -3}, "layer: expected -2 to -1"),
-        (TEXTS, {"layer": 0}, "layer: expected -2 to -1"),
-        (TEXTS, {"amp": "fp8"}, "amp: expected off, bf16 or fp16; found 'fp8'"),
-        (["dog", 7], {}, "texts.1.: expected a string"),
-    ],
-)
-def test_encode_refuses(folder, texts, settings, message):
-    with pytest.raises(ValueError, match=message):
-        make(folder).encode(texts, **settings)
-
-
-PAGES = """
-import resource, torch
-from heads.multitask import keep_freed_memory
-
-def fresh_pages() -> int:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    blocks = [torch.ones(1 << 20) for _ in range(8)]  # 32 MiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-torch.set_num_threads(1)
-print(fresh_pages() + fresh_pages(), end=" ")
-keep_freed_memory()
-print(min(fresh_pages() for _ in range(5)))  # once the heap has grown to what it takes
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory by rules of their own")
-def test_freed_memory_is_kept():
-    found = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, check=True).stdout
-    without, kept = map(int, found.split())
-    assert kept < 100 < 4000 < without
 
 
 MOST = 2048
 
 
 @given(st.lists(st.integers(2, 60) | st.integers(2, MOST + 3), max_size=97))
-def test_passes_hold_every_row_once_and_not_too_many_tokens(lengths):
+def test_passes_hold_every_row_once_and_not_too_many_tokens_nor_much_padding(lengths):
     found = list(passes(lengths, MOST))
     assert sorted(row for groups in found for rows in groups for row in rows) == list(range(len(lengths)))
     for groups in found:
-        assert all(groups)
-        padded = [len(rows) * max(lengths[row] for row in rows) for rows in groups]
-        assert sum(map(len, groups)) == 1 or sum(padded) <= MOST
+        widths = [max(lengths[row] for row in rows) for rows in groups]
+        padded = sum(len(rows) * width for rows, width in zip(groups, widths, strict=True))
+        assert sum(map(len, groups)) == 1 or padded <= MOST
+        for rows, width in zip(groups, widths, strict=True):
+            longest = sum(lengths[row] == width for row in rows)
+            assert longest == len(rows) or longest * width < TOKENS_A_GROUP
 
 
-@given(st.lists(st.integers(2, 60), max_size=997))
-def test_padding_is_within_small_groups_alone(lengths):
-    for groups in passes(lengths, MOST):
-        for rows in groups:
-            width = max(lengths[row] for row in rows)
-            shorter = [row for row in rows if lengths[row] < width]
-            assert not shorter or (len(rows) - len(shorter)) * width < TOKENS_A_GROUP
-
-
-def test_a_pass_ends_where_it_is_full_and_not_before():
+def test_a_pass_ends_where_it_is_full_and_not_before(model, monkeypatch):
     assert [[len(rows) for rows in groups] for groups in passes([16] * 300, MOST)] == [[128], [128], [44]]
     lengths = [16] * 100 + [15] * 100 + [3] * 10
     assert [[len(rows) for rows in groups] for groups in passes(lengths, MOST)] == [[100, 29], [71, 10]]
+    whole = model.encode(TEXTS)
+    monkeypatch.setitem(TOKENS_A_PASS, "cpu", 1)  # every text alone
+    assert_close(model.encode(TEXTS), whole)
 
 
 # ---- predict ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_predictions_are_the_heads_of_the_vectors(folder, arch):
-    model = make(folder, arch=arch, pooling="cls")
-    x = torch.from_numpy(model.encode(TEXTS))
-    a, b = (torch.from_numpy(model.encode(list(side))) for side in zip(*PAIRS, strict=True))
-    heads = model.heads
+@each_task
+@each_arch
+def test_predictions_are_the_heads_of_the_vectors_in_the_users_words(tiny_bert, arch, pooling, task):
+    model, kind = make(tiny_bert, [task], arch=arch, pooling=pooling), KINDS[task.kind]
+    x = torch.from_numpy(np.concatenate([model.encode(side) for side in sides_of(task)]))
     with torch.no_grad():
-        sst = heads.sst(heads.vector("sst", x)).argmax(dim=1)
-        para = heads.para(heads.vector("para", a), heads.vector("para", b)) >= 0.5
-        sts = heads.sts(heads.vector("sts", a), heads.vector("sts", b)).clamp(0, 5)
-    assert np.array_equal(predict(model, "sst"), sst)
-    assert np.array_equal(predict(model, "para"), para.long())
-    assert_close(predict(model, "sts"), sts)
+        y = model.heads[task.name](model.heads.vectors({task.name: x})[task.name])
+    found = model.predict(task.name, *sides_of(task))
+    if task.kind == "score":
+        assert_close(found, y.clamp(*task.range))
+    else:
+        assert list(found) == list(kind.names(task, kind.predict(task, y)))
+        found = model.predict(task.name, *sides_of(task), probabilities=True)
+        assert found.shape == (len(TEXTS), len(task.classes))
+        assert_close(found, kind.probabilities(task, y))
 
 
-@pytest.mark.parametrize("task, dtype", [("sst", np.int64), ("para", np.int64), ("sts", np.float32)])
-def test_predictions_of_many_and_of_none(model, task, dtype):
-    found, none = predict(model, task), model.predict(task, [], *([] if task == "sst" else [[]]))
-    assert found.dtype == none.dtype == dtype
-    assert found.shape == (len(TEXTS),) and none.shape == (0,)
+def test_predictions_of_many_and_of_none(model):
+    """Numbers for the course's tasks, names for others, within the range."""
+    for task in EACH:
+        found, none = model.predict(task.name, *sides_of(task)), model.predict(task.name, *sides_of(task, []))
+        assert len(found) == len(TEXTS) and len(none) == 0 and type(found) is type(none)
+        if task.range:
+            assert found.dtype == none.dtype == np.float64
+            assert ((found >= task.range[0]) & (found <= task.range[1])).all()
+        else:
+            assert {name for row in found for name in (row if task.several else [row])} <= {*task.classes}
 
 
-@pytest.mark.parametrize("task", ["sst", "para", "sts"])
-def test_no_prediction_is_made_of_an_undefined_output(folder, task):
+@each_task
+def test_no_prediction_is_made_of_an_undefined_output(tiny_bert, task):
     """Neither a class of NaN logits nor a 0 of a NaN probability; the first such row is named."""
-    model = MultitaskBert.from_pretrained(folder)
-    encode, texts = model.encode, TEXTS[:4]
-
-    def spoiled(*args, **options):
-        vectors = encode(*args, **options)
-        vectors[2] = np.nan
-        return vectors
-
-    model.encode = spoiled
-    with pytest.raises(UndefinedOutput, match=f"{task}: .* first in row 2") as caught:
-        model.predict(task, texts, *([] if task == "sst" else [texts]))
-    assert caught.value.row == 2
+    model, word = make(tiny_bert), tiny.WORDS.index("guitar")  # in rows 2 and 3, and as the other side in 1 and 2
+    with torch.no_grad():
+        model.bert.embeddings.word.weight[word] = torch.nan
+    row = 3 - len(task.texts)
+    with pytest.raises(UndefinedOutput, match=f"{task.name}: .* first in row {row}") as caught:
+        model.predict(task.name, *sides_of(task))
+    assert caught.value.row == row
 
 
-def test_predictions_under_bf16_have_the_same_types_and_ranges(model):
-    for task, high in (("sst", 4), ("para", 1), ("sts", 5)):
-        plain, found = predict(model, task), predict(model, task, amp="bf16")
-        assert found.dtype == plain.dtype
-        assert ((found >= 0) & (found <= high)).all()
-
-
-def test_a_similarity_beyond_the_range_is_clamped(folder):
-    """v3b's sts is a plain real number, almost."""
-    model = make(folder, arch="v3b")
-    for bias, expected in ((1000.0, 5), (-1000.0, 0)):
-        torch.nn.init.constant_(model.heads.sts_head[-1].bias, bias)
-        assert (predict(model, "sts") == expected).all()
-
-
-def test_a_probability_of_one_half_is_a_paraphrase(folder):
-    """As for two orthogonal vectors in v2."""
-    model = make(folder, arch="v2")
-    model.heads.vector = lambda task, x: torch.eye(2, D)
-    assert model.predict("para", ["dog"], ["cat"]).tolist() == [1]
-
-
-def test_identical_sentences_are_paraphrases_and_alike(folder):
-    model = MultitaskBert.from_pretrained(folder, HeadsConfig(arch="v2"))
+def test_a_plain_bert_with_fresh_heads_finds_identical_sentences_alike(tiny_bert):
+    model = MultitaskBert.from_pretrained(tiny_bert, config=HeadsConfig(arch="v2"))
+    assert list(model.tasks) == list(LEADERBOARD) and not model.training
     assert (model.predict("para", TEXTS, TEXTS) == 1).all()
     assert_close(model.predict("sts", TEXTS, TEXTS), np.full(len(TEXTS), 5.0))
 
 
+@pytest.mark.fault(50)
 @pytest.mark.parametrize(
-    "arguments, message",
+    "method, arguments, message",
     [
-        (("nli", TEXTS), "task: expected one of sst, para, sts; found 'nli'"),
-        (("sst", TEXTS, TEXTS), "sst: expected texts_a alone"),
-        (("sts", TEXTS), "sts: expected pairs: texts_a and texts_b"),
-        (("para", TEXTS, TEXTS[:2]), "para: expected as many texts_b as texts_a; found 9 and 2"),
-        (("sst", "dog"), "texts_a: expected a list of sentences; found one string"),
-        (("sts", ["dog"], "d"), "texts_b: expected a list of sentences; found one string"),
+        ("encode", ["dog"], "texts: expected a list of sentences; found one string"),
+        ("encode", [TEXTS, "max"], "pooling: expected one of cls, mean, attention_mean, cnn; found 'max'"),
+        ("encode", [TEXTS, "cnn"], "pooling: this model has no trained cnn"),
+        ("encode", [TEXTS, "cls", -3], "layer: expected -2 to -1"),
+        ("encode", [TEXTS, "cls", -1, False, "fp8"], "amp: expected off, bf16, fp16 or auto; found 'fp8'"),
+        ("encode", [["dog", 7]], "texts.1.: expected a string"),
+        ("predict", ["nli", TEXTS], "task: this model has sst of single texts, para of pairs, .*; found 'nli' of "),
+        ("predict", ["sst", TEXTS, TEXTS], "task: this model has sst of single texts, .*; found 'sst' of pairs"),
+        ("predict", ["sts", TEXTS], "task: this model has .*sts of pairs, .*; found 'sts' of single texts"),
+        ("predict", ["para", TEXTS, TEXTS[:2]], "para: expected as many texts_b as texts_a; found 9 and 2"),
+        ("predict", ["sst", "dog"], "texts_a: expected a list of sentences; found one string"),
+        ("predict", ["sts", ["dog"], "d"], "texts_b: expected a list of sentences; found one string"),
+        ("predict", ["score-1", TEXTS, None, "off", True], "score-1: a score has no probabilities"),
     ],
 )
-def test_predict_refuses(model, arguments, message):
+def test_what_cannot_be_answered_is_refused(tiny_bert, method, arguments, message):
     with pytest.raises(ValueError, match=message):
-        model.predict(*arguments)
+        getattr(make(tiny_bert), method)(*arguments)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arch, pooling", [("v1", "cls"), ("v2", "attention_mean"), ("v3a", "mean"), ("v3b", "cnn")])
-def test_a_saved_model_comes_back_bit_for_bit(folder, tmp_path, arch, pooling):
-    model = make(folder, arch=arch, pooling=pooling, layer=-2, hidden_dropout_prob=0.3, max_length=11)
+@each_arch
+def test_a_saved_model_comes_back_bit_for_bit_with_its_tasks(tiny_bert, tmp_path, arch, pooling):
+    mine = task_of("classes", 1, classes=(3, 7), folder="/home/me")
+    tasks = [*EACH, *(replace(mine, name=name, files={"train": "x.csv"}) for name in ("keys", "type", "a-b"))]
+    settings = {"arch": arch, "pooling": pooling, "layer": -2, "hidden_dropout_prob": 0.3, "max_length": 11}
+    model = make(tiny_bert, tasks, **settings)
     model.save(tmp_path)
     again = MultitaskBert.from_pretrained(tmp_path)
     assert again.config == model.config and not again.training
-    state = again.state_dict()
-    assert set(state) == set(model.state_dict())
-    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
-    assert np.array_equal(again.encode(TEXTS), model.encode(TEXTS))
-    for task in TASKS:
-        assert np.array_equal(predict(again, task), predict(model, task))
+    without_files = [replace(task, files={}, folder=None) for task in tasks]  # a model's folder is given to others
+    assert list(again.tasks.values()) == without_files and "home" not in (tmp_path / "heads.json").read_text()
+    assert again.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in model.state_dict().items())
+    for task in tasks:
+        found, expected = (each.predict(task.name, *sides_of(task)) for each in (again, model))
+        assert list(found) == list(expected)
 
 
-def test_saving_twice_writes_the_same_files(model, tmp_path):
-    for name in ("a", "b"):
-        model.save(tmp_path / name)
-    model.save(tmp_path / "b")  # and again over what is there
-    files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()]
-    assert len(files) == 10
-    for file in files:
-        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+def test_saving_again_writes_the_same_files(model, saved):
+    before = {path: path.read_bytes() for path in saved.rglob("*") if path.is_file()}
+    model.save(saved)
+    assert len(before) == 10 and all(path.read_bytes() == content for path, content in before.items())
 
 
-def test_transformers_reads_what_was_saved(model, saved):
-    reference, tokenizer = AutoModel.from_pretrained(saved), AutoTokenizer.from_pretrained(saved)
-    tokens = tokenizer(TEXTS, padding=True, return_tensors="pt")
-    with torch.no_grad():
-        expected, found = reference(**tokens), model.bert(**model.tokenizer(TEXTS))
-    real = tokens["attention_mask"].bool()
-    assert_close(found.last_hidden_state[real], expected.last_hidden_state[real])
-    assert_close(found.pooler_output, expected.pooler_output)
-
-
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_sentence_transformers_reads_what_was_saved(folder, tmp_path, pooling):
-    model = make(folder, pooling=pooling, max_length=13)
+@pytest.mark.parametrize("pooling, length", [("mean", 13), ("cls", 512)])
+def test_sentence_transformers_reads_what_was_saved(tiny_bert, tmp_path, pooling, length):
+    model = make(tiny_bert, pooling=pooling, max_length=length)
     model.save(tmp_path)
     reference = SentenceTransformer(str(tmp_path), device="cpu")
-    assert reference.max_seq_length == 13
-    assert_close(reference.encode(TEXTS), model.encode(TEXTS))  # the last of them is longer
+    assert reference.max_seq_length == min(length, tiny.CONFIG.max_position_embeddings)
+    assert_close(reference.encode(TEXTS), model.encode(TEXTS))  # the last of them is longer than 13
     assert_close(reference.encode(TEXTS, normalize_embeddings=True), model.encode(TEXTS, normalize=True))
 
 
-def test_sentence_transformers_is_told_a_length_that_the_encoder_can_read(folder, tmp_path):
-    make(folder, max_length=512).save(tmp_path)
-    written = json.loads((tmp_path / "sentence_bert_config.json").read_text())
-    assert written["max_seq_length"] == tiny.CONFIG.max_position_embeddings
-
-
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_a_plain_bert_gets_fresh_heads(folder, arch):
-    model = MultitaskBert.from_pretrained(folder, HeadsConfig(arch=arch, pooling="cls"))
-    reference = BertModel.from_pretrained(folder).state_dict()
-    assert all(torch.equal(value, reference[name]) for name, value in model.bert.state_dict().items())
-    assert type(model.heads) is type(ARCHITECTURES[arch](D, 0.1))
-    assert not model.training
-    assert read_heads_config(folder) is None
-
-
-def test_trained_heads_keep_their_arch_pooling_and_layer_and_take_the_rest(saved, model):
-    wanted = HeadsConfig(pooling="cnn", layer=-2, hidden_dropout_prob=0.7, max_length=17)
-    again = MultitaskBert.from_pretrained(saved, wanted)
-    assert again.config == wanted
-    assert {module.p for module in again.heads.modules() if hasattr(module, "p")} == {0.7}
-    assert all(torch.equal(value, model.head_state()[name]) for name, value in again.head_state().items())
+def test_going_on_from_a_model_joins_the_tasks(saved, model):
+    """Its heads keep their weights, arch, pooling and layer, and take the rest; further tasks get fresh heads."""
+    wanted, fresh = HeadsConfig(pooling="cnn", layer=-2, hidden_dropout_prob=0.7, max_length=17), task_of("labels", 2)
+    fresh = replace(fresh, name="fresh")
+    again = MultitaskBert.from_pretrained(saved, [fresh, replace(TASKS["sst"], batch_size=3)], wanted)
+    assert again.config == wanted and list(again.tasks) == [*model.tasks, "fresh"]
+    assert {module.p for module in again.heads.modules() if isinstance(module, nn.Dropout)} == {0.7}
+    assert all(torch.equal(again.head_state()[name], value) for name, value in model.head_state().items())
+    assert again.predict("fresh", TEXTS, OTHERS, probabilities=True).shape == (len(TEXTS), 5)
 
 
 @pytest.mark.parametrize(
-    "name, settings",
+    "change, message",
     [
-        ("arch", {"arch": "v2", "pooling": "cnn", "layer": -2}),
-        ("pooling", {"pooling": "mean", "layer": -2}),
-        ("layer", {"pooling": "cnn", "layer": -1}),
+        ({"config": HeadsConfig("v2", "cnn", -2)}, "--arch: .* holds heads trained with 'v3a'; found 'v2'"),
+        ({"config": HeadsConfig("v3a", "mean", -2)}, "--pooling: .* holds heads trained with 'cnn'; found 'mean'"),
+        ({"config": HeadsConfig("v3a", "cnn", -1)}, "--layer: .* holds heads trained with -2; found -1"),
+        ({"kind": "labels"}, "was trained with kind 'classes'; found 'labels'"),
+        ({"classes": ("yes", "maybe", "no")}, "was trained with classes .*; found .*; give the task another name"),
+        ({"range": (0.0, 5.0)}, "was trained with range None"),
+        ({"texts": ("one", "other")}, "was trained with texts .'one',.; found .'one', 'other'."),
+        ({"pairs": "cross"}, "was trained with pairs 'siamese'; found 'cross'"),
     ],
 )
-def test_other_settings_than_those_of_the_trained_heads_are_refused(saved, name, settings):
-    with pytest.raises(ValueError, match=f"^{name}: .* holds heads trained with"):
-        MultitaskBert.from_pretrained(saved, HeadsConfig(**settings))
-
-
-def change_json(path: Path, **changes) -> None:
-    content = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+def test_what_means_another_thing_than_the_trained_heads_is_refused(saved, change, message):
+    tasks = None if "config" in change else [replace(EVERY[0], **change)]
+    with pytest.raises(UsageError, match=message):
+        MultitaskBert.from_pretrained(saved, tasks, change.get("config"))
 
 
 @pytest.mark.parametrize(
-    "changes", [{"arch": "v9"}, {"layer": None}, {"layer": "x"}, {"hidden_dropout_prob": 1.0}, {"max_length": 2}]
+    "there, instead",
+    [
+        ('"tasks":', '"task":'),  # as of an earlier version
+        ('"layer":', '"level":'),
+        ('"arch": "v3a"', '"arch": "v9"'),
+        ('"layer": -2', '"layer": "x"'),
+        ('"hidden_dropout_prob": 0.3', '"hidden_dropout_prob": 1.0'),
+        ('"kind": "classes"', '"kind": "regression"'),
+        ('"kind": "classes"', '"kind": ["classes"]'),
+        ("}", ""),
+    ],
 )
-def test_a_heads_json_with_wrong_settings_is_refused(saved, changes):
-    change_json(saved / "heads.json", **changes)
-    with pytest.raises(CheckpointError, match=r"heads\.json: expected the settings of a run's heads"):
+def test_a_heads_json_that_is_none_of_this_version_is_refused(saved, there, instead):
+    path = saved / "heads.json"
+    text = path.read_text()
+    assert there in text
+    path.write_text(text.replace(there, instead))
+    with pytest.raises(CheckpointError, match=r"heads\.json: expected .*; found .*"):
         MultitaskBert.from_pretrained(saved)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b"\xff\xfe"])
-def test_a_heads_json_that_is_none_is_refused(saved, content):
-    (saved / "heads.json").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"heads\.json: expected the settings of a run's heads"):
-        MultitaskBert.from_pretrained(saved)
-
-
-@pytest.mark.parametrize("content", [None, b"", b"no tensors"])
-def test_heads_that_cannot_be_read_are_refused(saved, content):
-    path = saved / "heads.safetensors"
-    path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"heads\.safetensors: not a readable weights file"):
-        MultitaskBert.from_pretrained(saved)
-
-
-def test_heads_that_do_not_fit_are_refused_with_both_shapes(saved):
+def test_heads_that_do_not_fit_are_refused_by_name_with_both_shapes(saved):
     path = saved / "heads.safetensors"
     state = load_file(path)
-    state["heads.sst_head.4.bias"] = torch.zeros(6)
+    state["heads.tasks.sst_head.f.4.bias"] = torch.zeros(6)
+    state["heads.tasks.score-1_head.f.1.weight"][3, 5] = torch.nan
     state["heads.extra"] = torch.zeros(1)
     del state["cnn.conv.bias"]
     save_file(state, path)
     with pytest.raises(CheckpointError) as caught:
         MultitaskBert.from_pretrained(saved)
-    for part in ("1 missing: cnn.conv.bias", "1 unexpected: heads.extra", "heads.sst_head.4.bias (expected (5,), f"):
-        assert part in str(caught.value)
-    assert caught.value.exit_code == 4 and "\n" not in str(caught.value)
+    message = str(caught.value)
+    assert "1 missing: cnn.conv.bias; 1 unexpected: heads.extra; 1 wrong shape: heads.tasks.sst_head." in message
+    assert "(expected (5,), found (6,)); 1 NaN or infinite: heads.tasks.score-1_head.f.1.weight; " in message
+    assert caught.value.exit_code == 4 and "\n" not in message
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"heads\.safetensors: expected a plain file; found none"):
+        MultitaskBert.from_pretrained(saved)
 
 
 @pytest.mark.fault(39)
 def test_a_tokenizer_of_another_size_is_refused(saved):
-    words = [*tiny.WORDS, "more"]
     (saved / "tokenizer.json").unlink()
-    (saved / "vocab.txt").write_text("\n".join(words) + "\n")
+    (saved / "vocab.txt").write_text("\n".join([*tiny.WORDS, "more"]) + "\n")
     with pytest.raises(CheckpointError, match="found 61 rows and 62 tokens"):
         MultitaskBert.from_pretrained(saved)
 
@@ -487,137 +365,101 @@ def test_a_tokenizer_of_another_size_is_refused(saved):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"arch": "v4"}, "arch: expected one of v1, v2, v3a, v3b; found 'v4'"),
-        ({"pooling": "max"}, "pooling: expected one of cls, mean, attention_mean, cnn; found 'max'"),
-        ({"arch": "v1"}, "pooling: architecture v1 stands on cls; found 'mean'"),
-        ({"layer": 0}, "layer: expected -1"),
-        ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob: expected a rate in"),
-        ({"hidden_dropout_prob": -0.1}, "hidden_dropout_prob: expected a rate in"),
-        ({"max_length": 2}, "max_length: expected at least 3"),
+        ({"arch": "v4"}, "--arch: expected one of v1, v2, v3a, v3b; found 'v4'"),
+        ({"pooling": "max"}, "--pooling: expected one of cls, mean, attention_mean, cnn; found 'max'"),
+        ({"arch": "v1"}, "--pooling: v1 stands on cls; found 'mean'"),
+        ({"layer": 0}, "--layer: expected -1"),
+        ({"layer": -3}, "--layer: expected -2 to -1; found -3"),  # the encoder's two
+        ({"hidden_dropout_prob": 1.0}, "--hidden_dropout_prob: expected a rate in"),
+        ({"max_length": 2}, "--max_length: expected at least 3"),
     ],
 )
-def test_settings_out_of_range_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        HeadsConfig(**settings)
-
-
-def test_a_layer_that_the_encoder_has_not_is_refused(folder):
-    with pytest.raises(ValueError, match="layer: expected -2 to -1; found -3"):
-        MultitaskBert.from_pretrained(folder, HeadsConfig(layer=-3))
+def test_settings_out_of_range_are_refused(tiny_bert, settings, message):
+    with pytest.raises(UsageError, match=message):
+        make(tiny_bert, **settings)
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arch", ["v2", "v3a"])
-def test_the_losses_are_those_of_the_heads_outputs(folder, arch):
-    model = make(folder, arch=arch)
-    heads, previous = model.heads, PreviousBatch(torch.randn(5, D, generator=generator()))
-    settings = LossSettings(sts_gamma=0.3)
-    for task in TASKS:
-        rows = batch(model, task)
-        found = model.losses({task: rows}, settings, previous, generator())[task]
-        v = heads.vector(task, model.pooled([rows.tokens])[0])
-        if task == "sst":
-            expected = sst_loss(heads.sst(v), rows.labels)
-        elif task == "sts":
-            expected = sts_loss(heads.sts(v[:3], v[3:]), rows.labels, 0.3)
-        else:
-            negatives = previous.draw(3, generator())
-            expected = para_loss(heads.para(v[:3], v[3:]), v[:3], v[3:], rows.labels, negatives, settings)
-        assert torch.equal(found, expected) and found.shape == ()
-
-
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("arch, pooling", [("v1", "cls"), ("v2", "attention_mean"), ("v3a", "cnn"), ("v3b", "mean")])
-def test_gradients_reach_what_the_task_uses_and_nothing_else(folder, arch, pooling, task):
-    """Layer -2: the last layer and the pooler are not computed, so they have none."""
-    model = make(folder, arch=arch, pooling=pooling, layer=-2).train()
-    model.losses({task: batch(model, task)}, LossSettings(), PreviousBatch(), generator())[task].backward()
-    reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
-    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
-    used = ("bert.embeddings.", "bert.layers.0.", "cnn.", "heads.shared_mlp.", f"heads.{task}_head.")
-    assert reached == {name for name, _ in model.named_parameters() if name.startswith(used)}
-
-
-@pytest.mark.parametrize("arch, pooling", [("v1", "cls"), ("v2", "attention_mean"), ("v3a", "cnn"), ("v3b", "mean")])
-def test_one_pass_over_all_tasks_is_each_alone(folder, arch, pooling):
-    """Losses, the vectors that are stored, and gradients; float64. Of batches of unlike length, in another order."""
-    model, settings = make(folder, arch=arch, pooling=pooling).double(), LossSettings()
-    batches = {task: batch(model, task) for task in reversed(TASKS)}
-    for task in PAIR_TASKS:
-        batches[task] = replace(batches[task], labels=batches[task].labels.double())
+@each_arch
+def test_losses_of_one_pass_over_all_tasks(tiny_bert, arch, pooling):
+    """Each is its kind's of its head's outputs, as the plain model computes them alone; so are gradients. float64"""
+    model, settings = make(tiny_bert, arch=arch, pooling=pooling, layer=-2).double(), LossSettings(sts_gamma=0.3)
     vectors = torch.randn(5, D, generator=generator(), dtype=torch.float64)
-    stores = PreviousBatch(vectors), PreviousBatch(vectors)
-    together = model.losses(batches, settings, stores[0], generator())
-    assert list(together) == list(batches)
-    alone = {task: model.losses({task: batches[task]}, settings, stores[1], generator())[task] for task in TASKS}
-    used = [parameter for name, parameter in model.named_parameters() if "pooler" not in name]
-    for task in TASKS:
-        torch.testing.assert_close(together[task], alone[task], rtol=1e-12, atol=1e-12)
-    gradients = [torch.autograd.grad(sum(losses.values()), used) for losses in (together, alone)]
-    for found, expected in zip(*gradients, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(*(torch.cat(store.pending) for store in stores), rtol=1e-12, atol=1e-12)
-
-
-def test_shared_parameters_are_the_encoders_the_cnns_and_the_shared_mlps(folder):
-    for arch, pooling, parts in (
-        ("v1", "cls", ("bert.",)),
-        ("v2", "cnn", ("bert.", "cnn.")),
-        ("v3a", "mean", ("bert.", "heads.shared_mlp.")),
-        ("v3b", "cnn", ("bert.", "cnn.", "heads.shared_mlp.")),
-    ):
-        model = make(folder, arch=arch, pooling=pooling)
-        shared = {id(parameter) for parameter in model.shared_parameters()}
-        names = {name for name, parameter in model.named_parameters() if id(parameter) in shared}
-        assert names == {name for name, _ in model.named_parameters() if name.startswith(parts)}
-
-
-def test_para_stores_its_vectors_for_the_next_step(model):
-    """Both sides, as the cosine sees them."""
-    previous, rows = PreviousBatch(), batch(model, "para")
-    model.losses({"para": rows}, LossSettings(), previous, generator())
+    previous, expected = PreviousBatch(vectors), {}
+    batches = {task.name: batch(model, task) for task in reversed(EACH)}
+    for task in EACH:
+        rows, kind = batches[task.name], KINDS[task.kind]
+        v = model.heads.vectors({task.name: plain(model, rows.tokens, pooling, -2)})[task.name]
+        expected[task.name] = kind.loss(task, model.heads[task.name](v), rows.labels, settings)
+        if task.name == "para":
+            negatives, stored = PreviousBatch(vectors).draw(3, generator()), v
+            expected["para"] = expected["para"] + contrastive_loss(v[:3], v[3:], rows.labels, negatives, settings)
+    found = model.losses(batches, settings, {"para": previous}, generator())
+    assert list(found) == list(batches)
     previous.end_step()
-    expected = model.heads.vector("para", model.pooled([rows.tokens])[0])
-    assert torch.equal(previous.vectors, expected)
+    used = [p for name, p in model.named_parameters() if not name.startswith(("bert.layers.1.", "bert.pooler."))]
+    gradients = [torch.autograd.grad(sum(each.values()), used) for each in (found, expected)]
+    for one, other in (
+        *((found[name], expected[name]) for name in batches),
+        (previous.vectors, stored),  # both sides, as the cosine sees them
+        *zip(*gradients, strict=True),
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("task, settings", [("sst", {}), ("sts", {}), ("para", {"para_loss": "bce"})])
-def test_the_store_is_for_the_full_para_loss_alone(model, task, settings):
-    previous, draws = PreviousBatch(torch.ones(2, D)), generator()
-    model.losses({task: batch(model, task)}, LossSettings(**settings), previous, draws)
-    assert previous.pending == []
-    assert torch.equal(draws.get_state(), generator().get_state())  # nothing was drawn
+@each_arch
+def test_gradients_reach_what_a_task_uses_and_nothing_else(tiny_bert, arch, pooling):
+    """Layer -2: the last layer and the pooler are not computed, so they have none."""
+    model = make(tiny_bert, arch=arch, pooling=pooling, layer=-2).train()
+    weights, shared = dict(model.named_parameters()), ("bert.embeddings.", "bert.layers.0.", "cnn.", "heads.shared.")
+    for name, loss in losses(model).items():
+        gradients = torch.autograd.grad(loss, list(weights.values()), retain_graph=True, allow_unused=True)
+        reached = {key: gradient for key, gradient in zip(weights, gradients, strict=True) if gradient is not None}
+        assert all(gradient.isfinite().all() for gradient in reached.values())
+        assert reached.keys() == {key for key in weights if key.startswith((*shared, f"heads.tasks.{name}_head."))}
+    ids = {id(parameter) for parameter in model.shared_parameters()}
+    assert ids == {id(weights[key]) for key in weights if key.startswith(("bert.", *shared))}
+
+
+def test_the_store_is_for_the_full_para_loss_alone(model):
+    for settings, drawn in (({}, True), ({"para_loss": "bce"}, False)):
+        previous, draws = PreviousBatch(torch.ones(2, D)), generator()
+        batches = {task.name: batch(model, task) for task in EACH}
+        model.losses(batches, LossSettings(**settings), {"para": previous}, draws)
+        assert bool(previous.pending) is drawn
+        assert torch.equal(draws.get_state(), generator().get_state()) is not drawn
 
 
 def test_under_autocast_the_heads_and_losses_stay_float32(model):
-    plain = model.losses({task: batch(model, task) for task in TASKS}, LossSettings(), PreviousBatch(), generator())
+    plain = losses(model)
     with torch.autocast("cpu", torch.bfloat16):
-        for task in TASKS:
-            rows = batch(model, task)
-            assert model.pooled([rows.tokens])[0].dtype == torch.float32
-            found = model.losses({task: rows}, LossSettings(), PreviousBatch(), generator())[task]
-            assert found.dtype == torch.float32
-            assert found.item() == pytest.approx(plain[task].item(), rel=0.05)  # the encoder's bfloat16
+        found = losses(model)
+    for name, loss in found.items():
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(plain[name].item(), rel=0.1)  # the encoder's bfloat16
 
 
-# ---- the real minilm -------------------------------------------------------------------------------------------------
+@pytest.mark.fault(20)
+@each_arch
+def test_losses_of_weights_that_are_no_numbers_are_none_either(tiny_bert, arch, pooling):
+    """They do not raise: the training loop sees and names them."""
+    model = make(tiny_bert, arch=arch, pooling=pooling)
+    model.bert.embeddings.norm.bias.data[3] = torch.nan
+    assert all(loss.isnan() for loss in losses(model).values())
 
-SENTENCES = [
-    "The dog is dancing on the stage",
-    "The dog is barking on the stage",
-    "The flying car is about to land in Nevada",
-    "",
-    "a",
-    "Ünïcödé, 東京 and \N{DOG FACE}!",
-    "don't -- 'quote' (it) @ 3.14159 % of https://example.org/?q=1&r=2",
-    " ".join(["a rather long sentence, of many words,"] * 9),
-]
+
+@pytest.mark.parametrize("arch, pooling", EACH_ARCH[:2])
+def test_the_gradient_of_an_identical_pair_labelled_0_is_bounded(tiny_bert, arch, pooling):
+    model = MultitaskBert.from_pretrained(tiny_bert, config=HeadsConfig(arch, pooling))
+    rows = TaskBatch(model.tokenizer(2 * TEXTS), torch.zeros(len(TEXTS), dtype=torch.int64), TEXTS)
+    model.losses({"para": rows}, LossSettings("bce"), {}, generator())["para"].backward()
+    assert sum(p.grad.square().sum() for p in model.parameters() if p.grad is not None).sqrt() < 1
 
 
 def test_minilms_vectors_are_sentence_transformers(minilm):
-    reference = SentenceTransformer(str(minilm), device="cpu").encode(SENTENCES)
-    model = MultitaskBert.from_pretrained(minilm)
-    found = model.encode(SENTENCES, pooling="mean", layer=-1, normalize=True)
+    texts = ["The dog is dancing on the stage", "", "Ünïcödé, 東京 and \N{DOG FACE}!", "a long sentence, " * 20]
+    reference = SentenceTransformer(str(minilm), device="cpu").encode(texts)
+    found = MultitaskBert.from_pretrained(minilm).encode(texts, pooling="mean", layer=-1, normalize=True)
     np.testing.assert_allclose(found, reference, rtol=0, atol=1e-5)  # six layers of float32, in another order

@@ -11,14 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from heads.pooling import POOLINGS, CnnPooling, attention_mean, cls, mean, weighted_mean, word_pieces
+from heads.pooling import CnnPooling, attention_mean, mean, word_pieces
 
 T, D, H = 13, 7, 3
 LENGTHS = [5, 13, 2, 3, 11]  # of full length without padding; of [CLS] and [SEP] alone; of one word piece
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+with torch.random.fork_rng(devices=[]):
+    torch.manual_seed(0)
+    CNN = CnnPooling(D).double()
+POOLINGS = {
+    "mean": lambda x, attention, mask: mean(x, mask),
+    "attention_mean": attention_mean,
+    "cnn": lambda x, attention, mask: CNN(x, mask),
+}
+each_pooling = pytest.mark.parametrize("pool", POOLINGS.values(), ids=POOLINGS)
 
 
 def mask_of(lengths: list[int], tokens: int = T) -> Tensor:
@@ -27,38 +32,14 @@ def mask_of(lengths: list[int], tokens: int = T) -> Tensor:
 
 def states(lengths: list[int] = LENGTHS, tokens: int = T, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Random x (B, T, D), attention (B, H, T, T) that gives padding an exact 0, and mask (B, T)."""
-    generator, rows, mask = seeded(seed), len(lengths), mask_of(lengths, tokens)
+    generator, rows, mask = torch.Generator().manual_seed(seed), len(lengths), mask_of(lengths, tokens)
     x = torch.randn(rows, tokens, D, dtype=torch.float64, generator=generator)
     scores = 2 * torch.randn(rows, H, tokens, tokens, dtype=torch.float64, generator=generator)
     return x, scores.masked_fill(~mask[:, None, None, :], -torch.inf).softmax(dim=-1), mask
 
 
-@pytest.fixture(scope="module")
-def cnn() -> CnnPooling:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return CnnPooling(D).double()
-
-
-def pool(name: str, x: Tensor, attention: Tensor, mask: Tensor, cnn: CnnPooling) -> Tensor:
-    return {
-        "cls": lambda: cls(x),
-        "mean": lambda: mean(x, mask),
-        "attention_mean": lambda: attention_mean(x, attention, mask),
-        "cnn": lambda: cnn(x, mask),
-    }[name]()
-
-
 def assert_close(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
-
-
-# ---- each against a loop ---------------------------------------------------------------------------------------------
-
-
-def test_cls_is_the_first_state():
-    x, _, _ = states()
-    assert torch.equal(cls(x), torch.stack([row[0] for row in x]))
 
 
 def test_mean_is_over_the_real_tokens():
@@ -80,16 +61,13 @@ def test_attention_mean_by_a_loop():
     assert_close(attention_mean(x, attention, mask), torch.stack(expected))
 
 
-def test_cnn_on_each_sentence_alone(cnn):
+def test_cnn_on_each_sentence_alone():
     """torch's own convolution of a sentence without any padding: what lies beyond its ends is zero."""
     x, _, mask = states()
     conv = nn.Conv1d(D, D, kernel_size=3, padding="same").double()
-    conv.load_state_dict(cnn.conv.state_dict())
+    conv.load_state_dict(CNN.conv.state_dict())
     expected = [conv(x[b, :length].T).relu().mean(dim=1) for b, length in enumerate(LENGTHS)]
-    assert_close(cnn(x, mask), torch.stack(expected))
-
-
-# ---- what attention_mean weighs --------------------------------------------------------------------------------------
+    assert_close(CNN(x, mask), torch.stack(expected))
 
 
 @pytest.mark.parametrize("length, expected", [(1, ""), (2, ""), (3, "1"), (4, "12"), (5, "123")])
@@ -97,25 +75,6 @@ def test_word_pieces_are_what_stands_between_cls_and_sep(length, expected):
     for tokens in (5, 7):
         pieces = word_pieces(mask_of([length], tokens))[0]
         assert "".join(str(k) for k in range(tokens) if pieces[k]) == expected
-
-
-def test_cls_and_sep_have_weight_0():
-    x, attention, mask = states([5])
-    plain = attention_mean(x, attention, mask)
-    x[0, 0] = x[0, 4] = 1e6
-    assert torch.equal(attention_mean(x, attention, mask), plain)
-
-
-def test_all_attention_on_one_word_piece_gives_its_state():
-    x, attention, mask = states([5])
-    attention[...] = 0
-    attention[..., 3] = 1
-    assert torch.equal(attention_mean(x, attention, mask), x[:, 3])
-
-
-def test_a_text_without_word_pieces_has_the_plain_mean():
-    x, attention, mask = states([2, 5])
-    assert_close(attention_mean(x, attention, mask)[0], (x[0, 0] + x[0, 1]) / 2)
 
 
 def test_word_pieces_that_nobody_attends_to_have_the_plain_mean():
@@ -139,9 +98,9 @@ def test_gradients_reach_the_attention():
 lengths = st.lists(st.integers(2, T), min_size=1, max_size=5)
 
 
-@pytest.mark.parametrize("name", POOLINGS)
+@each_pooling
 @given(lengths=lengths, extra=st.integers(0, 5), seed=st.integers(0, 2**31))
-def test_padding_does_not_matter(name, cnn, lengths, extra, seed):
+def test_padding_does_not_matter(pool, lengths, extra, seed):
     """More of it, with other states in it, and other attention by it."""
     x, attention, mask = states(lengths, max(lengths), seed)
     tokens = max(lengths) + extra
@@ -149,39 +108,12 @@ def test_padding_does_not_matter(name, cnn, lengths, extra, seed):
     wide_x[mask_of(lengths, tokens)] = x[mask]
     for b, n in enumerate(lengths):
         wide_attention[b, :, :n, :n] = attention[b, :, :n, :n]
-    wide = pool(name, wide_x, wide_attention, wide_mask, cnn)
-    assert_close(wide, pool(name, x, attention, mask, cnn))
+    assert_close(pool(wide_x, wide_attention, wide_mask), pool(x, attention, mask))
 
 
-@pytest.mark.parametrize("name", POOLINGS)
+@each_pooling
 @given(lengths=lengths, seed=st.integers(0, 2**31))
-def test_batch_mates_do_not_matter(name, cnn, lengths, seed):
+def test_batch_mates_do_not_matter(pool, lengths, seed):
     x, attention, mask = states(lengths, T, seed)
-    alone = [pool(name, x[b : b + 1], attention[b : b + 1], mask[b : b + 1], cnn) for b in range(len(lengths))]
-    assert_close(pool(name, x, attention, mask, cnn), torch.cat(alone))
-
-
-@given(lengths=lengths, seed=st.integers(0, 2**31))
-def test_means_lie_between_the_real_tokens_states(lengths, seed):
-    """Weights are not negative and sum to 1."""
-    x, attention, mask = states(lengths, T, seed)
-    low = x.masked_fill(~mask[..., None], torch.inf).amin(dim=1)
-    high = x.masked_fill(~mask[..., None], -torch.inf).amax(dim=1)
-    for found in (mean(x, mask), attention_mean(x, attention, mask)):
-        assert ((low - 1e-12 <= found) & (found <= high + 1e-12)).all()
-
-
-def test_weights_need_not_sum_to_1():
-    x, _, _ = states()
-    weights = torch.rand(len(LENGTHS), T, dtype=torch.float64, generator=seeded())
-    assert_close(weighted_mean(x, weights), weighted_mean(x, 7 * weights))
-
-
-def test_float32_agrees_with_float64(cnn):
-    x, attention, mask = states()
-    single = CnnPooling(D)
-    single.load_state_dict(cnn.state_dict())
-    for name in POOLINGS:
-        found = pool(name, x.float(), attention.float(), mask, single)
-        assert found.dtype == torch.float32
-        torch.testing.assert_close(found.double(), pool(name, x, attention, mask, cnn), rtol=1e-5, atol=1e-6)
+    alone = [pool(x[b : b + 1], attention[b : b + 1], mask[b : b + 1]) for b in range(len(lengths))]
+    assert_close(pool(x, attention, mask), torch.cat(alone))

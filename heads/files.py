@@ -1,0 +1,95 @@
+"""A model's folder: Hugging Face's and sentence-transformers' layout, with the heads and their tasks beside it.
+
+heads.json holds the settings and the tasks, heads.safetensors the weights; the other loaders pass over both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from torch import nn
+
+from bert.checkpoint import check_fit, save_folder
+from data.tasks import Task
+from heads.config import HeadsConfig
+from heads.kinds import KINDS
+from runtime.errors import CheckpointError, UsageError
+from runtime.files import read_json, read_tensors, write_tensors
+
+
+def save_model(model: nn.Module, folder: Path) -> None:
+    """Write a MultitaskBert's folder. The tasks are written without the places of their files.
+
+    sentence-transformers knows the last layer's `cls` and `mean` only; for another layer it takes the last one, for
+    other poolings the mean, which is not this model's X.
+    """
+    save_folder(model.bert, folder)
+    model.tokenizer.save(folder)
+    write_tensors(folder / "heads.safetensors", model.head_state())
+    size, cls = model.bert.config.hidden_size, model.config.pooling == "cls"
+    pooling = {"word_embedding_dimension": size, "pooling_mode_cls_token": cls, "pooling_mode_mean_tokens": not cls}
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    ]
+    tasks = [task.to_json(files=False) for task in model.tasks.values()]
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    for name, content in (
+        ("heads.json", {**asdict(model.config), "tasks": tasks}),
+        ("modules.json", modules),
+        ("sentence_bert_config.json", {"max_seq_length": model.max_length, "do_lower_case": False}),
+        ("1_Pooling/config.json", pooling),
+    ):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_heads(folder: Path) -> tuple[HeadsConfig, list[Task]] | None:
+    """heads.json of a folder; None where there is none: a plain BERT. Raises CheckpointError."""
+    path = folder / "heads.json"
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    try:
+        tasks = [Task.from_json(task) for task in content["tasks"]]
+        config = HeadsConfig(**{field.name: content[field.name] for field in fields(HeadsConfig)})
+        unknown = [task.kind for task in tasks if task.kind not in KINDS]
+    except (ValueError, KeyError, TypeError) as error:
+        expected = f"{path}: expected the settings and tasks of a run's heads"
+        raise CheckpointError(f"{expected}; found {error!r}; copy it anew or train again") from None
+    if unknown:
+        expected = f"{path}: expected tasks of kind {', '.join(KINDS)}"
+        raise CheckpointError(f"{expected}; found {unknown[0]!r}; take the version that wrote it")
+    return config, tasks
+
+
+def load_heads(model: nn.Module, folder: Path, fresh: Sequence[str]) -> None:
+    """Put the stored heads' weights into the model; those of the tasks in `fresh` stay. Raises CheckpointError."""
+    path = folder / "heads.safetensors"
+    state = read_tensors(path)
+    mine = tuple(f"heads.tasks.{name}_head." for name in fresh)
+    expected = {name: value for name, value in model.head_state().items() if not name.startswith(mine)}
+    check_fit(expected, state, path, advice="train again or copy it anew")
+    model.load_state_dict(state, strict=False)
+
+
+def joint_tasks(stored: Sequence[Task], tasks: Sequence[Task], folder: Path) -> tuple[list[Task], list[str]]:
+    """The tasks of a model that goes on from a stored one: all of both; and the names of those whose heads are fresh.
+
+    Raises UsageError where a task of both means another thing in each.
+    """
+    before = {task.name: task for task in stored}
+    for task in tasks:
+        old = before.get(task.name, task)
+        differ = [name for name in ("kind", "classes", "range", "pairs") if getattr(task, name) != getattr(old, name)]
+        differ += ["texts"] * (len(task.texts) != len(old.texts))
+        if differ:
+            theirs, mine = (getattr(each, differ[0]) for each in (old, task))
+            raise UsageError(
+                f"--tasks: {task.name} of {folder} was trained with {differ[0]} {theirs!r}; found {mine!r}; "
+                "give the task another name or start from a plain BERT"
+            )
+    both = before | {task.name: task for task in tasks}
+    return list(both.values()), [name for name in both if name not in before]

@@ -1,0 +1,109 @@
+"""Texts -> vectors and outputs. Nothing of the model changes, its mode neither, so that threads can share one.
+
+Letters: N texts, T tokens, D hidden size, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bert.fast import inference_copy
+from heads.config import POOLINGS
+from heads.pooling import sentence_vectors
+from runtime import device as devices
+
+# Enough to keep the processor busy, little enough for its caches or its memory.
+TOKENS_A_PASS = {"cpu": 2048, "cuda": 16384}
+TOKENS_A_GROUP = 256
+
+
+class UndefinedOutput(ArithmeticError):
+    """An output that is infinite or NaN; `row`: of which of the texts, from 0."""
+
+    def __init__(self, task: str, row: int):
+        super().__init__(f"{task}: expected finite outputs; found others, first in row {row}")
+        self.row = row
+
+
+@torch.no_grad()
+def encode(model, texts: Sequence[str], pooling: str | None, layer: int | None, normalize: bool, amp: str) -> Tensor:
+    """Sentence vectors as `MultitaskBert.encode` documents them, a float32 Tensor (N, D) on the CPU."""
+    check_list("texts", texts)
+    pooling, layer = pooling or model.config.pooling, model.config.layer if layer is None else layer
+    if pooling == "cnn" and model.cnn is None:
+        raise ValueError("pooling: this model has no trained cnn; take cls, mean or attention_mean")
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling: expected one of {', '.join(POOLINGS)}; found {pooling!r}")
+    if amp not in ("auto", "off", *devices.DTYPES):
+        raise ValueError(f"amp: expected off, bf16, fp16 or auto; found {amp!r}")
+    weight = model.bert.embeddings.word.weight
+    amp = devices.resolve_precision(amp, weight.device) if amp == "auto" else amp
+    bert = inference_copy(model.bert, devices.DTYPES.get(amp, weight.dtype))
+    unique = {text: row for row, text in enumerate(dict.fromkeys(texts))}  # each text once
+    ids = model.tokenizer.ids(list(unique), max_length=model.max_length)
+    vectors = torch.empty(len(ids), model.bert.config.hidden_size)
+    most = TOKENS_A_PASS.get(weight.device.type, TOKENS_A_PASS["cuda"])
+    for groups in passes([len(row) for row in ids], most):
+        tokens = [model.tokenizer.pad([ids[row] for row in rows]).to(weight.device) for rows in groups]
+        for rows, x in zip(groups, sentence_vectors(bert, model.cnn, tokens, pooling, layer), strict=True):
+            vectors[rows] = x.float().cpu()
+    if normalize:
+        vectors = nn.functional.normalize(vectors, dim=1)
+    return vectors[[unique[text] for text in texts]]
+
+
+@torch.no_grad()
+def outputs(model, name: str, sides: Sequence[Sequence[str]], amp: str) -> Tensor:
+    """A task's outputs y, as its kind has them, for N texts, or N pairs as two sides.
+
+    Raises: ValueError for a task that the model does not have, or one text for a pair; UndefinedOutput where the model
+            computes what is no finite number, which no class can be made of.
+    """
+    of = {1: "of single texts", 2: "of pairs"}
+    if name not in model.tasks or len(sides) != len(model.tasks[name].texts):
+        tasks = ", ".join(f"{task.name} {of[len(task.texts)]}" for task in model.tasks.values())
+        raise ValueError(f"task: this model has {tasks}; found {name!r} {of[len(sides)]}")
+    for side, texts in zip("ab", sides, strict=False):
+        check_list(f"texts_{side}", texts)
+    if len(sides[0]) != len(sides[-1]):
+        raise ValueError(f"{name}: expected as many texts_b as texts_a; found {len(sides[0])} and {len(sides[1])}")
+    texts = [text for side in sides for text in side]
+    x = encode(model, texts, None, None, normalize=False, amp=amp)  # (N, D), or (2 N, D)
+    weight = next(model.heads.parameters())
+    heads = inference_copy(model.heads, weight.dtype)
+    y = heads[name](heads.vectors({name: x.to(weight)})[name])
+    undefined = (~y.isfinite()).nonzero()  # (..., 1 or 2), the row first
+    if len(undefined):
+        raise UndefinedOutput(name, undefined[0, 0].item())
+    return y
+
+
+def check_list(name: str, texts: Sequence[str]) -> None:
+    """Refuse a lone string, which Python would take for a list of its letters."""
+    if isinstance(texts, str):
+        raise ValueError(f"{name}: expected a list of sentences; found one string; put it into a list")
+
+
+def passes(lengths: Sequence[int], most: int) -> Iterator[list[list[int]]]:
+    """Row numbers for inference, longest first: groups to be padded together, and as many groups as make a pass.
+
+    A group ends where a shorter row follows, so that most have no padding at all, but not before it has
+    TOKENS_A_GROUP tokens: many small groups cost more than padding. A pass has at most `most`, padding included.
+    """
+    groups: list[list[int]] = []
+    tokens = width = 0  # of the pass, padding included, and of its last group
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        begins = not groups or (lengths[row] < width and len(groups[-1]) * width >= TOKENS_A_GROUP)
+        if groups and tokens + (lengths[row] if begins else width) > most:
+            yield groups
+            groups, tokens, begins = [], 0, True
+        if begins:
+            groups.append([])
+            width = lengths[row]
+        groups[-1].append(row)
+        tokens += width
+    if groups:
+        yield groups

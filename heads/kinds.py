@@ -1,0 +1,165 @@
+"""What a task's kind means, from its labels to its metrics: the one place to add a kind.
+
+| kind    | label                 | output y            | loss                              | metrics                 |
+|---------|-----------------------|---------------------|-----------------------------------|-------------------------|
+| classes | one of K names        | K logits            | cross-entropy                     | accuracy, macro-F1      |
+| binary  | one of two names      | a probability       | binary cross-entropy              | accuracy, F1            |
+| score   | a number in its range | a number            | gamma squared + (1 - gamma) abs.  | Pearson, Spearman, EM   |
+| labels  | any of K names        | K probabilities     | binary cross-entropy              | micro-F1, macro-F1      |
+
+A head computes f, `width` numbers a row; `output` makes y of it. Where y is one number, a pair has also y by the cosine
+of its two vectors, `of_cosine`, which equation (1) mixes with it (heads/pairs.py). Every kind has the same attributes.
+Letters: B batch rows, N rows, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data.tasks import Task
+from heads.losses import LossSettings, binary_cross_entropy, score_loss
+from heads.metrics import accuracy, exact_match, f1, macro_f1, pearson, spearman
+
+
+class Classes:
+    labels = "class"  # what Task.parse makes of a label: a class's number, those of several "classes", or a "number"
+    metrics = {"acc": accuracy, "macro_f1": macro_f1}  # the first is the default for the best model
+    has_cosine = False
+
+    def width(self, task: Task) -> int:
+        """The numbers that a head computes for a row."""
+        return len(task.classes)
+
+    def target(self, task: Task, labels: Sequence) -> Tensor:
+        """Labels as Task.parse gives them -> what the loss takes, (B,) int64."""
+        return torch.tensor(labels, dtype=torch.int64)
+
+    def output(self, task: Task, f: Tensor) -> Tensor:
+        """(B, K) -> logits (B, K)"""
+        return f
+
+    def loss(self, task: Task, y: Tensor, target: Tensor, settings: LossSettings) -> Tensor:
+        """-> scalar, the mean over rows"""
+        return F.cross_entropy(y, target)
+
+    def probabilities(self, task: Task, y: Tensor) -> Tensor:
+        """-> (N, K), in the order of task.classes"""
+        return y.softmax(dim=1)
+
+    def predict(self, task: Task, y: Tensor) -> np.ndarray:
+        """-> what the metrics compare with gold labels: (N,) int64 numbers of classes"""
+        return y.argmax(dim=1).cpu().numpy()
+
+    def names(self, task: Task, predictions: np.ndarray) -> np.ndarray:
+        """-> predictions in the user's words: (N,) of task.classes"""
+        return np.asarray(task.classes)[predictions]
+
+    def gold(self, task: Task, labels: Sequence) -> np.ndarray:
+        """Labels as Task.parse gives them -> as `predict` gives predictions"""
+        return np.asarray(labels)
+
+
+class Binary(Classes):
+    metrics = {"acc": accuracy, "f1": f1}
+    has_cosine = True
+
+    def width(self, task: Task) -> int:
+        return 1
+
+    def output(self, task: Task, f: Tensor) -> Tensor:
+        """(B, 1) -> probability of the second class (B,)"""
+        return torch.sigmoid(f[:, 0])
+
+    def of_cosine(self, task: Task, cos: Tensor) -> Tensor:
+        """(B,) in [-1, 1] -> probability (B,); the clamp takes off what rounding adds to a cosine."""
+        return ((1 + cos) / 2).clamp(0, 1)
+
+    def loss(self, task: Task, y: Tensor, target: Tensor, settings: LossSettings) -> Tensor:
+        return binary_cross_entropy(y, target)
+
+    def probabilities(self, task: Task, y: Tensor) -> Tensor:
+        """-> (N, 2)"""
+        return torch.stack([1 - y, y], dim=1)
+
+    def predict(self, task: Task, y: Tensor) -> np.ndarray:
+        """-> int64 of y's shape, 1 where y >= 0.5"""
+        return (y >= 0.5).long().cpu().numpy()
+
+
+class Score:
+    """Computed on the scale of the paper's similarity, 0 to 5, so that losses of all ranges are of one magnitude:
+    y = low + unit * z with z from 0 to 5."""
+
+    labels = "number"
+    metrics = {"pearson": pearson, "spearman": spearman, "em": exact_match}
+    has_cosine = True
+
+    def width(self, task: Task) -> int:
+        return 1
+
+    def unit(self, task: Task) -> float:
+        return (task.range[1] - task.range[0]) / 5
+
+    def target(self, task: Task, labels: Sequence) -> Tensor:
+        """-> (B,) float32"""
+        return torch.tensor(labels, dtype=torch.float32)
+
+    def output(self, task: Task, f: Tensor) -> Tensor:
+        """(B, 1) -> number (B,). For pairs f is z, as in the paper; single texts start from the middle of the range."""
+        z = f[:, 0] if len(task.texts) == 2 else f[:, 0] + 2.5
+        return task.range[0] + self.unit(task) * z
+
+    def of_cosine(self, task: Task, cos: Tensor) -> Tensor:
+        """(B,) in [-1, 1] -> number (B,): z = 5 cos"""
+        return task.range[0] + self.unit(task) * (5 * cos)
+
+    def loss(self, task: Task, y: Tensor, target: Tensor, settings: LossSettings) -> Tensor:
+        unit = self.unit(task)
+        return score_loss(y / unit, target.to(y.dtype) / unit, settings.sts_gamma)
+
+    def predict(self, task: Task, y: Tensor) -> np.ndarray:
+        """-> (N,) float64, within the range, whose ends float32 may not have"""
+        return y.cpu().double().clamp(*task.range).numpy()
+
+    def names(self, task: Task, predictions: np.ndarray) -> np.ndarray:
+        return predictions
+
+    def gold(self, task: Task, labels: Sequence) -> np.ndarray:
+        return np.asarray(labels, dtype=np.float64)
+
+
+class Labels(Binary):
+    labels = "classes"
+    metrics = {"micro_f1": f1, "macro_f1": macro_f1}
+    has_cosine = False
+
+    def width(self, task: Task) -> int:
+        return len(task.classes)
+
+    def target(self, task: Task, labels: Sequence) -> Tensor:
+        """-> (B, K) float32 of 0 and 1"""
+        return torch.from_numpy(self.gold(task, labels)).float()
+
+    def output(self, task: Task, f: Tensor) -> Tensor:
+        """(B, K) -> probabilities (B, K)"""
+        return torch.sigmoid(f)
+
+    def probabilities(self, task: Task, y: Tensor) -> Tensor:
+        """-> (N, K), each by itself"""
+        return y
+
+    def names(self, task: Task, predictions: np.ndarray) -> list[tuple]:
+        return [tuple(name for name, has in zip(task.classes, row, strict=True) if has) for row in predictions]
+
+    def gold(self, task: Task, labels: Sequence) -> np.ndarray:
+        """-> (N, K) int64 of 0 and 1"""
+        classes = range(len(task.classes))
+        return np.array([[c in row for c in classes] for row in labels], dtype=np.int64).reshape(-1, len(classes))
+
+
+KINDS = {"classes": Classes(), "binary": Binary(), "score": Score(), "labels": Labels()}

@@ -1,0 +1,53 @@
+"""Metrics of predictions against gold labels, pure functions of two arrays; None where a metric is not defined.
+
+Letters: N rows, K classes. Of several labels a row, arrays are (N, K) of 0 and 1; else (N,).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import pearsonr, spearmanr
+
+
+def accuracy(predictions: np.ndarray, gold: np.ndarray) -> float | None:
+    """Share of rows that agree; None for no rows."""
+    return float(np.mean(predictions == gold)) if len(gold) else None
+
+
+def f1(predictions: np.ndarray, gold: np.ndarray) -> float | None:
+    """2 TP / (2 TP + FP + FN) of what is 1, over all elements; None where nothing is 1 in gold or predictions."""
+    hits = np.sum((predictions == 1) & (gold == 1))
+    named = np.sum(predictions == 1) + np.sum(gold == 1)
+    return float(2 * hits / named) if named else None
+
+
+def macro_f1(predictions: np.ndarray, gold: np.ndarray) -> float | None:
+    """The plain mean of the classes' F1, over the classes that stand in gold or predictions; None for none."""
+    if np.ndim(gold) == 2:
+        values = [f1(predictions[:, c], gold[:, c]) for c in range(gold.shape[1])]
+    else:
+        values = [f1(predictions == c, gold == c) for c in np.union1d(predictions, gold)]
+    values = [value for value in values if value is not None]
+    return float(np.mean(values)) if values else None
+
+
+def pearson(predictions: np.ndarray, gold: np.ndarray) -> float | None:
+    """Pearson's r; None where either side is constant."""
+    if constant(predictions, gold):
+        return None
+    return float(pearsonr(predictions.astype(np.float64), gold.astype(np.float64)).statistic)
+
+
+def spearman(predictions: np.ndarray, gold: np.ndarray) -> float | None:
+    """Spearman's rho, Pearson's r of the ranks; None where either side is constant."""
+    return None if constant(predictions, gold) else float(spearmanr(predictions, gold).statistic)
+
+
+def constant(predictions: np.ndarray, gold: np.ndarray) -> bool:
+    return len(gold) < 2 or np.ptp(predictions) == 0 or np.ptp(gold) == 0
+
+
+def exact_match(predictions: np.ndarray, gold: np.ndarray) -> float | None:
+    """EM: share of rows where prediction and gold, each rounded to the nearest integer (halves up), agree."""
+    predictions = predictions.astype(np.float64)  # in float32, 0.49999997 + 0.5 would be 1
+    return accuracy(np.floor(predictions + 0.5), np.floor(gold + 0.5))

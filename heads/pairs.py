@@ -1,0 +1,106 @@
+"""What stands between a sentence's vector X and each task's output (the paper's v1 to v3b and equation (1)).
+
+    y = alpha * f(concat(X_a, X_b, |X_a - X_b|)) + (1 - alpha) * cos(X_a, X_b)        (1)
+
+The paper prints (alpha - 1) for the second weight; a weighted average needs (1 - alpha).
+
+| name | vectors that the cosine and f see          | alpha of binary | of scores |
+|------|--------------------------------------------|-----------------|-----------|
+| v1   | X by [CLS]; an MLP per task, for each side | 0               | 0         |
+| v2   | any X; an MLP per task, for each side      | 0               | 0         |
+| v3a  | one MLP on X, shared by all tasks          | 0.99            | 0.01      |
+| v3b  | the same                                   | 0.01            | 0.99      |
+
+Kinds whose output is no single number have no cosine in it: alpha is 1, as it is for single texts, where f sees the
+vector alone. A further kind with a cosine has 0.5. Letters: B batch, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.tasks import Task
+from heads.kinds import KINDS
+
+ALPHA = {
+    "v1": {"binary": 0.0, "score": 0.0},
+    "v2": {"binary": 0.0, "score": 0.0},
+    "v3a": {"binary": 0.99, "score": 0.01},
+    "v3b": {"binary": 0.01, "score": 0.99},
+}
+
+
+def mlp(inputs: int, hidden: int, outputs: int, dropout: float) -> nn.Sequential:
+    """One hidden layer; dropout before each of the two products."""
+    return nn.Sequential(
+        nn.Dropout(dropout), nn.Linear(inputs, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, outputs)
+    )
+
+
+class ResidualMLP(nn.Module):
+    """x + mlp(x), starting as the identity: the last product's weights are 0.
+
+    The paper says "MLP" alone. A fresh one would forget the geometry that the encoder was pretrained for, and cosines
+    would start as noise; this one starts from the encoder's own vectors and learns the difference.
+    """
+
+    def __init__(self, size: int, dropout: float):
+        super().__init__()
+        self.mlp = mlp(size, size, size, dropout)
+        nn.init.zeros_(self.mlp[-1].weight)
+        nn.init.zeros_(self.mlp[-1].bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mlp(x)
+
+
+class TaskHead(nn.Module):
+    """One task's own part: from the vector, or the two vectors of a pair, to y as the task's kind has it."""
+
+    def __init__(self, task: Task, arch: str, size: int, dropout: float):
+        super().__init__()
+        self.task, self.kind = task, KINDS[task.kind]
+        self.is_pair = len(task.texts) == 2
+        mixes = self.is_pair and self.kind.has_cosine
+        self.alpha = ALPHA[arch].get(task.kind, 0.5) if mixes else 1.0
+        self.own = ResidualMLP(size, dropout) if self.alpha == 0 else nn.Identity()  # v1 and v2: the MLP of each side
+        inputs = 3 * size if self.is_pair else size
+        self.f = mlp(inputs, size, self.kind.width(task), dropout) if self.alpha > 0 else None
+
+    def forward(self, v: Tensor) -> Tensor:
+        """v: (B, D), for pairs (2 B, D): the first sides, then the second ones -> y of B rows."""
+        if not self.is_pair:
+            return self.kind.output(self.task, self.f(v))
+        v_a, v_b = v.chunk(2)  # (B, D) each
+        y = 0.0
+        if self.alpha > 0:
+            features = torch.cat([v_a, v_b, (v_a - v_b).abs()], dim=-1)  # (B, 3 D)
+            y = y + self.alpha * self.kind.output(self.task, self.f(features))
+        if self.alpha < 1:
+            y = y + (1 - self.alpha) * self.kind.of_cosine(self.task, F.cosine_similarity(v_a, v_b, dim=-1))
+        return y
+
+
+class Heads(nn.Module):
+    """All tasks' heads, by name, and the MLP that v3a and v3b share among them."""
+
+    def __init__(self, tasks: Sequence[Task], arch: str, size: int, dropout: float):
+        super().__init__()
+        self.shared = ResidualMLP(size, dropout) if arch.startswith("v3") else nn.Identity()
+        # "type" and "keys" are names that a user may give and a ModuleDict may not
+        self.tasks = nn.ModuleDict({f"{task.name}_head": TaskHead(task, arch, size, dropout) for task in tasks})
+
+    def __getitem__(self, name: str) -> TaskHead:
+        return self.tasks[f"{name}_head"]
+
+    def vectors(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
+        """By task: X (N, D) -> what the heads and the contrastive losses compare (N, D).
+
+        The shared MLP sees the rows of all tasks in one pass.
+        """
+        rows = self.shared(torch.cat(list(x.values()))).split([len(part) for part in x.values()])
+        return {name: self[name].own(part) for name, part in zip(x, rows, strict=True)}

@@ -1,0 +1,51 @@
+"""A task's rows as token ids, and the batches that training makes of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bert.tokenizer import Batch, BertTokenizer
+from data.batches import BatchStream
+from data.reader import Split
+from data.tasks import Task
+from heads.kinds import KINDS
+
+
+@dataclass(frozen=True)
+class TaskBatch:
+    """One task's rows of a step."""
+
+    tokens: Batch  # (B, T); for pair tasks (2 B, T): the first sentences, then the second ones
+    labels: Tensor  # of B rows, as the task's kind makes them
+    ids: list[str]  # the rows' names, for error messages
+
+    def to(self, device: torch.device) -> TaskBatch:
+        return TaskBatch(self.tokens.to(device), self.labels.to(device), self.ids)
+
+
+class TaskRows:
+    """A task's rows as token ids, and their endless, seeded stream of batches."""
+
+    def __init__(self, task: Task, split: Split, tokenizer: BertTokenizer, max_length: int, batch_size: int, seed: int):
+        self.task, self.examples, self.tokenizer = task, split.examples, tokenizer
+        sides = zip(*(example.texts for example in split.examples), strict=True)
+        self.sides = [tokenizer.ids(list(side), max_length=max_length) for side in sides]
+        lengths = [max(map(len, row)) for row in zip(*self.sides, strict=True)]
+        self.stream = BatchStream(lengths, batch_size, seed, task.name)
+
+    def micro_batches(self, step: int, grad_accum: int, parts: int) -> list[TaskBatch]:
+        """What a step takes of this task: `grad_accum` batches of the stream, each cut into `parts`; on the CPU."""
+        batches = [self.stream[position] for position in range(step * grad_accum, (step + 1) * grad_accum)]
+        cut = [(rows, math.ceil(len(rows) / parts)) for rows in batches]
+        return [self.batch(rows[i : i + size]) for rows, size in cut for i in range(0, len(rows), size)]
+
+    def batch(self, rows: list[int]) -> TaskBatch:
+        """These rows, by their numbers in the file."""
+        tokens = self.tokenizer.pad([side[row] for side in self.sides for row in rows])
+        examples = [self.examples[row] for row in rows]
+        labels = KINDS[self.task.kind].target(self.task, [example.label for example in examples])
+        return TaskBatch(tokens, labels, [example.id for example in examples])

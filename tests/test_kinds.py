@@ -1,0 +1,150 @@
+"""heads/kinds.py: from labels to losses, predictions and metrics, against torch's own and closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from every_kind import EVERY, LABELS, task_of
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from data.tasks import Task
+from heads import MultitaskBert
+from heads.config import ARCHITECTURES, HeadsConfig
+from heads.kinds import KINDS
+from heads.losses import LossSettings
+from heads.metrics import accuracy
+from heads.rows import TaskBatch
+
+B = 11
+CELLS = {  # labels as they stand in a file, each of them what the model should say
+    "classes": ["maybe", "yes", "no", "yes"],
+    "binary": ["spam", "ham", "ham", "spam"],
+    "score": [-1.0, 9.0, 3.5, 0.5],
+    "labels": [["red", "pink"], [], ["blue"], ["green"]],
+}
+each_task = pytest.mark.parametrize("task", EVERY, ids=lambda task: task.name)
+
+
+def certain(task, labels: list) -> Tensor:
+    """What a head must compute for the model to be sure of these labels: (N, width) float64"""
+    if task.kind == "score":  # low + 2 z, and single texts start from z = 2.5
+        return torch.tensor(labels, dtype=torch.float64)[:, None] / 2 + (0.5 if len(task.texts) == 2 else -2)
+    gold = torch.zeros(len(labels), len(task.classes), dtype=torch.float64)
+    for row, label in enumerate(labels):
+        gold[row, list(np.atleast_1d(np.array(label, dtype=int)))] = 1
+    return 80 * (gold[:, 1:] if task.kind == "binary" else gold) - 40
+
+
+def rows(task, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Random f (B, width) float64, and labels' targets."""
+    f = torch.randn(B, KINDS[task.kind].width(task), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    labels = [LABELS[task.kind][row % 3] for row in range(B)]
+    return f, KINDS[task.kind].target(task, labels)
+
+
+def assert_close(actual, expected) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+@each_task
+def test_who_is_certain_says_the_labels_and_has_no_loss(task):
+    """Through everything that a kind does: parse, target, output, loss, predict, gold, metrics, names."""
+    kind, cells = KINDS[task.kind], CELLS[task.kind]
+    labels = [task.parse(cell) for cell in cells]
+    f = certain(task, labels)
+    assert f.shape == (4, kind.width(task))
+    y, gold = kind.output(task, f), kind.gold(task, labels)
+    predictions = kind.predict(task, y)
+    assert np.array_equal(predictions, gold)
+    assert kind.loss(task, y, kind.target(task, labels), LossSettings()).abs() < 1e-12
+    for metric in kind.metrics.values():
+        assert metric(predictions, gold) == pytest.approx(1, rel=1e-12)
+    expected = [tuple(cell) for cell in cells] if task.several else cells
+    assert list(kind.names(task, predictions)) == expected
+
+
+@each_task
+def test_losses_are_torchs(task):
+    kind, (f, target), settings = KINDS[task.kind], rows(task), LossSettings(sts_gamma=0.3)
+    y = kind.output(task, f)
+    assert len(y) == B and target.dtype == {"score": torch.float32, "labels": torch.float32}.get(task.kind, torch.int64)
+    if task.kind == "classes":
+        expected = F.cross_entropy(f, target)
+    elif task.kind == "score":  # its range is twice as wide as 0 to 5
+        expected = 0.3 * F.mse_loss(y / 2, target.double() / 2) + 0.7 * F.l1_loss(y / 2, target.double() / 2)
+    else:
+        logits = f[:, 0] if task.kind == "binary" else f
+        expected = F.binary_cross_entropy_with_logits(logits, target.double())
+    assert_close(kind.loss(task, y, target, settings), expected)
+
+
+def test_probabilities():
+    f = torch.tensor([[0.0, 1.0, -2.0], [3.0, 3.0, 3.0]], dtype=torch.float64)
+    one, two, several = (task_of(kind, 1) for kind in ("classes", "binary", "labels"))
+    assert_close(KINDS["classes"].probabilities(one, f), f.exp() / f.exp().sum(dim=1, keepdim=True))
+    p = KINDS["binary"].output(two, f[:, :1])
+    assert_close(KINDS["binary"].probabilities(two, p), torch.stack([1 / (1 + f[:, 0].exp()), p], dim=1))
+    assert_close(KINDS["labels"].probabilities(several, KINDS["labels"].output(several, f)), 1 / (1 + (-f).exp()))
+
+
+def test_one_half_is_a_yes():
+    y = torch.tensor([0.5, 0.49999997])
+    assert KINDS["binary"].predict(task_of("binary", 2), y).tolist() == [1, 0]
+    assert KINDS["labels"].predict(task_of("labels", 2), y.repeat(2, 1)).tolist() == [[1, 0], [1, 0]]
+
+
+def test_a_cosine_as_a_probability_and_as_a_score():
+    cos = torch.tensor([-1.0, 0.0, 1.0, 1.0000002], dtype=torch.float32)  # the last by rounding
+    assert KINDS["binary"].of_cosine(task_of("binary", 2), cos).tolist() == [0, 0.5, 1, 1]
+    assert KINDS["score"].of_cosine(task_of("score", 2), cos[:3]).tolist() == [-11, -1, 9]
+
+
+@given(low=st.floats(-1e6, 1e6), high=st.floats(-1e6, 1e6), y=st.lists(st.floats(width=32, allow_nan=False)))
+def test_scores_stay_in_their_range(low, high, y):
+    """Also where float32 has not its ends, as 0.1: a file with such a prediction is refused."""
+    assume(low < high)
+    task = task_of("score", 1, range=(low, high))
+    predictions = KINDS["score"].predict(task, torch.tensor(y))
+    assert [task.parse(repr(float(value))) for value in predictions] == [min(max(value, low), high) for value in y]
+
+
+class Count:
+    """Whole numbers from 0: their logarithm is computed, the loss is Poisson's."""
+
+    labels, metrics, has_cosine = "number", {"acc": accuracy}, True
+    width = staticmethod(lambda task: 1)
+    target = staticmethod(lambda task, labels: torch.tensor(labels, dtype=torch.float32))
+    output = staticmethod(lambda task, f: f[:, 0].exp())
+    of_cosine = staticmethod(lambda task, cos: cos.exp())
+    loss = staticmethod(lambda task, y, target, settings: (y - target * y.log()).mean())
+    predict = staticmethod(lambda task, y: y.round().long().cpu().numpy())
+    names = staticmethod(lambda task, predictions: predictions)
+    gold = staticmethod(lambda task, labels: np.asarray(labels))
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_a_kind_added_in_one_place_trains_predicts_and_is_saved(arch, tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.setitem(KINDS, "count", Count())
+    tasks = [Task(name, "count", ("a", "b")[:n], "n", {}, range=(0, 99)) for name, n in (("one", 1), ("two", 2))]
+    sides = ["the dog", "a cat", "good film !", "the old man"], ["a dog", "", "my money", "best"]
+    labels = [1, 7, 2, 3]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = HeadsConfig(arch, pooling="cls", hidden_dropout_prob=0.0)
+        model = MultitaskBert.from_pretrained(tiny_bert, tasks, config)
+    assert [model.heads[name].alpha for name in ("one", "two")] == [1, 0.5]  # of pairs half is the cosine's
+    texts = {"one": sides[0], "two": sides[0] + sides[1]}
+    target = KINDS["count"].target(tasks[0], labels)
+    batches = {name: TaskBatch(model.tokenizer(texts[name]), target, []) for name in texts}
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(60):
+        sum(model.losses(batches, LossSettings(), {}, torch.Generator()).values()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save(tmp_path)
+    for trained in (model, MultitaskBert.from_pretrained(tmp_path)):
+        assert trained.predict("one", sides[0]).tolist() == trained.predict("two", *sides).tolist() == labels
