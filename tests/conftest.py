@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from tiny import make_bert_folder
 
-from bert.errors import HubError
 from bert.hub import resolve
+from runtime.errors import UnavailableError
 
 # One thread, in child processes too: the models are tiny, and threads that wait for each other on a busy machine take
 # many times as long as one alone.
@@ -27,5 +28,10 @@ def minilm() -> Path:
     """The folder of the real minilm: from the cache, else fetched; where neither works the test is skipped."""
     try:
         return resolve("minilm")
-    except HubError as error:
+    except UnavailableError as error:
         pytest.skip(f"minilm is neither cached nor within reach: {error}")
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory) -> Path:
+    return make_bert_folder(tmp_path_factory.mktemp("bert") / "bert")

@@ -9,7 +9,8 @@ import re
 from pathlib import Path
 
 import pytest
-from soak import Forked, soak
+
+from tools.soak import Forked, soak
 
 ROWS = {
     # Saving and resuming. "Same weights": bit for bit those of a run that was never interrupted.
@@ -27,10 +28,10 @@ ROWS = {
     12: "a finished run resumed: complete, exit 0, no file touched",
     13: "disk full: no leftovers, old checkpoints whole; a periodic save is tried again, the last exits 7",
     14: "output folder not writable or too little space: exit 7 before the model is loaded",
-    15: "output folder holds a run: exit 2; --overwrite removes only what a run writes",
+    15: "output folder holds a run: exit 2; --overwrite moves it, whole, to NAME.old",
     16: "two processes in one folder: the second exits 2 with the first one's number",
     17: "SIGTERM or SIGINT: the step ends, is saved, exit 143 or 130; a second SIGINT stops at once; same weights",
-    18: "stdout closed, terminal gone: training goes on, the log file is whole",
+    18: "terminal gone: saved, resumable; stdout closed by its reader: training goes on, the log file is whole",
     19: "killed while writing predictions or metrics: the old file or the whole new one",
     # Numbers
     20: "a loss that is not finite: no step; task, step and rows named; exit 5",
@@ -58,6 +59,10 @@ ROWS = {
     41: "a download with a wrong hash: removed, exit 4 with both hashes",
     42: "options that are unknown, out of range or at odds: exit 2, with the nearest name",
     43: "a locale with decimal commas: the same files",
+    # Tasks of one's own
+    48: "a task file with a wrong key, kind, name, file, column, class or range: exit 2 or 3 with the nearest name",
+    49: "a label that its kind cannot take: exit 3 with file and line",
+    50: "a saved model asked for a task that it lacks, or with one text for a pair: ValueError with its tasks",
 }
 
 
@@ -70,6 +75,6 @@ def test_every_row_has_a_test():
 
 @pytest.mark.fault(1, 2, 17, 19)
 def test_twenty_kills_at_random_times(tmp_path):
-    """Of forked processes, for speed; `python tests/soak.py --kills N` goes on for longer, with the real command."""
+    """Of forked processes, for speed; `python -m tools.soak --kills N` goes on for longer, with the real command."""
     struck = soak(tmp_path, kills=20, seed=0, start=Forked)
     assert struck["SIGKILL"] >= 20 and struck["SIGTERM"] + struck["SIGINT"] >= 1 and struck["runs"] >= 3

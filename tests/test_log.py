@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
 import resource
-import struct
+import signal
+import subprocess
 import sys
-import termios
 
 import child
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
-from soak import HEADER_ENDS, SETTINGS, words
-from tiny_run import log_lines, train, workshop
 
-from training.errors import DiskError
-from training.log import Progress, RunLog, finite, truncate
+from runtime.errors import DiskError
+from training.log import Progress, RunLog
+
+HARD_LIMIT = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 
 
 def records(path) -> list[dict]:
@@ -27,106 +26,52 @@ def records(path) -> list[dict]:
 
 
 def test_a_line_is_there_at_once(tmp_path):
-    log = RunLog(tmp_path / "log.jsonl")
-    log.write({"step": 1, "losses": {"sst": 0.1 + 0.2}})
-    assert records(log.path) == [{"step": 1, "losses": {"sst": 0.1 + 0.2}}]
-    log.write({"step": 2, "name": "é"})
-    assert [record["step"] for record in records(log.path)] == [1, 2]
-    log.close()
-
-
-def test_nan_and_infinity_become_null(tmp_path):
-    log = RunLog(tmp_path / "log.jsonl")
-    log.write({"step": 1, "loss": math.nan, "cosine": {"sst-sts": -math.inf}, "list": [1.5, math.inf]})
-    log.close()
-    assert records(log.path) == [{"step": 1, "loss": None, "cosine": {"sst-sts": None}, "list": [1.5, None]}]
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=7,
-)
-
-
-@given(JSON)
-def test_finite_makes_anything_json(value):
-    text = json.dumps(finite(value), allow_nan=False)
-    assert finite(json.loads(text)) == finite(value)
-
-
-def test_a_run_that_begins_begins_its_log(tmp_path):
     path = tmp_path / "log.jsonl"
-    path.write_text('{"step": 1}\n')
-    RunLog(path).close()
-    assert path.read_bytes() == b""
+    RunLog(path, resumed_step=7).close()  # where there is none yet
+    path.write_text('{"step": 7}\n')  # of a run before
+    log = RunLog(path)
+    log.write({"step": 1, "losses": {"sst": 0.1 + 0.2}, "name": "é"})
+    assert records(path) == [{"step": 1, "losses": {"sst": 0.1 + 0.2}, "name": "é"}]
+    log.write({"step": 2, "loss": math.nan, "cosine": {"sst-sts": -math.inf}, "list": [1.5, math.inf]})
+    assert records(path)[1] == {"step": 2, "loss": None, "cosine": {"sst-sts": None}, "list": [1.5, None]}
+    log.close()
 
 
 @given(steps=st.lists(st.integers(0, 9), max_size=7), resumed=st.integers(0, 9), torn=st.integers(0, 20))
+@example(steps=[], resumed=3, torn=11)  # whole but for its newline
 def test_resuming_keeps_what_belongs(tmp_path_factory, steps, resumed, torn):
     path = tmp_path_factory.mktemp("log") / "log.jsonl"
-    lines = [json.dumps({"step": step, "seconds": 0.5}) + "\n" for step in steps]
-    path.write_text("".join(lines) + json.dumps({"step": resumed, "note": "torn"})[:torn])
+    lines = [json.dumps({"step": step, "dev": {"step": 99}}) + "\n" for step in steps]
+    path.write_text("\0\0\nnot json\n" + "".join(lines) + json.dumps({"step": resumed})[:torn])
     log = RunLog(path, resumed_step=resumed)
     log.write({"step": resumed + 1})
     log.close()
-    assert [record["step"] for record in records(path)] == [step for step in steps if step <= resumed] + [resumed + 1]
+    kept = [step for step in steps if step <= resumed] + [resumed] * (torn >= 11)
+    assert [record["step"] for record in records(path)] == [*kept, resumed + 1]
 
 
-def test_truncating(tmp_path):
-    path = tmp_path / "log.jsonl"
-    kept = '{"event": "start"}\n{"step": 3, "dev": {"step": 9}}\n'
-    path.write_text(kept + '{"step": 4}\nnot json\n[3]\n{"step": "x"}\n{"step": 2}')  # whole but for its newline
-    truncate(path, 3)
-    assert path.read_text() == kept + '{"step": 2}\n'
-    inode = path.stat().st_ino
-    truncate(path, 3)
-    assert path.stat().st_ino == inode  # nothing to drop, nothing written
-    assert os.listdir(tmp_path) == ["log.jsonl"]
-
-
-def test_resuming_without_a_log(tmp_path):
-    log = RunLog(tmp_path / "log.jsonl", resumed_step=7)
-    log.write({"step": 8})
-    log.close()
-    assert records(log.path) == [{"step": 8}]
-
-
-HARD_LIMIT = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-
-
-def limit(size: int) -> None:
-    """No file of this process grows beyond. For a child only: it would hit the test runner's own output."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, HARD_LIMIT))
-
-
-def test_a_full_disk_delays_the_lines(tmp_path, capsys):
+@pytest.mark.fault(13)
+@pytest.mark.parametrize("freed", [True, False])
+def test_a_full_disk_delays_the_lines(tmp_path, capsys, freed):
     path = tmp_path / "log.jsonl"
 
     def writes():
         log = RunLog(path)
-        limit(25)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (25, HARD_LIMIT))
         for step in range(5):
             log.write({"step": step})  # 12 bytes each: the third goes in part
         assert path.stat().st_size == 25
-        assert capsys.readouterr().err.count("warning") == 1
-        limit(HARD_LIMIT)
-        log.write({"step": 5})
-        log.close()
-
-    assert child.run(writes) == 0
-    assert [record["step"] for record in records(path)] == list(range(6))
-
-
-def test_a_disk_full_to_the_end_is_an_error(tmp_path, capsys):
-    def writes():
-        log = RunLog(tmp_path / "log.jsonl")
-        limit(5)
-        log.write({"step": 0})
-        with pytest.raises(DiskError, match=r"log\.jsonl: the end is not written"):
+        assert "not written (File too large)" in capsys.readouterr().err
+        if freed:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (HARD_LIMIT, HARD_LIMIT))
             log.close()
+        else:
+            with pytest.raises(DiskError, match=r"log\.jsonl: not written"):
+                log.close()
 
     assert child.run(writes) == 0
+    if freed:
+        assert [record["step"] for record in records(path)] == list(range(5))
 
 
 def test_plain_progress(capsys):
@@ -136,58 +81,55 @@ def test_plain_progress(capsys):
     progress.say("dev 0.5")
     progress.close()
     out, err = capsys.readouterr()
-    assert out == ""
     lines = err.splitlines()
-    assert [line.split("  ")[0] for line in lines] == ["step 3/7", "step 6/7", "step 7/7", "dev 0.5"]
+    assert (out, [line.split("  ")[0] for line in lines]) == ("", ["step 3/7", "step 6/7", "step 7/7", "dev 0.5"])
     assert "sst 0.5000  sts nan" in lines[0]
-    assert lines[2].endswith("00:00 left")
+    assert lines[2].endswith("0.0 minutes left")
 
 
-def test_live_progress(monkeypatch):
-    master, slave = os.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 25, 80, 0, 0))  # rows, columns
-    with os.fdopen(slave, "w") as terminal:
-        monkeypatch.setattr("sys.stderr", terminal)
-        progress = Progress(total=7, start=2)
-        progress.bar.mininterval = 0
-        progress.update(3, {"sst": 0.5})
-        progress.say("dev 0.5")
-        progress.close()
-        terminal.flush()
-        shown = os.read(master, 100_000).decode()
-    os.close(master)
-    assert "3/7" in shown
-    assert "sst 0.5000" in shown
-    assert "dev 0.5\r\n" in shown
+TRAINING = """
+import sys
+from pathlib import Path
+from runtime.errors import run_cli, stop_signals
+from training.log import Progress, RunLog
 
+def main(argv):
+    log, progress = RunLog(Path(sys.argv[1])), Progress(total=10**9)
+    with stop_signals() as stop:
+        for step in range(1, 10**9):
+            progress.update(step, {"sst": 0.5})
+            if step == 3:
+                progress.say("dev 0.5")
+            log.write({"step": step})
+            if stop.number:
+                break
+    log.write({"step": step, "saved": True})
+    print("result")
+    progress.close()
+    log.close()
+    raise SystemExit(128 + stop.number)
 
-# ---- a run whose readers go away -------------------------------------------------------------------------------------
+sys.exit(run_cli(main))
+"""
 
 
 @pytest.mark.fault(18)
-def test_a_run_that_outlives_its_terminal_and_the_reader_of_its_stdout(tmp_path):
-    """The real command, as in `python train_multitask.py ... | head -0` in a window that is then closed."""
+def test_a_live_line_and_a_terminal_that_hangs_up(tmp_path):
+    """The step ends and is saved, whatever cannot be written any more; stdout's reader has left too."""
     master, slave = os.openpty()
     reader, writer = os.pipe()
     os.close(reader)
-
-    def command():
-        os.setsid()
-        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)  # the terminal is this process's own, and hangs it up when it goes
-        for descriptor, place in ((slave, 0), (writer, 1), (slave, 2)):
-            os.dup2(descriptor, place)
-        os.execv(sys.executable, words(tmp_path, tmp_path / "run", *SETTINGS["gs"]))
-
-    with workshop(tmp_path):
-        number = child.start(command)
+    command = [sys.executable, "-c", TRAINING, str(tmp_path / "log.jsonl")]
+    env = {**os.environ, "PYTHONUNBUFFERED": ""}
+    with subprocess.Popen(command, stdout=writer, stderr=slave, start_new_session=True, env=env) as process:
         os.close(slave)
         os.close(writer)
         shown = b""
-        while HEADER_ENDS.encode() not in shown:
+        while b"dev 0.5\r\n" not in shown or b"/1000000000" not in shown:
             shown += os.read(master, 1000)
         os.close(master)
-        assert child.result(number) == 0
-        assert train(tmp_path, tmp_path / "other", *SETTINGS["gs"]) == 0
-    assert log_lines(tmp_path / "run") == log_lines(tmp_path / "other")
-    assert {line["step"] for line in log_lines(tmp_path / "run")} == set(range(1, 10))
-    assert (tmp_path / "run" / "metrics.json").exists()
+        process.send_signal(signal.SIGHUP)
+    assert process.returncode == 128 + signal.SIGHUP
+    assert b"sst 0.5000" in shown
+    *steps, last = records(tmp_path / "log.jsonl")
+    assert [record["step"] for record in steps] == list(range(1, last["step"] + 1)) and last["saved"]

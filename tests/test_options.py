@@ -1,87 +1,94 @@
-"""training/options.py: what is accepted, and what the refusals say."""
+"""runtime/settings.py and training/options.py: what is accepted, what it comes to, and what the refusals say."""
 
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import FrozenInstanceError, dataclass, fields
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from own_tasks import make_own_tasks
 
-from training import options
-from training.errors import UsageError
-from training.options import OptionParser, by_name, positive_float, subset
-
-
-def parser() -> OptionParser:
-    parser = OptionParser(prog="train")
-    group = parser.add_argument_group("steps")
-    group.add_argument("--batch_size", type=options.positive_int, default=16)
-    group.add_argument("--layer", type=options.negative_int)
-    group.add_argument("--lr", type=options.positive_float)
-    group.add_argument("--name")
-    parser.add_argument("--debug", action="store_true")
-    return parser
+import train_multitask
+from data.tasks import TASKS
+from heads.config import HeadsConfig
+from heads.losses import LossSettings
+from runtime import settings
+from runtime.errors import UsageError, run_cli
+from runtime.settings import ALL, OptionParser, by_name, names, positive_float, setting
+from training.options import Options, parse
 
 
-@pytest.mark.parametrize("name", ["--batch_size", "--batch-size"])
-def test_underscores_and_hyphens(name):
-    assert parser().parse_args([name, "5"]).batch_size == 5
-    assert parser().parse_args([f"{name}=5"]).batch_size == 5
+@dataclass(frozen=True)
+class Settings:
+    batch_size: int = setting(16, "rows", settings.positive_int)
+    layer: int | None = setting(None, "which", settings.negative_int)
+    lr: float = setting(0.5, "peak", settings.positive_float)
+    name: str = setting("x", "of it", choices=("x", "a-b_c", "--a-b"))
+    debug: bool = setting(False, "more", bool)
+    hidden: int = 3
 
 
-def test_values_are_left_alone():
-    assert parser().parse_args(["--name", "a-b_c"]).name == "a-b_c"
-    assert parser().parse_args(["--name=--a-b"]).name == "--a-b"
-    assert parser().parse_args(["--layer", "-2"]).layer == -2
+def given_options(argv: list[str] | None) -> dict:
+    parser = OptionParser("what it does")
+    parser.add_settings(Settings, {"batch_size": "steps", "debug": "rest"})
+    return vars(parser.parse_args(argv))
+
+
+def test_underscores_and_hyphens_and_values_as_they_are(monkeypatch):
+    for words in (["--batch_size", "5"], ["--batch-size", "5"], ["--batch_size=5"], ["--batch-size=5"]):
+        assert given_options(words) == {"batch_size": 5}
+        monkeypatch.setattr("sys.argv", ["train", *words])
+        assert given_options(None) == {"batch_size": 5}
+    assert given_options(["--name", "a-b_c", "--layer", "-2"]) == {"name": "a-b_c", "layer": -2}
+    assert given_options(["--name=--a-b", "--debug"]) == {"name": "--a-b", "debug": True}
 
 
 @pytest.mark.parametrize(
-    "argv, told",
+    ("argv", "message"),
     [
         (["--batchsize", "5"], "--batchsize: no such option; did you mean --batch_size?"),
         (["--batch", "5"], "--batch: no such option"),  # no abbreviations
-        (["--xyzzy"], "--xyzzy: no such option; train --help"),
-        (["--lr", "-1"], "--lr: expected a number above 0; found '-1'"),
+        (["--hidden", "3"], "--hidden: no such option"),  # a field, but no setting
         (["--lr", "nan"], "--lr: expected a number above 0; found 'nan'"),
-        (["--batch_size", "0"], "--batch_size: expected a whole number, 1 or more; found '0'"),
         (["--batch_size", "1.5"], "found '1.5'"),
         (["--batch_size"], "--batch_size: expected one argument"),
-        (["stray"], "unrecognized arguments: stray"),
-        (["--", "--batch-size"], "unrecognized arguments: -- --batch-size"),
+        (["--name", "y"], "invalid choice: 'y'"),
+        (["--", "--batch-size"], "unrecognized arguments: "),
     ],
 )
-def test_refusals(argv, told):
+def test_refusals(argv, message):
     with pytest.raises(UsageError) as caught:
-        parser().parse_args(argv)
-    assert told.removeprefix("unrecognized arguments: -- ") in str(caught.value)
-    assert caught.value.exit_code == 2
+        given_options(argv)
+    assert message in str(caught.value) and caught.value.exit_code == 2
 
 
-def test_sys_argv_is_the_default(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["train", "--batch-size", "7"])
-    assert parser().parse_args().batch_size == 7
+def test_help_names_every_option_with_its_default(capsys):
+    with pytest.raises(SystemExit) as exit:
+        given_options(["--help"])
+    text = capsys.readouterr().out
+    assert exit.value.code == 0 and "what it does" in text and "rows (default: 16)" in text and "steps:" in text
+    with pytest.raises(SystemExit) as exit:
+        run_cli(train_multitask.main, ["--help"])
+    text = capsys.readouterr().out
+    assert exit.value.code == 0 and all(f"--{name} " in text for name in option_names() - {"tasks"})
 
 
-def test_help_goes_out_as_ever(capsys):
-    with pytest.raises(SystemExit) as caught:
-        parser().parse_args(["--help"])
-    assert caught.value.code == 0
-    assert "--batch_size" in capsys.readouterr().out
-
-
-RANGES = [
-    (options.positive_int, int, lambda n: n >= 1),
-    (options.non_negative_int, int, lambda n: n >= 0),
-    (options.negative_int, int, lambda n: n <= -1),
-    (options.positive_float, float, lambda x: 0 < x < float("inf")),
-    (options.non_negative_float, float, lambda x: 0 <= x < float("inf")),
-    (options.probability, float, lambda x: 0 <= x <= 1),
-    (options.rate, float, lambda x: 0 <= x < 1),
-]
-
-
-@pytest.mark.parametrize("check, kind, fits", RANGES)
+@pytest.mark.parametrize(
+    ("check", "kind", "fits"),
+    [
+        (settings.positive_int, int, lambda n: n >= 1),
+        (settings.non_negative_int, int, lambda n: n >= 0),
+        (settings.negative_int, int, lambda n: n <= -1),
+        (settings.positive_float, float, lambda x: 0 < x < float("inf")),
+        (settings.non_negative_float, float, lambda x: 0 <= x < float("inf")),
+        (settings.probability, float, lambda x: 0 <= x <= 1),
+        (settings.rate, float, lambda x: 0 <= x < 1),
+    ],
+)
 @given(number=st.floats() | st.integers() | st.sampled_from([-1, 0, 1, 1e-300, "", "1e", "ten"]))
 def test_ranges(check, kind, fits, number):
     text = str(number)
@@ -91,25 +98,87 @@ def test_ranges(check, kind, fits, number):
         expected = None
     if expected is not None and fits(expected):
         value = check(text)
-        assert value == expected
-        assert type(value) is kind
+        assert value == expected and type(value) is kind
     else:
         with pytest.raises(argparse.ArgumentTypeError, match=r"expected .*; found"):
             check(text)
 
 
-def test_subset():
-    tasks = subset(("sst", "para", "sts"))
-    assert tasks("sts,sst") == ["sst", "sts"]
-    for text, told in [("foo", "'foo'"), ("", "''"), ("sst,", "''"), ("sst,sst", "once"), ("ssst", "did you mean sst")]:
-        with pytest.raises(argparse.ArgumentTypeError, match=told):
-            tasks(text)
-
-
-def test_by_name():
-    factors = by_name(("sst", "para", "sts"), positive_float)
-    assert factors("sst=1,sts=0.5") == {"sst": 1.0, "sts": 0.5}
-    assert factors("0.25") == {"sst": 0.25, "para": 0.25, "sts": 0.25}
-    for text in ("sst", "sst=", "sst=0", "foo=1", "sst=1,sst=2", "sst=1;sts=2", "sst=inf"):
+def test_names_and_values_by_name():
+    assert names("sts,sst") == ("sts", "sst")
+    assert by_name(positive_float)("sst=1,sts=0.5") == {"sst": 1.0, "sts": 0.5}
+    assert by_name(positive_float)("0.25") == {ALL: 0.25}
+    for text in ("", "sst,", "sst,sst"):
+        with pytest.raises(argparse.ArgumentTypeError, match="each once"):
+            names(text)
+    for text in ("sst", "sst=", "sst=0", "=1", "sst=1,sst=2", "sst=1;sts=2", "sst=inf", "inf"):
         with pytest.raises(argparse.ArgumentTypeError, match="expected"):
-            factors(text)
+            by_name(positive_float)(text)
+
+
+# ---- the options of a run --------------------------------------------------------------------------------------------
+
+
+def option_names() -> set[str]:
+    return {field.name for part in (Options, HeadsConfig, LossSettings) for field in fields(part) if field.metadata}
+
+
+def test_options_are_complete_and_frozen():
+    options = parse(["--batch_size", "sst=3,para=5", "--loss-scale", "2", "--arch", "v1", "--sts_gamma", "0.25"])
+    assert options.task_names == ["sst", "para", "sts"]
+    assert options.batch_size == {"sst": 3, "para": 5, "sts": TASKS["sts"].batch_size}
+    assert options.loss_scale == {"sst": 2.0, "para": 2.0, "sts": 2.0}
+    assert (options.surgery, options.output_dir) == ("pcgrad", Path("runs/finetune-gs"))
+    assert options.predictions_dir == options.output_dir / "predictions"
+    assert (options.heads.arch, options.heads.pooling, options.losses.sts_gamma) == ("v1", "cls", 0.25)
+    assert (options.data_dir / "sts-train.csv").is_file() and options.data_name.endswith(f" in {options.data_dir}")
+    content = json.loads(json.dumps(options.as_json()))
+    assert content.keys() == option_names() | {"task_definitions"} and content["tasks"] == ["sst", "para", "sts"]
+    for part, name in ((options, "lr"), (options.heads, "layer"), (options.losses, "para_loss")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(part, name, 0)
+
+
+def test_which_tasks(tmp_path):
+    """In their tables' order, each once; a task file's alone, unless others are named."""
+    own = ["--task_file", str(make_own_tasks(tmp_path)), "--strategy", "mtl"]
+    assert parse(["--tasks", "sts,sst"]).task_names == ["sst", "sts"]
+    assert parse(own).task_names == ["nli", "urgency", "topics", "mood"]
+    mixed = parse([*own, "--tasks", "urgency,cfimdb,nli", "--batch_size", "nli=5", "--loss_scale", "cfimdb=2"])
+    assert mixed.task_names == ["cfimdb", "nli", "urgency"]
+    assert mixed.batch_size == {"cfimdb": 8, "nli": 5, "urgency": 7}
+    assert mixed.loss_scale == {"cfimdb": 2.0, "nli": 1.0, "urgency": 1.0}
+    assert parse([*own, "--tasks", "nli", "--strategy", "single"]).output_dir == Path("runs/finetune-single-nli")
+
+
+@pytest.mark.fault(42)
+@pytest.mark.parametrize(
+    ("options", "messages"),
+    [
+        ("--tasks sst,stz", ["--tasks", "sst, para, sts", "'stz'; did you mean sts?"]),
+        ("--strategy single", ["--strategy single: expected one task; found sst,para,sts"]),
+        ("--strategy gs --tasks sst", ["--strategy gs: expected two tasks or more; found sst"]),
+        ("--strategy mtl --tasks sst", ["--strategy mtl: expected two tasks or more; found sst"]),
+        ("--strategy gs --option pretrain --arch v2", ["v2 trains nothing that tasks share; take mtl"]),
+        ("--surgery pcgard", ["--surgery: expected one of pcgrad", "found 'pcgard'; did you mean pcgrad?"]),
+        ("--surgery pcgrad --strategy mtl", ["--surgery pcgrad: belongs to --strategy gs; found --strategy mtl"]),
+        ("--lr -1", ["--lr", "expected a number above 0; found '-1'"]),
+        ("--epochs 0", ["--epochs", "expected a whole number, 1 or more; found '0'"]),
+        ("--batch_size ssst=8", ["--batch_size", "sst, para, sts", "'ssst'; did you mean sst?"]),
+        ("--layer 0", ["--layer", "-1 or less"]),
+        ("--layer -7", ["--layer: expected -2 to -1; found -7"]),
+        ("--max_length 2", ["--max_length: expected at least 3"]),
+        ("--arch v1 --pooling mean", ["--pooling: ", "v1 stands on cls"]),
+        ("--resume auto --overwrite", ["--overwrite", "take one of the two"]),
+        ("--resume auto --allow_change lrr", ["--allow_change", "'lrr'; did you mean lr?"]),
+        ("--init_from nowhere", ["--checkpoint: --init_from names the weights"]),
+        ("--task_file nowhere.toml --epochz 1", ["--epochz: no such option; did you mean --epochs?"]),
+    ],
+)
+def test_options_that_are_refused(tiny_bert, tmp_path, capsys, monkeypatch, options, messages):
+    monkeypatch.chdir(tmp_path)
+    words = ["--checkpoint", str(tiny_bert), "--output_dir", "run", *options.split()]
+    assert run_cli(train_multitask.main, words) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and all(message in error for message in messages), error
+    assert not (tmp_path / "run" / "config.json").exists()

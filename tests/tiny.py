@@ -10,7 +10,7 @@ import torch
 
 from bert import BertConfig, BertModel, BertTokenizer
 from bert.checkpoint import save_folder
-from data.tasks import TASKS, file_name
+from data.tasks import TASKS
 
 WORDS = [
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", "?", "!", "'", "##s", "##ed", "##ing"),
@@ -57,28 +57,29 @@ def make_bert_folder(path: str | Path, seed: int = 0) -> Path:
 
 
 def make_data_folder(path: str | Path, seed: int = 0) -> Path:
-    """Write the course's nine files, a few dozen rows of random words; their odd rows too.
+    """Write the course's files, a few dozen rows of random words; their odd rows too.
 
-    Rows: 23, 31 and 17 of sst, para and sts in train, about half in dev and test. In para's dev file, the second row
-    has no label and the third no second sentence; sst's first test row is empty, and its file has two junk columns.
+    Rows: 23, 31, 17 and 19 of sst, para, sts and cfimdb in train, about half in dev and test. In para's dev file, the
+    second row has no label and the third no second sentence; sst's first test row is empty, and its file has two junk
+    columns.
     """
     path, draw = Path(path), random.Random(seed)
     path.mkdir(parents=True, exist_ok=True)
-    for task, spec in TASKS.items():
+    for name, task in TASKS.items():
         for split, share in (("train", 1), ("dev", 2), ("test", 2)):
             rows = []
-            for number in range({"sst": 23, "para": 31, "sts": 17}[task] // share):
-                label = draw.randint(spec.low, spec.high) if spec.whole else round(draw.uniform(spec.low, spec.high), 3)
-                row = {"id": f"{task}-{split}-{number}", spec.label: f"{float(label)}"}
-                row |= {column: " ".join(draw.choices(WORDS[13:], k=draw.randint(1, 9))) for column in spec.texts}
+            for number in range({"sst": 23, "para": 31, "sts": 17, "cfimdb": 19}[name] // share):
+                label = round(draw.uniform(*task.range), 3) if task.range else draw.randint(0, len(task.classes) - 1)
+                row = {"id": f"{name}-{split}-{number}", task.label: f"{float(label)}"}
+                row |= {column: " ".join(draw.choices(WORDS[13:], k=draw.randint(1, 9))) for column in task.texts}
                 if split == "test":
-                    del row[spec.label]
+                    del row[task.label]
                 rows.append(row)
-            if (task, split) == ("para", "dev"):
-                rows[1][spec.label] = rows[2]["sentence2"] = ""
-            if (task, split) == ("sst", "test"):
+            if (name, split) == ("para", "dev"):
+                rows[1][task.label] = rows[2]["sentence2"] = ""
+            if (name, split) == ("sst", "test"):
                 rows[0]["sentence"] = ""
                 rows = [{"": "7", "index": "7", **row} for row in rows]
             lines = ["\t".join(row) for row in (rows[0], *(row.values() for row in rows))]
-            (path / file_name(task, split)).write_text("\n".join(lines) + "\n", encoding="utf-8")
+            (path / task.files[split]).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path

@@ -1,0 +1,79 @@
+"""What stands around the training loop: memory that runs out, losses and gradients that leave the numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+
+from torch import Tensor
+
+from heads.rows import TaskBatch
+from optim.task_gradients import Conflict
+from runtime.errors import DivergedError, is_out_of_memory, say
+from training.session import Session
+
+MAX_SKIPPED_IN_A_ROW = 20  # steps with an infinite gradient: loss scaling settles in a few, so this many is a fault
+
+
+def attempts(session: Session) -> Iterator[AbstractContextManager]:
+    """Contexts for the same block, until it goes through: where memory runs out in one, the next has smaller parts.
+
+    Batches of one row cannot be cut: then the error goes through.
+    """
+    state, done, largest = session.state, False, max(session.options.batch_size.values())
+
+    @contextmanager
+    def attempt() -> Iterator[None]:
+        nonlocal done
+        try:
+            yield
+            done = True
+        except Exception as error:
+            if not is_out_of_memory(error) or state.parts >= largest:
+                raise
+
+    while not done:
+        yield attempt()
+        if not done:  # out here, where the error, and the graph that hangs on it, are gone
+            state.parts *= 2
+            session.forget_step()
+            say(
+                f"warning: out of memory at step {state.step + 1}; batches are computed in {state.parts} parts from "
+                "here on, with as many rows a step as before"
+            )
+
+
+def finite_losses(losses: Mapping[str, Tensor], batches: Mapping[str, TaskBatch], step: int) -> dict[str, float]:
+    """The losses as numbers. Raises DivergedError, with the task and its rows, where one is not finite."""
+    values = {name: loss.item() for name, loss in losses.items()}
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"expected a finite loss; found {value} for {name} at step {step + 1}, rows "
+                f"{', '.join(batches[name].ids)}; lower --lr or look at these rows; the last checkpoint stands"
+            )
+    return values
+
+
+def finite_step(session: Session, conflict: Conflict) -> bool:
+    """Whether the step's gradient is finite. A step where it is not moves nothing and is counted.
+
+    Raises: DivergedError after too many of them in a row.
+    """
+    state = session.state
+    if math.isfinite(conflict.norm):
+        state.skipped_in_a_row = 0
+        return True
+    state.skipped_in_a_row += 1
+    if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+        raise DivergedError(
+            f"expected finite gradients; found {MAX_SKIPPED_IN_A_ROW} steps in a row with an {skipped(conflict)}, "
+            f"up to step {state.step + 1}; lower --lr or take --amp off; the last checkpoint stands"
+        )
+    return False
+
+
+def skipped(conflict: Conflict) -> str:
+    """Why a step moved nothing."""
+    return "infinite gradient" + (f" of {', '.join(conflict.infinite)}" if conflict.infinite else "")
