@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from training import precision
+from runtime.device import computes_bf16
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -61,7 +61,7 @@ class Report:
     """Prints each figure, and remembers those that fell short of their bar."""
 
     def __init__(self, device: str):
-        self.bfloat16 = precision.computes_bf16(torch.device(device))
+        self.bfloat16 = computes_bf16(torch.device(device))
         self.short: list[str] = []
 
     def figure(

@@ -21,8 +21,9 @@ from benchmarks.common import Products, Report, add_timing, encoder_flops, in_tu
 from bert.hub import resolve
 from data import find_data_dir
 from data.reader import read
+from data.tasks import TASKS
 from heads import MultitaskBert
-from training import precision
+from runtime.device import DTYPES, autocast, resolve_precision
 
 
 class Transformers:
@@ -40,7 +41,7 @@ class Transformers:
         for start in range(0, len(order), 64):
             rows = order[start : start + 64]
             tokens = self.tokenizer([texts[row] for row in rows], padding=True, return_tensors="pt").to(self.device)
-            with precision.autocast(self.device, self.amp):
+            with autocast(self.device, self.amp):
                 states = self.model(**tokens).last_hidden_state
             mask = tokens["attention_mask"][..., None]
             means = (states.float() * mask).sum(1) / mask.sum(1)
@@ -50,8 +51,9 @@ class Transformers:
 
 def questions(folder: Path | None, count: int) -> list[str]:
     """The first `count` different questions of the paraphrase task."""
-    folder = folder or find_data_dir()[0]
-    rows = [row for split in ("dev", "train") for row in read("para", split, folder).examples]
+    task = TASKS["para"]
+    folder = folder or find_data_dir([task])[0]
+    rows = [row for split in ("dev", "train") for row in read(task, split, folder).examples]
     return list(dict.fromkeys(text for row in rows for text in row.texts if text))[:count]
 
 
@@ -63,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     texts, folder = questions(args.data_dir, args.sentences), resolve("minilm")
-    amp = precision.resolve("auto", torch.device(args.device))
+    amp = resolve_precision("auto", torch.device(args.device))
     ours = MultitaskBert.from_pretrained(folder).to(args.device)
     library = SentenceTransformer(str(folder), device=args.device)
     peers = {
@@ -80,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, action in actions.items():
         error = (torch.as_tensor(action()) - reference).abs().max().item()
         assert error < 0.05, f"{name} computes something else: it is off by {error}"
-    products = Products(precision.DTYPES.get(amp, torch.float32), args.device)
+    products = Products(DTYPES.get(amp, torch.float32), args.device)
     seconds = in_turn({**actions, "products": products}, args.rounds, args.device)
 
     lengths = [len(ids) for ids in ours.tokenizer.ids(texts, max_length=ours.max_length)]

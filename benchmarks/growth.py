@@ -8,22 +8,23 @@ each) that share 64 sentences of 20 tokens out among themselves, against the pla
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 
 import torch
 from torch import Tensor
 
-import train_multitask
 from benchmarks.common import Report, add_timing, in_turn, parser, quotient
-from benchmarks.step import STEPS, lengths, options_for, take_steps
+from benchmarks.step import STEPS, lengths, session_for, take_steps
 from bert import BertModel
+from bert.fast import hidden_states
 from bert.tokenizer import Batch
 from heads.pooling import mean
-from optim import AdamW, pcgrad_weights
-from optim.task_gradients import TaskGradients
-from training import precision
-from training.run import Run
+from optim import AdamW, TaskGradients
+from optim.surgery import SURGERIES
+from optim.task_gradients import clip_and_combine
+from runtime.device import autocast, resolve_precision
 
 SENTENCES, TOKENS = 64, 20
 
@@ -32,8 +33,9 @@ class Synthetic:
     """T tasks that share an encoder: each predicts random numbers from its sentences' mean vectors."""
 
     def __init__(self, tasks: int, surgery: bool, device: str):
-        self.device, self.surgery, self.tasks = torch.device(device), surgery, [str(task) for task in range(tasks)]
-        self.amp = precision.resolve("auto", self.device)
+        self.device, self.tasks = torch.device(device), [str(task) for task in range(tasks)]
+        self.surgery = SURGERIES["pcgrad"]() if surgery else None
+        self.amp = resolve_precision("auto", self.device)
         self.bert = BertModel.from_pretrained("minilm").to(device).train()
         words = self.bert.embeddings.word
         words.sparse = True
@@ -47,19 +49,16 @@ class Synthetic:
 
     def loss(self) -> Tensor:
         """The sum of the tasks' losses."""
-        with precision.autocast(self.device, self.amp):
-            ((states, _),) = self.bert.hidden_states([self.batch])
+        with autocast(self.device, self.amp):
+            ((states, _),) = hidden_states(self.bert, [self.batch])
         x = mean(states.float(), self.batch.attention_mask)
         return (x - self.target).square().mean() * len(self.tasks)
 
     def step(self) -> None:
-        if self.surgery:
-            tokens = [SENTENCES // len(self.tasks) * TOKENS] * len(self.tasks)
-            with self.gradients.by_rows(self.bert, tokens):
-                self.loss().backward()
-            self.gradients.combine(pcgrad_weights(self.gradients.gramian()))
-        else:
+        tokens = [SENTENCES // len(self.tasks) * TOKENS] * len(self.tasks)
+        with self.gradients.by_rows(self.bert, tokens):
             self.loss().backward()
+        clip_and_combine(self.gradients, self.surgery, self.bert.parameters(), math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -69,8 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     add_timing(parsed)
     args = parsed.parse_args(argv)
     report = Report(args.device)
-    splits = train_multitask.read_data(options_for(args, "gs", 8)[0])
-    runs = {f"{rows} rows of each task": Run(*options_for(args, "gs", rows), splits) for rows in (8, 32, 128)}
+    runs = {f"{rows} rows of each task": session_for(args, "gs", rows) for rows in (8, 32, 128)}
     seconds = in_turn({name: lambda run=run: take_steps(run) for name, run in runs.items()}, args.rounds, args.device)
     first = None
     for name, run in runs.items():

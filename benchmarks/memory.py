@@ -9,6 +9,7 @@ steps, less what Python and torch take before, the weights and AdamW's moments. 
 from __future__ import annotations
 
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -18,10 +19,12 @@ import torch
 from benchmarks.common import Report, parser
 from bert import BertConfig, BertModel
 from bert.tokenizer import Batch
+from heads import MultitaskBert
 from heads.losses import LossSettings, PreviousBatch
-from heads.multitask import TASKS, MultitaskBert, TaskBatch
-from optim import AdamW, pcgrad_weights
-from optim.task_gradients import TaskGradients
+from heads.rows import TaskBatch
+from optim import AdamW, TaskGradients
+from optim.surgery import SURGERIES
+from optim.task_gradients import clip_and_combine
 
 TOKENS = 20  # of a sentence
 
@@ -38,10 +41,18 @@ def measure(strategy: str, rows: int, device: str) -> int:
         model = MultitaskBert(BertModel(BertConfig()), tokenizer=None).train()
     words = model.bert.embeddings.word
     words.sparse = True
-    gradients = TaskGradients(TASKS, model.shared_parameters(), sparse=[words.weight]) if strategy == "gs" else None
+    surgery = SURGERIES["pcgrad"]() if strategy == "gs" else None
+    gradients = TaskGradients(list(model.tasks), model.shared_parameters() if surgery else [], sparse=[words.weight])
     optimizer, previous, draw = AdamW(model.parameters()), PreviousBatch(), torch.Generator().manual_seed(0)
     for _ in range(3):
-        take_step(model, optimizer, gradients, rows, previous, draw)
+        batches = random_batches(model, rows, draw, device)
+        with gradients.by_rows(model, *gradients.sizes({name: b.tokens.attention_mask for name, b in batches.items()})):
+            stores = dict.fromkeys(model.tasks, previous)
+            sum(model.losses(batches, LossSettings(), stores, draw).values()).backward()
+        clip_and_combine(gradients, surgery, model.parameters(), math.inf, draw)
+        previous.end_step()
+        optimizer.step()
+        optimizer.zero_grad()
         values = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
         for value in values:
             value.mul_(1)  # moments of words not seen yet are no memory until they are written to
@@ -49,31 +60,15 @@ def measure(strategy: str, rows: int, device: str) -> int:
     return (torch.cuda.max_memory_allocated() if device == "cuda" else resident() - before) - held
 
 
-def take_step(
-    model: MultitaskBert,
-    optimizer: AdamW,
-    gradients: TaskGradients | None,
-    rows: int,
-    previous: PreviousBatch,
-    draw: torch.Generator,
-) -> None:
-    """As train_multitask takes one, on random tokens; with `gradients`, one of surgery."""
-    device, batches = model.bert.pooler.weight.device, {}
-    for task in TASKS:
-        ids = torch.randint(1000, 30000, (rows if task == "sst" else 2 * rows, TOKENS), generator=draw)
+def random_batches(model: MultitaskBert, rows: int, draw: torch.Generator, device: str) -> dict[str, TaskBatch]:
+    """`rows` random rows of each task."""
+    batches = {}
+    for name, task in model.tasks.items():
+        ids = torch.randint(1000, 30000, (rows * len(task.texts), TOKENS), generator=draw)
         tokens = Batch(input_ids=ids, attention_mask=torch.ones_like(ids, dtype=torch.bool), token_type_ids=ids * 0)
         labels = torch.randint(0, 2, (rows,), generator=draw)
-        batches[task] = TaskBatch(tokens, labels if task == "sst" else labels.float(), []).to(device)
-    if gradients:
-        sentences = [len(batch.tokens.input_ids) for batch in batches.values()]
-        with gradients.by_rows(model, sentences, [TOKENS * count for count in sentences]):
-            sum(model.losses(batches, LossSettings(), previous, draw).values()).backward()
-        gradients.combine(pcgrad_weights(gradients.gramian(), draw))
-    else:
-        sum(model.losses(batches, LossSettings(), previous, draw).values()).backward()
-    previous.end_step()
-    optimizer.step()
-    optimizer.zero_grad()
+        batches[name] = TaskBatch(tokens, labels, []).to(device)
+    return batches
 
 
 def main(argv: list[str] | None = None) -> int:

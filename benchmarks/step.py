@@ -12,11 +12,13 @@ Needs the extra: pip install -e '.[bench]'
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import random
 import statistics
 import sys
-from dataclasses import replace
+import tempfile
+from contextlib import redirect_stderr
 from functools import partial
 
 import torch
@@ -30,9 +32,13 @@ from transformers.utils import logging
 import train_multitask
 from benchmarks.common import Products, Report, add_timing, encoder_flops, in_turn, parser, quotient
 from bert.hub import resolve
-from heads.multitask import TaskBatch
-from training import precision
-from training.run import Run, Splits
+from heads.rows import TaskBatch
+from optim import TaskGradients
+from optim.task_gradients import clip_and_combine
+from runtime.device import DTYPES, autocast, resolve_precision
+from runtime.seeds import generator
+from training.options import parse
+from training.session import Session
 
 STEPS = 4  # of each measurement, each on another batch
 
@@ -68,7 +74,7 @@ class Peer(nn.Module):
             self.step(batch)
 
     def step(self, batches: dict[str, TaskBatch]) -> None:
-        with precision.autocast(self.device, self.amp):
+        with autocast(self.device, self.amp):
             x = {task: self.features(batch) for task, batch in batches.items()}
             losses = [self.loss(task, x[task], batch.labels) for task, batch in batches.items()]
         if self.surgery:
@@ -80,57 +86,52 @@ class Peer(nn.Module):
         self.optimizer.zero_grad()
 
 
-def options_for(args: argparse.Namespace, strategy: str, rows: int) -> tuple[argparse.Namespace, object]:
-    """As the command would be given them."""
+def session_for(args: argparse.Namespace, strategy: str, rows: int) -> Session:
+    """As the command would make it; nothing of it is kept."""
     words = ["--strategy", strategy, "--batch_size", rows, "--device", args.device, "--epochs", 1000, "--lr", 1e-5]
+    words += ["--save_every", 10**9, "--eval_every", 10**9, "--log_every", 10**9, "--output_dir", tempfile.mkdtemp()]
     words += ["--data_dir", args.data_dir] if args.data_dir else []
-    options = train_multitask.build_parser().parse_args([str(word) for word in words])
-    return options, train_multitask.settle(options)
+    return Session(parse([str(word) for word in words]))
 
 
-def take_steps(run: Run) -> None:
-    """The first steps' batches, once more."""
-    for step in range(STEPS):
-        run.state.step = step
-        train_multitask.train_step(run)
+def take_steps(session: Session) -> None:
+    """The first steps, once more, by the program's own loop, without evaluation and checkpoint."""
+    session.state.step, session.last_step = 0, STEPS
+    session.is_due = lambda every: False
+    with redirect_stderr(io.StringIO()):
+        train_multitask.train(session)
 
 
-def shuffled(run: Run) -> list[dict[str, TaskBatch]]:
+def shuffled(session: Session) -> list[dict[str, TaskBatch]]:
     """The same rows as in our first steps, in batches of as many, whatever their length."""
     draw, batches = random.Random(0), [{} for _ in range(STEPS)]
-    for task, rows in run.sets.items():
+    for task, rows in session.rows.items():
         numbers = [row for step in range(STEPS) for row in rows.stream[step]]
         draw.shuffle(numbers)
         for step, batch in enumerate(batches):
-            batch[task] = rows.batch(numbers[step::STEPS]).to(run.device)
+            batch[task] = rows.batch(numbers[step::STEPS]).to(session.device)
     return batches
 
 
-def lengths(run: Run) -> list[int]:
+def lengths(session: Session) -> list[int]:
     """Of each sentence in the first steps, in tokens."""
-    batches = [batch for step in range(STEPS) for found, _ in run.micro_batches(step) for batch in found.values()]
+    batches = [b for step in range(STEPS) for micro, _ in session.micro_batches(step) for b in micro.values()]
     return [length for batch in batches for length in batch.tokens.attention_mask.sum(1).tolist()]
 
 
-def gradient(run: Run, amp: str) -> Tensor:
+def gradient(session: Session, amp: str) -> Tensor:
     """What surgery makes of the first batch, no dropout, no clipping: (P,) float64. With amp "off", computed so."""
-    run.model.eval()
-    run.amp, run.state.step, run.args.max_grad_norm = amp, 0, math.inf
+    model, gradients = session.model.eval(), session.gradients
     if amp == "off":
-        run.model.double()
-        micro_batches = list(run.micro_batches(0))
-        for batches, _ in micro_batches:
-            batches.update({task: in_float64(batch) for task, batch in batches.items()})
-        run.micro_batches = lambda step: micro_batches
-    train_multitask.backward(run)
-    train_multitask.operate(run)
-    found = torch.cat([p.grad.to_dense().flatten().double() for p in run.shared if p.grad is not None])
-    run.optimizer.zero_grad()
-    return found
-
-
-def in_float64(batch: TaskBatch) -> TaskBatch:
-    return replace(batch, labels=batch.labels.double() if batch.labels.is_floating_point() else batch.labels)
+        model.double()
+        gradients = TaskGradients(gradients.tasks, gradients.shared, sparse=[model.bert.embeddings.word.weight])
+    ((batches, _),) = session.micro_batches(0)
+    with gradients.by_rows(model, *gradients.sizes({name: b.tokens.attention_mask for name, b in batches.items()})):
+        with autocast(session.device, amp):
+            losses = model.losses(batches, session.options.losses, session.previous, torch.Generator())
+        sum(losses.values()).backward()
+    clip_and_combine(gradients, session.surgery, model.parameters(), math.inf, generator(0, "surgery", 0))
+    return torch.cat([p.grad.to_dense().flatten().double() for p in gradients.shared if p.grad is not None])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -141,11 +142,10 @@ def main(argv: list[str] | None = None) -> int:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     device = torch.device(args.device)
-    amp = precision.resolve("auto", device)
-    splits: Splits = train_multitask.read_data(options_for(args, "gs", args.rows)[0])
+    amp = resolve_precision("auto", device)
     more = "gs, 4 x the rows"
     shapes = {"mtl": ("mtl", args.rows), "gs": ("gs", args.rows), more: ("gs", 4 * args.rows)}
-    runs = {name: Run(*options_for(args, *shape), splits) for name, shape in shapes.items()}
+    runs = {name: session_for(args, *shape) for name, shape in shapes.items()}
     actions = {name: lambda run=run: take_steps(run) for name, run in runs.items()}
     ours = [found for step in range(STEPS) for found, _ in runs["gs"].micro_batches(step)]
     orders = {"shuffled": shuffled(runs["gs"]), "our batches": ours}
@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
                 for order, batches in orders.items():
                     if order == "shuffled" or kind == amp:
                         actions[f"{library} {attention} {kind}, {order}"] = partial(peer.steps, batches)
-    products = Products(precision.DTYPES.get(amp, torch.float32), args.device)
+    products = Products(DTYPES.get(amp, torch.float32), args.device)
     seconds = in_turn({**actions, "products": products}, args.rounds, args.device)
     ms = {name: 1000 * statistics.median(found) / STEPS for name, found in seconds.items()}
 
@@ -175,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     tokens = {name: sum(lengths(run)) for name, run in runs.items()}
     growth = quotient(seconds[more], seconds["gs"]) * tokens["gs"] / tokens[more]
     report.figure("growth: time a token, 4 x / 1 x the rows", ms[more], ms["gs"], growth, at_most=1.0, **setting)
-    low, exact = (gradient(Run(*options_for(args, "gs", args.rows), splits), kind) for kind in ("bf16", "off"))
+    low, exact = (gradient(session_for(args, "gs", args.rows), kind) for kind in ("bf16", "off"))
     error = ((low - exact).norm() / exact.norm()).item()
     name = "bfloat16 gradient's relative error, against float64"
     report.figure(name, error, None, error, at_most=2e-2, rows=args.rows)
