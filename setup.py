@@ -1,23 +1,26 @@
 """Install with `pip install -e .`; the tests' references come with `pip install -e '.[test]'`."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
     name="minimal-multitask-bert",
-    version="0.1.0",
-    description="A hand-written BERT for sentiment, paraphrase and similarity, trained with gradient surgery",
+    version="0.2.0",
+    description="A hand-written BERT for several tasks at once, trained with gradient surgery",
+    license="MIT",
     python_requires=">=3.10",
-    packages=["bert", "heads", "optim", "data", "training"],
+    packages=find_packages(include=["bert", "heads", "optim", "optim.*", "data", "training", "runtime"]),
     py_modules=["train_multitask", "evaluate"],
     package_data={"data": ["sample/*.csv"]},
     install_requires=[
         "torch>=2.10,<2.14",
         "numpy>=1.26",
-        "scipy>=1.11",  # Pearson's r
+        "scipy>=1.11",  # Pearson's r, Spearman's rho
         "tokenizers>=0.20",  # WordPiece
         "safetensors>=0.4.3",  # checkpoints that cannot run code
         "huggingface_hub>=0.34",  # the cache that every other tool shares; the command hf, which bert/hub.py advises
+        "filelock>=3.12",  # one process in a run's folder, on every system
         "tqdm>=4.66",  # the progress bar
+        "tomli>=2; python_version < '3.11'",  # task files
     ],
     extras_require={
         "test": [
@@ -26,8 +29,10 @@ setup(
             "scikit-learn>=1.4",  # F1
             "transformers>=5",  # BertModel, the reference of bert/
             "sentence-transformers>=5.2",  # embeddings, and a reader of what a run writes
+            "torchjd>=0.18,<0.19",  # the reference of surgery
         ],
         # the peers of benchmarks/
         "bench": ["transformers>=5", "sentence-transformers>=5.2", "torchjd>=0.18,<0.19"],
+        "pictures": ["matplotlib>=3.8"],
     },
 )
