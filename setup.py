@@ -18,8 +18,7 @@ setup(
         "tokenizers>=0.20",  # WordPiece
         "safetensors>=0.4.3",  # checkpoints that cannot run code
         "huggingface_hub>=0.34",  # the cache that every other tool shares; the command hf, which bert/hub.py advises
-        "filelock>=3.12",  # one process in a run's folder, on every system
-        "tqdm>=4.66",  # the progress bar
+        "filelock>=3.20.1",  # one process in a run's folder, on every system, following no link
         "tomli>=2; python_version < '3.11'",  # task files
     ],
     extras_require={

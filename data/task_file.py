@@ -89,12 +89,15 @@ def _task(path: Path, name: str, given: dict[str, Any], kinds: Mapping[str, Any]
             numbers = sorted(_numbers(labels))
             table[key] = [*numbers[:1], *numbers[-1:]]
         else:  # as it does a third one in binary
-            separator = given.get("separator", Task.separator) if kind.labels == "classes" else None
-            table[key] = _classes_of(labels, separator)[: 2 if binary else None]
+            between = given.get("separator", Task.separator) if kind.labels == "classes" else None
+            table[key] = _classes_of(labels, between)[: 2 if binary else None]
         if len(set(table[key])) < 2:
             raise data_error(train, f"two different labels or more in {given['label']!r}", table[key], "add some")
     if binary and len(table["classes"]) != 2:
         raise usage_error(f"{place} classes", "two, for the kind is binary", table["classes"])
+    separator = table.get("separator", Task.separator)
+    if kind.labels == "classes" and any(separator in str(name) for name in table["classes"]):
+        raise usage_error(f"{place} separator", f"one that none of {table['classes']} holds", repr(separator))
     check_name(f"{place} metric", kind.metrics, table.setdefault("metric", next(iter(kind.metrics))))
     files = {split: table.pop(split) for split in SPLITS if split in table}
     tuples = {key: tuple(table.pop(key)) for key in ("texts", "classes", "range") if key in table}

@@ -148,7 +148,8 @@ def test_which_tasks(tmp_path):
     assert mixed.task_names == ["cfimdb", "nli", "urgency"]
     assert mixed.batch_size == {"cfimdb": 8, "nli": 5, "urgency": 7}
     assert mixed.loss_scale == {"cfimdb": 2.0, "nli": 1.0, "urgency": 1.0}
-    assert parse([*own, "--tasks", "nli", "--strategy", "single"]).output_dir == Path("runs/finetune-single-nli")
+    single = parse([*own, "--tasks", "nli", "--strategy", "single", "--data_dir", "elsewhere"])
+    assert (single.output_dir, single.data_name) == (Path("runs/finetune-single-nli"), own[1])
 
 
 @pytest.mark.fault(42)

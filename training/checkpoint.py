@@ -42,7 +42,10 @@ def save(folder: Path, step: int, tensors: Tensors, state: dict, keep: Iterable[
         fault("after-manifest", final.name)
     for path in saved(folder):
         if step_of(path) not in {step, *keep} and (path / MANIFEST).exists():
-            discard(path)
+            try:
+                discard(path)
+            except OSError as error:  # it costs space, not the run
+                say(f"warning: {path}: not removed ({error.strerror}); remove it by hand")
     return final
 
 

@@ -1,6 +1,7 @@
 """What a run tells: log.jsonl for programs, progress on stderr for people."""
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ class RunLog:
 
     def __init__(self, path: Path, resumed_step: int | None = None):
         self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
         if resumed_step is not None and path.exists():
             lines = path.read_bytes().splitlines()
             write_atomic(path, b"".join(line + b"\n" for line in lines if _belongs(line, resumed_step)))
@@ -63,7 +65,8 @@ class Progress:
 
     def say(self, text: str, end: str = "\n") -> None:
         """A line, in the place of the one that changes."""
-        say(self.clear + text, end)
+        width = shutil.get_terminal_size().columns - 1 if end == "\r" else None  # a longer line would not be replaced
+        say(self.clear + text[:width], end)
 
     def close(self) -> None:
         self.say("", end="")

@@ -167,11 +167,10 @@ def default_output_dir(options: Options, tasks: Sequence[Task]) -> Path:
 
 def data_place(options: Options, tasks: Sequence[Task]) -> dict[str, Any]:
     """Where the course's files are, and what to call the data in a header."""
-    if options.data_dir is not None:
-        return {"data_name": str(options.data_dir)}
     folder, name = find_data_dir(tasks)
+    name = f"{name} in {folder}" if options.data_dir is None else str(options.data_dir)
     own = all(task.folder is not None for task in tasks)
-    return {"data_dir": folder, "data_name": str(options.task_file) if own else f"{name} in {folder}"}
+    return {"data_dir": options.data_dir or folder, "data_name": str(options.task_file) if own else name}
 
 
 def check_options(options: Options) -> None:
