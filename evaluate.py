@@ -29,17 +29,11 @@ from runtime.files import check_space, write_atomic
 from runtime.settings import OptionParser, names
 
 
-def metric_key(task: Task, metric: str) -> str:
-    """A metric's name in metrics.json: NAME_metric, or as the leaderboard calls it."""
-    course_names = dict(task.course.metric_names) if task.course else {}
-    return f"{task.name}_{course_names.get(metric, metric)}"
-
-
 def task_metrics(task: Task, predictions: np.ndarray, labels: Sequence) -> dict[str, float | None]:
     """A task's metrics, over the rows whose label is not None; None = not defined on these rows."""
     kind, rows = KINDS[task.kind], [row for row, label in enumerate(labels) if label is not None]
     gold = kind.gold(task, [labels[row] for row in rows])
-    return {metric_key(task, name): metric(predictions[rows], gold) for name, metric in kind.metrics.items()}
+    return {task.metric_key(name): metric(predictions[rows], gold) for name, metric in kind.metrics.items()}
 
 
 def averages(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
@@ -47,7 +41,7 @@ def averages(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
 
     `average` (2023): the mean of their main metrics. `overall_2024`: the same with a correlation r as (r + 1) / 2.
     """
-    tasks = {metric_key(TASKS[name], TASKS[name].metric): TASKS[name] for name in LEADERBOARD}
+    tasks = {TASKS[name].metric_key(TASKS[name].metric): TASKS[name] for name in LEADERBOARD}
     if not tasks.keys() <= metrics.keys():
         return {}
     values = [metrics[key] for key in tasks]
@@ -59,7 +53,7 @@ def averages(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
 
 def score(metrics: Mapping[str, float | None], tasks: Sequence[Task]) -> float | None:
     """What early stopping and the best model go by: the mean of the tasks' main metrics; None if undefined."""
-    values = [metrics[metric_key(task, task.metric)] for task in tasks]
+    values = [metrics[task.metric_key(task.metric)] for task in tasks]
     return None if None in values else sum(values) / len(values)
 
 
@@ -155,7 +149,7 @@ def split_outputs(model: MultitaskBert, split: Split, amp: str) -> Tensor:
 
 def build_parser() -> OptionParser:
     parser = OptionParser(__doc__)
-    parser.add_argument("run", type=Path, help="a run's folder, or a folder with a saved model")
+    parser.add_argument("run", type=Path, help="a run's folder, or a folder with a saved model (its built-in tasks)")
     parser.add_argument("--data_dir", type=Path, help="the course's csv files (default: the run's own)")
     parser.add_argument("--tasks", type=names, help="which of the run's tasks (default: all)")
     parser.add_argument("--split", choices=("dev", "test", "all"), default="dev", help="what to predict (default: dev)")
@@ -176,7 +170,7 @@ def read_run(run: Path) -> dict:
         tasks = {task["name"]: Task.from_json(task) for task in config["task_definitions"]}
         seed, precision = int(config["seed"]), str(config["machine"]["precision"])
         return {"tasks": tasks, "data_dir": Path(config["data_dir"]), "seed": seed, "precision": precision}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{path}: expected a run's options; found {error!r}; copy it back") from None
 
 
@@ -184,9 +178,11 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     folder = args.run / "best" if (args.run / "best").is_dir() else args.run
     if not (folder / "heads.json").is_file():
-        raise UsageError(f"{args.run}: expected a run's folder with best/heads.json; found none; train one first")
+        raise UsageError(f"{args.run}: expected best/heads.json in it; found none; finish the run (--resume auto)")
     config, stored = read_run(args.run), [task.name for task in read_heads(folder)[1]]
     known = {name: task for name, task in config.get("tasks", TASKS).items() if name in stored}
+    if not known:
+        raise UsageError(f"{args.run}: does not say where the data of {', '.join(stored)} are; give the run's folder")
     tasks = choose_tasks(args.tasks or list(config.get("tasks", stored)), known)
     data_dir = args.data_dir or config.get("data_dir") or find_data_dir(tasks)[0]
     wanted, seed = [name for name in SPLITS[1:] if args.split in (name, "all")], config.get("seed", 0)

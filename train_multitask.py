@@ -36,7 +36,7 @@ from training.log import Progress, RunLog
 from training.options import Options, parse
 from training.session import Session
 
-RUN_NAMES = ("best", "step-*", "config.json", "metrics.json", "log.jsonl", "*-output.csv")  # written aside first
+RUN_NAMES = ("best", "step-*", "config.json", "metrics.json", "log.jsonl", "*-output.csv")  # of temporary files, too
 
 
 def train(session: Session) -> None:
@@ -208,7 +208,7 @@ def run_in_folder(options: Options, locks: ExitStack) -> None:
     out = options.output_dir
     holds_run = (out / "config.json").is_file() or bool(checkpoint.saved(out / "checkpoints"))
     if holds_run and options.resume == "never" and not options.overwrite:
-        raise UsageError(f"--output_dir: {out} holds a run; take --resume auto or --overwrite")
+        raise UsageError(f"--output_dir: {out} holds a run; take --resume auto, --overwrite (moves it) or another")
     finished = options.resume != "never" and (out / "metrics.json").is_file()
     if not finished:
         check_output_space(options)

@@ -1,4 +1,4 @@
-"""BERT as the paper has it: embeddings, self-attention, layer, pooler, and the whole.
+"""BERT as Devlin et al. have it: embeddings, self-attention, layer, pooler, and the whole.
 
 Source: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers"; Vaswani et al. 2017, "Attention Is
 All You Need". Here it is plain torch, to be read; bert/fast.py computes the same faster, and that is what trains.

@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"  {name:5}{summary(split, counts, tokenizer, args.max_length)}")
             odd += what_is_odd(task, name, split, counts, splits.get("train"))
         print()
-    for heading, lines in (("Training refuses this", errors), ("What to do", odd)):
+    for heading, lines in (("Training refuses this", dict.fromkeys(errors)), ("What to do", odd)):
         if lines:
             print(heading, *lines, sep="\n  ", end="\n\n")
     return DataError.exit_code if errors else 0

@@ -85,7 +85,7 @@ def _example(task: Task, path: Path, number: int, line: int, cells: list) -> Exa
     place = f"{path}:{line}"
     row_id, *texts, label = cells
     row_id = str(number) if task.id is None else "" if row_id is None else str(row_id)
-    breaks_line = task.course and (row_id.splitlines() != [row_id] or " , " in f"{row_id} ")  # `ID , PREDICTION`
+    breaks_line = row_id.splitlines() != [row_id] or (task.course and " , " in f"{row_id} ")  # `ID , PREDICTION`
     if not row_id.strip() or breaks_line:
         raise data_error(place, "an id on one line, without ' , '", reprlib.repr(row_id), "correct the row")
     texts = tuple("" if text is None else text for text in texts)

@@ -95,13 +95,17 @@ def _task(path: Path, name: str, given: dict[str, Any], kinds: Mapping[str, Any]
             raise data_error(train, f"two different labels or more in {given['label']!r}", table[key], "add some")
     if binary and len(table["classes"]) != 2:
         raise usage_error(f"{place} classes", "two, for the kind is binary", table["classes"])
+    for label in map(str, table.get("classes", ())):  # as one is read, and as a prediction is written
+        if label.splitlines() != [label.strip()]:
+            raise usage_error(f"{place} classes", "names on one line, without spaces around", repr(label))
     separator = table.get("separator", Task.separator)
     if kind.labels == "classes" and any(separator in str(name) for name in table["classes"]):
         raise usage_error(f"{place} separator", f"one that none of {table['classes']} holds", repr(separator))
     check_name(f"{place} metric", kind.metrics, table.setdefault("metric", next(iter(kind.metrics))))
     files = {split: table.pop(split) for split in SPLITS if split in table}
     tuples = {key: tuple(table.pop(key)) for key in ("texts", "classes", "range") if key in table}
-    return Task(name, files=files, folder=str(train.parent), several=kind.labels == "classes", **tuples, **table)
+    folder = str(path.resolve().parent)
+    return Task(name, files=files, folder=folder, several=kind.labels == "classes", **tuples, **table)
 
 
 def _check(place: str, name: str, table: dict[str, Any], kinds: Mapping[str, Any]) -> None:
@@ -131,9 +135,8 @@ def _classes_of(labels: list, separator: str | None) -> list[int] | list[str]:
     for label in labels:
         parts = label if isinstance(label, list) else str(label).split(separator) if separator else [label]
         names |= {str(part).strip() for part in parts} - {""}
-    numbers = _numbers(names)
-    whole = len(numbers) == len(names) and not any(n % 1 for n in numbers)
-    return sorted({int(n) for n in numbers}) if whole else sorted(names)
+    whole = all(re.fullmatch(r"-?(0|[1-9]\d{0,14})(\.0+)?", name) for name in names)  # not 007, which is a name
+    return sorted({int(float(name)) for name in names}) if whole else sorted(names)
 
 
 def _numbers(labels: Collection) -> list[float]:

@@ -58,6 +58,11 @@ class Task:
         file = self.files[split]
         return Path(self.folder or data_dir) / (self.files["train"] if isinstance(file, float) else file)
 
+    def metric_key(self, metric: str) -> str:
+        """A metric's name in metrics.json: NAME_metric, or as the leaderboard calls it."""
+        course_names = dict(self.course.metric_names) if self.course else {}
+        return f"{self.name}_{course_names.get(metric, metric)}"
+
     def parse(self, cell: object) -> int | float | tuple[int, ...]:
         """A label as it stands in a file -> its class's number, the numbers of several classes, or the number itself.
 
@@ -75,6 +80,8 @@ class Task:
 
     def _class(self, cell: object) -> int:
         """The number of the class that a cell names: "2", "2.0" and 2 are the class 2."""
+        if isinstance(cell, list | dict):
+            raise ValueError("no name")
         names, text = [str(name) for name in self.classes], str(cell).strip()
         return names.index(text if text in names else str(number(text)).removesuffix(".0"))
 

@@ -82,9 +82,10 @@ def outputs(model, name: str, sides: Sequence[Sequence[str]], amp: str) -> Tenso
 
 
 def check_list(name: str, texts: Sequence[str]) -> None:
-    """Refuse a lone string, which Python would take for a list of its letters."""
-    if isinstance(texts, str):
-        raise ValueError(f"{name}: expected a list of sentences; found one string; put it into a list")
+    """Refuse a lone string, which Python would take for a list of its letters, and what is no list."""
+    if isinstance(texts, str) or not hasattr(texts, "__len__"):
+        found = "one string" if isinstance(texts, str) else type(texts).__name__
+        raise ValueError(f"{name}: expected a list of sentences; found {found}; put it into a list")
 
 
 def passes(lengths: Sequence[int], most: int) -> Iterator[list[list[int]]]:

@@ -1,5 +1,7 @@
 """What a task's kind means, from its labels to its metrics: the one place to add a kind.
 
+data/task_file.py guesses among these four, and heads/pairs.py has their alphas in equation (1).
+
 | kind    | label                 | output y            | loss                              | metrics                 |
 |---------|-----------------------|---------------------|-----------------------------------|-------------------------|
 | classes | one of K names        | K logits            | cross-entropy                     | accuracy, macro-F1      |
@@ -27,7 +29,7 @@ from heads.metrics import accuracy, exact_match, f1, macro_f1, pearson, spearman
 
 
 class Classes:
-    labels = "class"  # what Task.parse makes of a label: a class's number, those of several "classes", or a "number"
+    labels = "class"  # what Task.parse returns: "class" a class's number, "classes" those of several, "number" a float
     metrics = {"acc": accuracy, "macro_f1": macro_f1}  # the first is the default for the best model
     has_cosine = False
 

@@ -54,7 +54,7 @@ class MultitaskBert(nn.Module):
     def from_pretrained(
         cls, source: str | Path, tasks: Sequence[Task] | None = None, config: HeadsConfig | None = None
     ) -> MultitaskBert:
-        """What a run wrote (`runs/x/best`), or any plain BERT source with fresh heads; float32, eval mode.
+        """What a run wrote (`runs/x` or `runs/x/best`), or any plain BERT source with fresh heads; float32, eval mode.
 
         Args:    source: a folder, "minilm", "bert-base-uncased" or a Hub id.
                  tasks: of the fresh heads; where the source has heads of its own, further ones.
@@ -65,6 +65,7 @@ class MultitaskBert(nn.Module):
         """
         keep_freed_memory()
         folder = resolve(source)
+        folder = folder / "best" if (folder / "best" / "heads.json").is_file() else folder
         stored, fresh = files.read_heads(folder), []
         if stored:
             stored_config, stored_tasks = stored

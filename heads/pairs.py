@@ -2,7 +2,9 @@
 
     y = alpha * f(concat(X_a, X_b, |X_a - X_b|)) + (1 - alpha) * cos(X_a, X_b)        (1)
 
-The paper prints (alpha - 1) for the second weight; a weighted average needs (1 - alpha).
+X here are the vectors after the MLP, f is `kind.output` of a head's numbers, and `kind.of_cosine` maps the cosine:
+(1 + cos) / 2 for binary, 5 cos for scores. The paper prints (alpha - 1) for the second weight; a weighted average needs
+(1 - alpha).
 
 | name | vectors that the cosine and f see          | alpha of binary | of scores |
 |------|--------------------------------------------|-----------------|-----------|

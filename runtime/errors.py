@@ -48,6 +48,8 @@ def run_cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[s
 
     That is told in one line on stderr, after its traceback where argv holds --debug. SystemExit goes through.
     """
+    for name in ("stdout", "stderr"):  # None where it was closed before the program began
+        setattr(sys, name, getattr(sys, name) or open(os.devnull, "w"))  # noqa: SIM115
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # no error for a character that its encoding lacks
     with stop_signals(at_once=True) as stop:

@@ -186,7 +186,7 @@ def test_a_run_on_tasks_of_ones_own(home, tmp_path, capsys):
     assert evaluate_run(tmp_path / "run", *options) == 0
     assert contents(tmp_path / "two").keys() == {"urgency-dev-output.csv", "mood-dev-output.csv"}
     assert evaluate_run(tmp_path / "run" / "best") == 2
-    assert "found 'nli'" in capsys.readouterr().err
+    assert "where the data of nli" in capsys.readouterr().err
 
 
 def test_the_best_folder_alone_and_other_data(run, tmp_path, capsys):
@@ -201,7 +201,7 @@ def test_the_best_folder_alone_and_other_data(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ("{home}/data", 2, "expected a run's folder with best/heads.json"),
+        ("{home}/data", 2, "expected best/heads.json in it; found none"),
         ("{home}/run --data_dir {home}/nowhere", 3, "nowhere"),
         ("{home}/run --tasks cfimdb", 2, "--tasks: expected some of sst, para, sts; found 'cfimdb'"),
         ("{home}/run --predictions_dir {home}/run/config.json", 7, "config.json"),

@@ -183,3 +183,12 @@ def test_options_that_are_refused(tiny_bert, tmp_path, capsys, monkeypatch, opti
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and all(message in error for message in messages), error
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_tasks_whose_metrics_or_pairs_would_share_a_name_are_refused(tmp_path):
+    entry = 'texts = ["a"]\nlabel = "l"\nclasses = ["x", "y"]\ntrain = "t.csv"\ndev = 0.5\n'
+    for tasks in ({"m": "classes", "m_macro": "binary"}, dict.fromkeys(("a-b", "c", "a", "b-c"), "binary")):
+        text = "".join(f'[tasks.{name}]\nkind = "{kind}"\n{entry}' for name, kind in tasks.items())
+        (tmp_path / "my.toml").write_text(text)
+        with pytest.raises(UsageError, match=r"--tasks: expected names that stay apart .* (m_macro_f1|a-b-c) twice"):
+            parse(["--task_file", str(tmp_path / "my.toml")])

@@ -76,6 +76,7 @@ def test_the_tasks_of_a_file_are_resolved_and_can_be_read(tmp_path, suffix, monk
     (["1.5", "0.5"], {"kind": "classes"}, "classes", ("0.5", "1.5"), None),
     (["b; a", "c"], {"separator": ";"}, "labels", ("a", "b", "c"), None),
     (["b;a", "c"], {"kind": "labels"}, "labels", ("a", "b", "c"), None),
+    (["01", "1", "007"], {}, "classes", ("007", "01", "1"), None),
     (["b;a", "c;d"], {}, "binary", ("b;a", "c;d"), None),
 ])  # fmt: skip
 def test_what_the_file_leaves_out_is_seen_from_the_labels(tmp_path, labels, changes, kind, classes, bounds):
@@ -83,6 +84,13 @@ def test_what_the_file_leaves_out_is_seen_from_the_labels(tmp_path, labels, chan
     assert (task.kind, task.classes, task.range, task.several) == (kind, classes, bounds, kind == "labels")
     for example in read(task, "train").examples + read(task, "dev").examples if "" not in labels else []:
         assert example.label is not None  # every label in train is one of the task's
+
+
+def test_files_in_folders_beside_the_task_file(tmp_path):
+    (tmp_path / "in").mkdir()
+    with_labels(tmp_path / "in", ["x", "y", "y"])
+    task = load(task_file(tmp_path, train="in/t.csv", dev=0.4), KINDS)["own"]
+    assert [len(read(task, split).examples) for split in ("train", "dev")] == [2, 1]
 
 
 def test_json_s_lists_and_booleans(tmp_path):
@@ -121,6 +129,7 @@ def test_a_task_that_says_everything_is_not_read(tmp_path):
     *(({"dev": dev}, " dev", "a .csv, .tsv or .jsonl file, or a share", toml(dev)) for dev in (0.0, 1.0, 1, -0.1, "d")),
     ({"dev": None}, " dev", "a .csv, .tsv or .jsonl file, or a share", "none"),
     ({"kind": "labels", "classes": ["a;b", "c"]}, " separator", "one that none of ['a;b', 'c'] holds", "';'"),
+    ({"classes": ["a", " b"]}, " classes", "names on one line, without spaces around", "' b'"),
     ({"pairs": "cross"}, " pairs", "siamese (cross is not built yet)", "'cross'"),
     *(({"batch_size": size}, " batch_size", "a whole number, 1 or more", repr(size)) for size in (0, 2.0, True, "8")),
     *(({"loss_scale": scale}, " loss_scale", "a number above 0", repr(scale)) for scale in (0, -1.5, "1")),

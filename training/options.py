@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -169,8 +170,9 @@ def data_place(options: Options, tasks: Sequence[Task]) -> dict[str, Any]:
     """Where the course's files are, and what to call the data in a header."""
     folder, name = find_data_dir(tasks)
     name = f"{name} in {folder}" if options.data_dir is None else str(options.data_dir)
-    own = all(task.folder is not None for task in tasks)
-    return {"data_dir": options.data_dir or folder, "data_name": str(options.task_file) if own else name}
+    names = [str(options.task_file)] if any(task.folder for task in tasks) else []
+    names += [name] if any(task.folder is None for task in tasks) else []
+    return {"data_dir": options.data_dir or folder, "data_name": " and ".join(names)}
 
 
 def check_options(options: Options) -> None:
@@ -179,7 +181,7 @@ def check_options(options: Options) -> None:
     if strategy == "single" and len(options.tasks) != 1:
         raise UsageError(f"--strategy single: expected one task; found {chosen}; name it with --tasks")
     if strategy != "single" and len(options.tasks) == 1:
-        raise UsageError(f"--strategy {strategy}: expected two tasks or more; found {chosen}; take single")
+        raise UsageError(f"--strategy {strategy}: expected two tasks or more; found {chosen}; or --strategy single")
     if options.surgery and strategy != "gs":
         raise UsageError(f"--surgery {options.surgery}: belongs to --strategy gs; found --strategy {strategy}")
     if options.surgery not in (None, *SURGERIES):
@@ -189,6 +191,11 @@ def check_options(options: Options) -> None:
         raise UsageError(
             f"--overwrite: moves what --resume {options.resume} would go on from; take one of the two"
         )
+    keys = [task.metric_key(metric) for task in options.tasks for metric in KINDS[task.kind].metrics]
+    keys += [f"{a}-{b}" for a, b in combinations(options.task_names, 2)]  # in the log
+    for key in keys:
+        if keys.count(key) > 1:
+            raise UsageError(f"--tasks: expected names that stay apart in the metrics; found {key} twice; rename one")
     known = options.as_json()
     for name in options.allow_change:
         if name not in known:

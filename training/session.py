@@ -111,6 +111,7 @@ class Session:
             if self.stop.number:  # also one that came while the last step was saved
                 if self.state.best_step:  # the run can go on, and its best model so far can be used
                     self.export_best()
+                say(f"stopped; step {self.state.step} is saved; go on with the same command and --resume auto")
                 raise SystemExit(128 + self.stop.number)
 
     @property
@@ -258,6 +259,7 @@ class Session:
                 )
             tensors, stored = checkpoint.load(path)
         self.restore(path, tensors, stored)
+        say(f"resumed from {path}: step {self.state.step} of {self.total_steps}")
         if options.resume == "auto":
             steps = map(checkpoint.step_of, checkpoint.saved(folder))
             self.damaged = {step for step in steps if step > self.state.step}
