@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ from runtime.errors import UnavailableError
 # many times as long as one alone.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# Under nohup a SIGHUP is ignored, by the processes that tests start, too; some of them are sent one.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # No limit of time for a single example: it would fail by chance on a busy machine.
 settings.register_profile("no_deadline", deadline=None)
