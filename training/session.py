@@ -223,12 +223,15 @@ class Session:
         """
         step = self.state.best_step or self.state.step
         if step != self.state.step:
-            try:
-                tensors, _ = checkpoint.read(checkpoint.path_of(self.folder, step))
-                self.model.load_state_dict(tensors["model"] | tensors["heads"])
-            except CheckpointError as error:
-                say(f"warning: {error}; the best model is lost, the last one takes its place")
-                self.state.best_step = step = self.state.step
+            with stop_signals() as stop:  # a library in C may turn our exception into one of a damaged file
+                try:
+                    tensors, _ = checkpoint.read(checkpoint.path_of(self.folder, step))
+                    self.model.load_state_dict(tensors["model"] | tensors["heads"])
+                except CheckpointError as error:
+                    say(f"warning: {error}; the best model is lost, the last one takes its place")
+                    self.state.best_step = step = self.state.step
+            if stop.number:
+                raise SystemExit(128 + stop.number)
         with new_folder(self.options.output_dir / "best") as folder:
             self.model.save(folder)
             (folder / "step.json").write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
