@@ -1,7 +1,7 @@
 """Metrics on dev and prediction files for dev and test, from a trained run.
 
-    python evaluate.py runs/x                       # dev metrics on stdout, prediction files into runs/x/predictions
-    python evaluate.py runs/x --split all --data_dir DIR --predictions_dir DIR
+python evaluate.py runs/x                       # dev metrics on stdout, prediction files into runs/x/predictions
+python evaluate.py runs/x --split all --data_dir DIR --predictions_dir DIR
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from bert.precision import DTYPES, resolve_device, resolve_precision
 from data import find_data_dir
-from data.reader import Split, read
+from data.reader import Split, read_splits
 from data.tasks import LEADERBOARD, SPLITS, TASKS, Task, choose_tasks
 from heads import MultitaskBert
-from heads.files import read_heads
+from heads.files import model_folder, read_heads
 from heads.inference import UndefinedOutput, outputs
 from heads.kinds import KINDS
-from runtime.device import DTYPES, resolve_device, resolve_precision
 from runtime.errors import CheckpointError, DivergedError, UsageError, run_cli, say
 from runtime.files import check_space, write_atomic
 from runtime.settings import OptionParser, names
@@ -176,17 +176,18 @@ def read_run(run: Path) -> dict:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    folder = args.run / "best" if (args.run / "best").is_dir() else args.run
-    if not (folder / "heads.json").is_file():
+    folder = model_folder(args.run)
+    heads = read_heads(folder)
+    if not heads:
         raise UsageError(f"{args.run}: expected best/heads.json in it; found none; finish the run (--resume auto)")
-    config, stored = read_run(args.run), [task.name for task in read_heads(folder)[1]]
+    config, stored = read_run(args.run), [task.name for task in heads[1]]
     known = {name: task for name, task in config.get("tasks", TASKS).items() if name in stored}
     if not known:
         raise UsageError(f"{args.run}: does not say where the data of {', '.join(stored)} are; give the run's folder")
     tasks = choose_tasks(args.tasks or list(config.get("tasks", stored)), known)
     data_dir = args.data_dir or config.get("data_dir") or find_data_dir(tasks)[0]
     wanted, seed = [name for name in SPLITS[1:] if args.split in (name, "all")], config.get("seed", 0)
-    splits = {n: {t.name: read(t, n, data_dir, seed) for t in tasks if n in t.splits} for n in wanted}
+    splits = read_splits(tasks, wanted, data_dir, seed)
     for line in [line for by_task in splits.values() for split in by_task.values() for line in split.warnings]:
         say(f"warning: {line}")
     device = resolve_device(args.device)

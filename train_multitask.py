@@ -22,14 +22,14 @@ import torch
 
 from bert import BertConfig, BertModel
 from bert.hub import resolve
+from bert.precision import autocast
 from data.reader import overlap
 from evaluate import predict_and_score, report, score, undefined
 from optim.schedule import lr_factor
 from optim.surgery.gramian import cosines
 from optim.task_gradients import Conflict, clip_and_combine
-from runtime.device import autocast
 from runtime.errors import UsageError, run_cli, say
-from runtime.files import check_space, clean, disk_errors, lock, move_aside, nearest_folder, write_atomic
+from runtime.files import check_space, clean, disk_errors, lock, move_aside, write_atomic
 from runtime.seeds import generator, seeded
 from training import checkpoint, guards
 from training.log import Progress, RunLog
@@ -43,7 +43,7 @@ def train(session: Session) -> None:
     """Every step of a run, and in their turn lines of its log, evaluations and checkpoints."""
     options, state, model = session.options, session.state, session.model
     gradients, optimizer, scaler = session.gradients, session.optimizer, session.scaler
-    log = RunLog(options.output_dir / "log.jsonl", resumed_step=state.step if session.resumed else None)
+    log = RunLog(options.output_dir / "log.jsonl", state.log_size)
     progress = Progress(session.total_steps, state.step, every=options.log_every)
     with closing(log), closing(progress):
         for step in session.steps():  # from where it was resumed to the last, or until patience or a signal ends it
@@ -66,7 +66,7 @@ def train(session: Session) -> None:
             draws = generator(options.seed, "surgery", step)
             conflict = clip_and_combine(gradients, session.surgery, model.parameters(), max_norm, draws)
             line = {"losses": losses, **conflict_line(session, conflict)}
-            if guards.finite_step(session, conflict):
+            if not (reason := guards.why_skipped(conflict, state)):
                 scaler.unscale_(optimizer)
                 line["lr"] = options.lr * lr_factor(state.updates, session.total_steps, session.warmup_steps)
                 line["grad_norm"] = conflict.norm / scaler.get_scale()
@@ -76,7 +76,7 @@ def train(session: Session) -> None:
                 scaler.update()
                 state.updates += 1
             else:
-                line["skipped"] = guards.skipped(conflict)
+                line["skipped"] = reason
                 scaler.update(scaler.get_scale() / 2)  # also where the norm alone is out of float32's range
             optimizer.zero_grad()
             state.step += 1
@@ -84,9 +84,9 @@ def train(session: Session) -> None:
             if session.is_due(options.log_every) or "skipped" in line:
                 log.write({"step": state.step, "seconds": round(state.seconds, 3), **line})
             progress.update(state.step, losses)
-            evaluated = session.is_due(options.eval_every)
-            if evaluated:
+            if evaluated := session.is_due(options.eval_every):
                 evaluate(session, log, progress)
+            state.log_size = log.size
             session.save_if_due(evaluated)
 
 
@@ -177,7 +177,7 @@ def finish(session: Session) -> None:
 
 def dry_run(session: Session) -> None:
     """Two steps, an evaluation and a checkpoint, read back, on the run's own disk; nothing of it is left."""
-    place, remaining = nearest_folder(session.options.output_dir), session.total_steps - session.state.step
+    place, remaining = check_space(session.options.output_dir, 0), session.total_steps - session.state.step
     with disk_errors(place), tempfile.TemporaryDirectory(prefix=".tmp-", dir=place) as folder:
         session.options = replace(session.options, output_dir=Path(folder))
         session.last_step = min(session.total_steps, session.state.step + 2)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from runtime.device import computes_bf16
+from bert.precision import computes_bf16
 
 
 def parser(description: str) -> argparse.ArgumentParser:

@@ -19,11 +19,11 @@ from transformers.utils import logging
 
 from benchmarks.common import Products, Report, add_timing, encoder_flops, in_turn, parser, quotient
 from bert.hub import resolve
+from bert.precision import DTYPES, autocast, resolve_precision
 from data import find_data_dir
 from data.reader import read
 from data.tasks import TASKS
 from heads import MultitaskBert
-from runtime.device import DTYPES, autocast, resolve_precision
 
 
 class Transformers:

@@ -19,12 +19,12 @@ from benchmarks.common import Report, add_timing, in_turn, parser, quotient
 from benchmarks.step import STEPS, lengths, session_for, take_steps
 from bert import BertModel
 from bert.fast import hidden_states
+from bert.precision import autocast, resolve_precision
 from bert.tokenizer import Batch
 from heads.pooling import mean
 from optim import AdamW, TaskGradients
 from optim.surgery import SURGERIES
 from optim.task_gradients import clip_and_combine
-from runtime.device import autocast, resolve_precision
 
 SENTENCES, TOKENS = 64, 20
 

@@ -32,10 +32,10 @@ from transformers.utils import logging
 import train_multitask
 from benchmarks.common import Products, Report, add_timing, encoder_flops, in_turn, parser, quotient
 from bert.hub import resolve
+from bert.precision import DTYPES, autocast, resolve_precision
 from heads.rows import TaskBatch
 from optim import TaskGradients
 from optim.task_gradients import clip_and_combine
-from runtime.device import DTYPES, autocast, resolve_precision
 from runtime.seeds import generator
 from training.options import parse
 from training.session import Session

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import reprlib
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +49,13 @@ def folded(example: Example) -> tuple[str, ...]:
 def overlap(train: Split, dev: Split) -> int:
     """How many different texts (pairs: both, in their order), folded, stand in train as well as in dev."""
     return len(set(map(folded, train.examples)) & set(map(folded, dev.examples)))
+
+
+def read_splits(
+    tasks: Iterable[Task], names: Sequence[str], data_dir: str | Path, seed: int
+) -> dict[str, dict[str, Split]]:
+    """The splits of these names that there are, by name and task."""
+    return {name: {t.name: read(t, name, data_dir, seed) for t in tasks if name in t.splits} for name in names}
 
 
 def read(task: Task, split: str, data_dir: str | Path | None = None, seed: int = 0) -> Split:

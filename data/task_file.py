@@ -12,7 +12,7 @@ from typing import Any
 
 from data.table import DELIMITERS, data_error, read_table
 from data.tasks import SPLITS, TASKS, Task, number
-from runtime.errors import UsageError, nearest
+from runtime.errors import UsageError, check_name
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -64,12 +64,6 @@ def load(path: str | Path, kinds: Mapping[str, Any]) -> dict[str, Task]:
 
 def usage_error(place: object, expected: str, found: object) -> UsageError:
     return UsageError(f"{place}: expected {expected}; found {found}; correct it")
-
-
-def check_name(place: str, names: Collection[str], found: str) -> None:
-    """Raises UsageError where it is none of the names."""
-    if found not in names:
-        raise usage_error(place, f"one of {', '.join(names)}", f"{found!r}{nearest(found, names)}")
 
 
 def _task(path: Path, name: str, given: dict[str, Any], kinds: Mapping[str, Any]) -> Task:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import UsageError, nearest
+from runtime.errors import check_name
 from runtime.settings import ALL
 
 SPLITS = ("train", "dev", "test")
@@ -147,8 +147,7 @@ LEADERBOARD = ("sst", "para", "sts")  # the default --tasks, and what the leader
 def choose_tasks(chosen: Sequence[str] | None, known: Mapping[str, Task]) -> tuple[Task, ...]:
     """The run's tasks, in the order of the built-in ones and the task file's."""
     for name in chosen or ():
-        if name not in known:
-            raise UsageError(f"--tasks: expected some of {', '.join(known)}; found {name!r}{nearest(name, known)}")
+        check_name("--tasks", known, name)
     chosen = chosen or [name for name in known if name not in TASKS] or LEADERBOARD
     return tuple(task for name, task in known.items() if name in chosen)
 
@@ -156,7 +155,6 @@ def choose_tasks(chosen: Sequence[str] | None, known: Mapping[str, Task]) -> tup
 def by_task(option: str, given: Mapping[str, Any] | None, tasks: Sequence[Task], known: Collection[str]) -> dict:
     """An option's value for each task: as given for it, as given for all, or the task's own."""
     given = given or {}
-    for name in given:
-        if name not in (ALL, *known):
-            raise UsageError(f"--{option}: expected some of {', '.join(known)}; found {name!r}{nearest(name, known)}")
+    for name in given.keys() - {ALL}:
+        check_name(f"--{option}", known, name)
     return {task.name: given.get(task.name, given.get(ALL, getattr(task, option))) for task in tasks}

@@ -46,6 +46,11 @@ def save_model(model: nn.Module, folder: Path) -> None:
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def model_folder(run: Path) -> Path:
+    """Where a run's model lies, best/ in its folder; a model's own folder as it is."""
+    return run / "best" if (run / "best" / "heads.json").is_file() else run
+
+
 def read_heads(folder: Path) -> tuple[HeadsConfig, list[Task]] | None:
     """heads.json of a folder; None where there is none: a plain BERT. Raises CheckpointError."""
     path = folder / "heads.json"

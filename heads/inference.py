@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from bert import precision
 from bert.fast import inference_copy
 from heads.config import POOLINGS
 from heads.pooling import sentence_vectors
-from runtime import device as devices
 
 # Enough to keep the processor busy, little enough for its caches or its memory.
 TOKENS_A_PASS = {"cpu": 2048, "cuda": 16384}
@@ -37,11 +37,11 @@ def encode(model, texts: Sequence[str], pooling: str | None, layer: int | None, 
         raise ValueError("pooling: this model has no trained cnn; take cls, mean or attention_mean")
     if pooling not in POOLINGS:
         raise ValueError(f"pooling: expected one of {', '.join(POOLINGS)}; found {pooling!r}")
-    if amp not in ("auto", "off", *devices.DTYPES):
+    if amp not in ("auto", "off", *precision.DTYPES):
         raise ValueError(f"amp: expected off, bf16, fp16 or auto; found {amp!r}")
     weight = model.bert.embeddings.word.weight
-    amp = devices.resolve_precision(amp, weight.device) if amp == "auto" else amp
-    bert = inference_copy(model.bert, devices.DTYPES.get(amp, weight.dtype))
+    amp = precision.resolve_precision(amp, weight.device) if amp == "auto" else amp
+    bert = inference_copy(model.bert, precision.DTYPES.get(amp, weight.dtype))
     unique = {text: row for row, text in enumerate(dict.fromkeys(texts))}  # each text once
     ids = model.tokenizer.ids(list(unique), max_length=model.max_length)
     vectors = torch.empty(len(ids), model.bert.config.hidden_size)

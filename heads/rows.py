@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -49,3 +50,17 @@ class TaskRows:
         examples = [self.examples[row] for row in rows]
         labels = KINDS[self.task.kind].target(self.task, [example.label for example in examples])
         return TaskBatch(tokens, labels, [example.id for example in examples])
+
+
+def step_batches(
+    rows: Mapping[str, TaskRows], step: int, grad_accum: int, parts: int, device: torch.device
+) -> Iterator[tuple[dict[str, TaskBatch], dict[str, float]]]:
+    """What a step goes through: batches by task, on the device, and the share that each has in its task's rows.
+
+    Shares make one batch of a task's micro-batches, whatever their sizes; a task with fewer is absent in the last.
+    """
+    cut = {name: of_task.micro_batches(step, grad_accum, parts) for name, of_task in rows.items()}
+    count = {name: sum(len(batch.ids) for batch in batches) for name, batches in cut.items()}
+    for micro in range(max(map(len, cut.values()))):
+        batches = {name: parts[micro].to(device) for name, parts in cut.items() if micro < len(parts)}
+        yield batches, {name: len(batch.ids) / count[name] for name, batch in batches.items()}

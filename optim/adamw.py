@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 ROWS = 512  # of a table at a time, which stay in a CPU's cache: half the time where most rows move
@@ -92,3 +93,10 @@ def move_rows(table: torch.Tensor, gradient: torch.Tensor, state: dict, settings
         move(p, g, m, v, *settings)
         for tensor, values in zip(moved, (p, m, v), strict=True):
             tensor.index_copy_(0, part, values)
+
+
+def decayed_matrices(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Parameter groups of all that is trained: matrices decay, vectors (biases, LayerNorm) do not."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices, vectors = ([p for p in trained if (p.dim() > 1) == wanted] for wanted in (True, False))
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

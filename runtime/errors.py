@@ -1,7 +1,7 @@
 """How a program ends, and what it says: exit codes, signals, lines on stderr.
 
-0 done, 1 our own bug, 2 usage, 3 data, 4 checkpoint or model file, 5 diverged, 6 out of memory, 7 disk, 8 network or
-device missing, 128 + number for a signal: 130 SIGINT, 143 SIGTERM, 129 SIGHUP (a terminal that is closed).
+0 done, 1 our own bug, 2 to 8 as below (6: out of memory), 128 + number for a signal: 130 SIGINT, 143 SIGTERM, 129
+SIGHUP (a terminal that is closed).
 """
 
 import difflib
@@ -40,7 +40,7 @@ class DiskError(OSError):
 
 
 class UnavailableError(OSError):
-    exit_code = 8  # a network or a device that is not there
+    exit_code = 8  # a network or a device that is missing
 
 
 def run_cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
@@ -48,8 +48,6 @@ def run_cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[s
 
     That is told in one line on stderr, after its traceback where argv holds --debug. SystemExit goes through.
     """
-    for name in ("stdout", "stderr"):  # None where it was closed before the program began
-        setattr(sys, name, getattr(sys, name) or open(os.devnull, "w"))  # noqa: SIM115
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # no error for a character that its encoding lacks
     with stop_signals(at_once=True) as stop:
@@ -126,3 +124,9 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """`; did you mean X?`, of the names that there are; empty where none is near."""
     near = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def check_name(place: str, names: Iterable[str], name: str) -> None:
+    """Raise UsageError, with the place and the nearest, where it is none of the names."""
+    if name not in names:
+        raise UsageError(f"{place}: expected one of {', '.join(names)}; found {name!r}{nearest(name, names)}")

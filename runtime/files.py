@@ -75,11 +75,9 @@ def clean(folder: Path, *names: str) -> None:
 def move_aside(folder: Path) -> Path:
     """Rename a folder to NAME.old, or NAME.old.2 and so on where that is there already; returns the new path."""
     folder = Path(os.path.abspath(folder))  # so that it has a name: "." has none
-    aside, counts = folder.with_name(f"{folder.name}.old"), itertools.count(2)
-    while os.path.lexists(aside):
-        aside = folder.with_name(f"{folder.name}.old.{next(counts)}")
+    names = itertools.chain([f"{folder.name}.old"], (f"{folder.name}.old.{n}" for n in itertools.count(2)))
     with disk_errors(folder):
-        return folder.rename(aside)
+        return folder.rename(next(path for path in map(folder.with_name, names) if not os.path.lexists(path)))
 
 
 def remove(path: Path) -> None:
@@ -131,11 +129,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU. Raises CheckpointError."""
     check_plain(path)
-    try:  # the library bounds the header and every offset by the file's size
-        # Copies: the library maps the file, and its pages would be read during training, when it may be gone.
-        return {name: value.clone() for name, value in safetensors.torch.load_file(path).items()}
+    try:
+        # Through bytes: the library's load_file would take a signal for damage, and reads its pages when they are used.
+        return safetensors.torch.load(path.read_bytes())
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file ({error})") from None
+        raise CheckpointError(f"{path}: not a safetensors file ({error}); copy it anew or take another") from None
 
 
 def read_json(path: Path) -> dict:
@@ -146,14 +144,15 @@ def read_json(path: Path) -> dict:
     except (ValueError, RecursionError) as error:
         content = error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object; found {content!r:.200}")
+        raise CheckpointError(f"{path}: expected a JSON object; found {content!r:.200}; copy it anew or take another")
     return content
 
 
 def check_plain(path: Path, links: bool = True) -> None:
     """Raise CheckpointError for what is no file: from a pipe, say, reading never ends. links: whether those pass."""
     if not path.is_file() or (path.is_symlink() and not links):
-        raise CheckpointError(f"{path}: expected a plain file; found {'another kind' if path.exists() else 'none'}")
+        found = "another kind" if path.exists() else "none"
+        raise CheckpointError(f"{path}: expected a plain file; found {found}; copy it anew or take another")
 
 
 def sha256(path: Path) -> str:
@@ -177,17 +176,16 @@ def lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def nearest_folder(folder: Path) -> Path:
-    """The folder, or the first above it that is there (or a file in its place): on whose disk it will be."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+def check_space(folder: Path, needed: int, option: str = "--output_dir") -> Path:
+    """The folder, or the first above it that is there: on whose disk it will be.
 
-
-def check_space(folder: Path, needed: int, option: str = "--output_dir") -> None:
-    """Raise DiskError where the folder, which may be absent, cannot be written, or has not `needed` bytes free."""
-    there = nearest_folder(folder)
+    Raises: DiskError where that cannot be written, or has not `needed` bytes free.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise DiskError(f"{option}: expected a folder that can be written; found another at {there}; choose another")
     free = shutil.disk_usage(there).free
     if free < needed:
         numbers = f"expected {needed / 1e6:.1f} MB of free space; found {free / 1e6:.1f} MB"
         raise DiskError(f"{option}: {numbers} at {there}; free some or choose another folder")
+    return there

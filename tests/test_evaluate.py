@@ -203,7 +203,7 @@ def test_the_best_folder_alone_and_other_data(run, tmp_path, capsys):
     [
         ("{home}/data", 2, "expected best/heads.json in it; found none"),
         ("{home}/run --data_dir {home}/nowhere", 3, "nowhere"),
-        ("{home}/run --tasks cfimdb", 2, "--tasks: expected some of sst, para, sts; found 'cfimdb'"),
+        ("{home}/run --tasks cfimdb", 2, "--tasks: expected one of sst, para, sts; found 'cfimdb'"),
         ("{home}/run --predictions_dir {home}/run/config.json", 7, "config.json"),
         ("", 2, "required: run"),
     ],

@@ -184,14 +184,14 @@ def test_a_damaged_file(two, capsys, name, kind):
     DAMAGE[kind](path / name)
     if (name, kind) == ("MANIFEST.json", "a link"):  # it vouches for nothing, and may lie elsewhere
         return assert_is(two, 2)
-    with pytest.raises(CheckpointError, match=r"; take --resume auto or another checkpoint$") as caught:
+    with pytest.raises(CheckpointError, match=r"; (take an earlier|copy it anew or take another)") as caught:
         load(path)
     assert f"{path / name}: expected " in str(caught.value)
     if kind == "cut" and name != "MANIFEST.json":
         assert f"'size': {size}, " in str(caught.value) and f"'size': {size - 1}, " in str(caught.value)
     assert_is(two, 1)
     told = capsys.readouterr().err
-    assert f"warning: {path / name}: expected " in told and "; trying the checkpoint before it" in told
+    assert f"warning: {path / name}: expected " in told
     assert path.is_dir()
 
 

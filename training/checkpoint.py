@@ -1,8 +1,8 @@
 """A run on disk: checkpoints that are whole or absent, verified before they are used, and never unpickled.
 
-    checkpoints/step-000120/    NAME.safetensors ...    tensors, bit for bit
-                                state.json              numbers, strings, lists and dicts of them
-                                MANIFEST.json           written last: the format, and each file's size and sha256
+checkpoints/step-000120/    NAME.safetensors ...    tensors, bit for bit
+                            state.json              numbers, strings, lists and dicts of them
+                            MANIFEST.json           written last: the format, and each file's size and sha256
 """
 
 import json
@@ -18,6 +18,7 @@ from runtime.files import check_plain, discard, fault, new_folder, read_json, re
 Tensors = dict[str, dict[str, Tensor]]  # file's stem -> tensor's name -> tensor
 FORMAT = 1
 MANIFEST, STATE = "MANIFEST.json", "state.json"
+ADVICE = "take an earlier checkpoint"
 FILE = re.compile(r"[a-z_]{1,99}\.safetensors|state\.json")  # so that no name in a manifest points out of its folder
 
 
@@ -71,9 +72,9 @@ def load_latest(folder: Path) -> tuple[Path, Tensors, dict] | None:
     reasons = []
     for path in saved(folder):
         try:
-            return path, *read(path)
+            return path, *load(path)
         except CheckpointError as error:
-            say(f"warning: {error}; trying the checkpoint before it")
+            say(f"warning: {error}")
             reasons.append(str(error))
     if reasons:
         raise CheckpointError(f"no checkpoint can be used: {'; '.join(reasons)}; copy one back or take --overwrite")
@@ -81,27 +82,22 @@ def load_latest(folder: Path) -> tuple[Path, Tensors, dict] | None:
 
 
 def load(path: Path) -> tuple[Tensors, dict]:
-    """What `read` gives of a checkpoint that the user has named. Raises UsageError where none is there, too."""
+    """(tensors, state) as they were saved, on the CPU, each file verified first.
+
+    Raises: CheckpointError for what cannot be trusted; UsageError where there is no checkpoint at all.
+    """
     if not path.is_dir():
         there = ", ".join(other.name for other in saved(path.parent)) or "none"
         raise UsageError(f"--resume: no checkpoint at {path}; there are: {there}; take one of them or auto")
-    try:
-        return read(path)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}; take --resume auto or another checkpoint") from None
-
-
-def read(path: Path) -> tuple[Tensors, dict]:
-    """(tensors, state) as they were saved, on the CPU, each file verified first. Raises CheckpointError."""
     manifest = read_json(path / MANIFEST)
     files = manifest.get("files")
     listed = isinstance(files, dict) and STATE in files and all(map(FILE.fullmatch, files))
     if manifest.get("format") != FORMAT or not listed:
         expected = f"format {FORMAT} and files named like {STATE} and model.safetensors"
-        raise CheckpointError(f"{path / MANIFEST}: expected {expected}; found {manifest!r:.300}")
+        raise CheckpointError(f"{path / MANIFEST}: expected {expected}; found {manifest!r:.300}; {ADVICE}")
     for name, expected in files.items():
         if (found := _describe(path / name)) != expected:
-            raise CheckpointError(f"{path / name}: expected {expected!s:.150}; found {found}")
+            raise CheckpointError(f"{path / name}: expected {expected!s:.150}; found {found}; {ADVICE}")
     stems = [name.removesuffix(".safetensors") for name in files if name != STATE]
     return {stem: read_tensors(path / f"{stem}.safetensors") for stem in stems}, read_json(path / STATE)
 

@@ -1,7 +1,5 @@
 """What stands around the training loop: memory that runs out, losses and gradients that leave the numbers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -11,7 +9,7 @@ from torch import Tensor
 from heads.rows import TaskBatch
 from optim.task_gradients import Conflict
 from runtime.errors import DivergedError, is_out_of_memory, say
-from training.session import Session
+from training.session import Session, State
 
 MAX_SKIPPED_IN_A_ROW = 20  # steps with an infinite gradient: loss scaling settles in a few, so this many is a fault
 
@@ -56,24 +54,16 @@ def finite_losses(losses: Mapping[str, Tensor], batches: Mapping[str, TaskBatch]
     return values
 
 
-def finite_step(session: Session, conflict: Conflict) -> bool:
-    """Whether the step's gradient is finite. A step where it is not moves nothing and is counted.
-
-    Raises: DivergedError after too many of them in a row.
-    """
-    state = session.state
+def why_skipped(conflict: Conflict, state: State) -> str:
+    """Why the step must move nothing; "" where its gradient is finite. Raises DivergedError after too many in a row."""
     if math.isfinite(conflict.norm):
         state.skipped_in_a_row = 0
-        return True
+        return ""
     state.skipped_in_a_row += 1
+    reason = "infinite gradient" + (f" of {', '.join(conflict.infinite)}" if conflict.infinite else "")
     if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
         raise DivergedError(
-            f"expected finite gradients; found {MAX_SKIPPED_IN_A_ROW} steps in a row with an {skipped(conflict)}, "
+            f"expected finite gradients; found {MAX_SKIPPED_IN_A_ROW} steps in a row with an {reason}, "
             f"up to step {state.step + 1}; lower --lr or take --amp off; the last checkpoint stands"
         )
-    return False
-
-
-def skipped(conflict: Conflict) -> str:
-    """Why a step moved nothing."""
-    return "infinite gradient" + (f" of {', '.join(conflict.infinite)}" if conflict.infinite else "")
+    return reason

@@ -9,26 +9,29 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import say
-from runtime.files import disk_errors, write_atomic
+from runtime.files import disk_errors
 
 
 class RunLog:
     """One JSON object a line, on disk as soon as it is written; NaN and infinity become null.
 
     A disk that is full does not end training: the lines wait in the file's buffer for the next one, or for close().
-    Args: resumed_step: None for a run that begins; else lines of later steps, and a torn last one, are removed first.
+    Args: size: bytes of the file that are the run's so far; what a killed process wrote after them goes.
     """
 
-    def __init__(self, path: Path, resumed_step: int | None = None):
+    def __init__(self, path: Path, size: int = 0):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        if resumed_step is not None and path.exists():
-            lines = path.read_bytes().splitlines()
-            write_atomic(path, b"".join(line + b"\n" for line in lines if _belongs(line, resumed_step)))
-        self._file = open(path, "wb" if resumed_step is None else "ab", 1 << 20)  # noqa: SIM115 - closed by close()
+        self._file = open(path, "ab", 1 << 20)  # noqa: SIM115 - closed by close()
+        self._file.truncate(min(size, path.stat().st_size))
+
+    @property
+    def size(self) -> int:
+        """Bytes so far, those that wait included."""
+        return self._file.tell()
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append the record, with its "step": strings, numbers, None, and lists and dicts of them."""
+        """Append the record: strings, numbers, None, and lists and dicts of them."""
         finite = json.loads(json.dumps(record), parse_constant=lambda _: None)
         try:
             self._file.write(json.dumps(finite).encode() + b"\n")
@@ -40,13 +43,6 @@ class RunLog:
         """Write what waits. Raises DiskError where that still fails."""
         with disk_errors(self.path):
             self._file.close()
-
-
-def _belongs(line: bytes, step: int) -> bool:
-    try:
-        return json.loads(line)["step"] <= step
-    except ValueError:  # torn by a crash
-        return False
 
 
 class Progress:

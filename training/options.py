@@ -1,7 +1,5 @@
 """The options of a run: declared here, in heads/config.py and in heads/losses.py; checked and frozen by `parse`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -9,16 +7,16 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from bert.precision import DTYPES
 from data import find_data_dir
 from data.task_file import load as load_task_file
 from data.tasks import LEADERBOARD, TASKS, Task, by_task, choose_tasks
 from heads.config import HeadsConfig
-from heads.files import read_heads
+from heads.files import model_folder, read_heads
 from heads.kinds import KINDS
 from heads.losses import LossSettings
 from optim.surgery import SURGERIES
-from runtime.device import DTYPES
-from runtime.errors import UsageError, nearest
+from runtime.errors import UsageError, check_name
 from runtime.settings import (
     OptionParser,
     by_name,
@@ -41,6 +39,10 @@ DESCRIPTION = """Train one BERT on several tasks at once.
 Data: --data_dir, else the course files where `python -m data.download` has put them, else the embedded synthetic
 sample. A run's folder holds config.json, log.jsonl, metrics.json, checkpoints/, best/ and predictions/.
 """
+
+
+def option_names(text: str) -> tuple[str, ...]:
+    return names(text.replace("-", "_"))
 
 
 free = partial(setting, may_change=True)  # when a run goes on: the weights do not depend on it
@@ -101,7 +103,7 @@ class Options:
     resume: str = free(
         "never", "go on from the newest checkpoint, or from that one: those after it then go", metavar="auto|never|PATH"
     )
-    allow_change: tuple[str, ...] = free((), "options that may differ on resuming", names, metavar="NAME,NAME")
+    allow_change: tuple[str, ...] = free((), "options that may differ on resuming", option_names, metavar="NAME,NAME")
     overwrite: bool = free(False, "move a run that the folder holds to FOLDER.old", bool)
     save_every: int = free(500, "steps between two checkpoints", positive_int)
     eval_every: int | None = setting(None, "steps between evaluations on dev (default: an epoch)", positive_int)
@@ -129,94 +131,72 @@ class Options:
         return values | {"tasks": self.task_names, "task_definitions": definitions}
 
 
-def build_parser() -> OptionParser:
+def parse(argv: Sequence[str] | None = None) -> Options:
+    """The command line's words -> options. Raises UsageError or DataError, before anything large is read."""
     parser = OptionParser(DESCRIPTION)
     parser.add_settings(Options, GROUPS)
     parser.add_settings(HeadsConfig, {"arch": "model"})
     parser.add_settings(LossSettings, {"para_loss": "losses"})
-    return parser
-
-
-def parse(argv: Sequence[str] | None = None) -> Options:
-    """The command line's words -> options. Raises UsageError or DataError, before anything large is read."""
-    given = vars(build_parser().parse_args(argv))
-    of_heads = {field.name: given.pop(field.name) for field in fields(HeadsConfig) if field.name in given}
-    of_losses = {field.name: given.pop(field.name) for field in fields(LossSettings) if field.name in given}
-    known = TASKS | (load_task_file(given["task_file"], KINDS) if "task_file" in given else {})
-    tasks = choose_tasks(given.pop("tasks", None), known)
-    options = Options(**given, losses=LossSettings(**of_losses))
-    out = options.output_dir or default_output_dir(options, tasks)
-    options = replace(
-        options,
-        tasks=tasks,
-        surgery=options.surgery or ("pcgrad" if options.strategy == "gs" else None),
-        allow_change=tuple(name.replace("-", "_") for name in options.allow_change),
-        batch_size=by_task("batch_size", options.batch_size, tasks, known),
-        loss_scale=by_task("loss_scale", options.loss_scale, tasks, known),
-        output_dir=out,
-        predictions_dir=options.predictions_dir or out / "predictions",
-        **data_place(options, tasks),
+    given = vars(parser.parse_args(argv))
+    heads, losses = (
+        {field.name: given.pop(field.name) for field in fields(part) if field.name in given}
+        for part in (HeadsConfig, LossSettings)
     )
-    check_options(options)
-    return with_source(options, of_heads, "checkpoint" in given)
-
-
-def default_output_dir(options: Options, tasks: Sequence[Task]) -> Path:
-    chosen = [task.name for task in tasks]
-    return Path("runs") / "-".join([options.option, options.strategy, *(chosen if chosen != list(LEADERBOARD) else [])])
-
-
-def data_place(options: Options, tasks: Sequence[Task]) -> dict[str, Any]:
-    """Where the course's files are, and what to call the data in a header."""
+    known = TASKS | (load_task_file(given["task_file"], KINDS) if "task_file" in given else {})
+    tasks = choose_tasks(given.get("tasks"), known)
+    given |= {"tasks": tasks, "losses": LossSettings(**losses)}
+    given |= {name: by_task(name, given.get(name), tasks, known) for name in ("batch_size", "loss_scale")}
+    given |= model_source(given, heads)
+    if given.get("strategy", Options.strategy) == "gs":
+        given.setdefault("surgery", "pcgrad")
+    names = [task.name for task in tasks]
+    kind = [given.get(name, getattr(Options, name)) for name in ("option", "strategy")]
+    given.setdefault("output_dir", Path("runs") / "-".join([*kind, *(names if names != list(LEADERBOARD) else [])]))
+    given.setdefault("predictions_dir", given["output_dir"] / "predictions")
     folder, name = find_data_dir(tasks)
-    name = f"{name} in {folder}" if options.data_dir is None else str(options.data_dir)
-    names = [str(options.task_file)] if any(task.folder for task in tasks) else []
-    names += [name] if any(task.folder is None for task in tasks) else []
-    return {"data_dir": options.data_dir or folder, "data_name": " and ".join(names)}
+    name = str(given["data_dir"]) if "data_dir" in given else f"{name} in {folder}"
+    sources = {name if task.folder is None else str(given["task_file"]): None for task in tasks}
+    options = Options(**{"data_dir": folder, **given}, data_name=" and ".join(sources))
+    check_options(options)
+    return options
+
+
+def model_source(given: Mapping[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """What training starts from, and the heads' settings: as asked for, as there, or the defaults."""
+    usual, source, run = HeadsConfig(), given.get("checkpoint", Options.checkpoint), given.get("init_from")
+    if run and "checkpoint" in given:
+        raise UsageError("--checkpoint: --init_from names the weights; take one of the two")
+    if run:
+        source = str(model_folder(run))
+        usual, _ = read_heads(model_folder(run)) or (None, None)
+        if usual is None:
+            raise UsageError(f"--init_from: expected a run's folder; {run} holds no best/heads.json")
+    elif Path(source, "heads.json").is_file():
+        raise UsageError(f"--checkpoint: {source} holds trained heads; take --init_from, or a plain BERT")
+    if asked.get("arch") == "v1":
+        asked.setdefault("pooling", "cls")
+    return {"checkpoint": source, "heads": replace(usual, **asked)}
 
 
 def check_options(options: Options) -> None:
-    """What options mean together."""
-    strategy, chosen = options.strategy, ",".join(options.task_names)
-    if strategy == "single" and len(options.tasks) != 1:
+    """What options mean together. Raises UsageError."""
+    strategy, count, chosen = options.strategy, len(options.tasks), ",".join(options.task_names)
+    if strategy == "single" and count != 1:
         raise UsageError(f"--strategy single: expected one task; found {chosen}; name it with --tasks")
-    if strategy != "single" and len(options.tasks) == 1:
+    if strategy != "single" and count == 1:
         raise UsageError(f"--strategy {strategy}: expected two tasks or more; found {chosen}; or --strategy single")
     if options.surgery and strategy != "gs":
         raise UsageError(f"--surgery {options.surgery}: belongs to --strategy gs; found --strategy {strategy}")
-    if options.surgery not in (None, *SURGERIES):
-        near = nearest(options.surgery, SURGERIES)
-        raise UsageError(f"--surgery: expected one of {', '.join(SURGERIES)}; found {options.surgery!r}{near}")
+    if options.surgery:
+        check_name("--surgery", SURGERIES, options.surgery)
+    source, out = Path(options.checkpoint), options.output_dir
     if options.overwrite and options.resume != "never":
-        raise UsageError(
-            f"--overwrite: moves what --resume {options.resume} would go on from; take one of the two"
-        )
+        raise UsageError(f"--overwrite: moves what --resume {options.resume} would go on from; take one of the two")
+    if options.overwrite and source.exists() and source.resolve().is_relative_to(out.resolve()):
+        raise UsageError(f"--overwrite: {source} lies in what it moves away; choose another --output_dir")
     keys = [task.metric_key(metric) for task in options.tasks for metric in KINDS[task.kind].metrics]
     keys += [f"{a}-{b}" for a, b in combinations(options.task_names, 2)]  # in the log
-    for key in keys:
-        if keys.count(key) > 1:
-            raise UsageError(f"--tasks: expected names that stay apart in the metrics; found {key} twice; rename one")
-    known = options.as_json()
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise UsageError(f"--tasks: expected names that stay apart in the metrics; found {twice[0]} twice; rename one")
     for name in options.allow_change:
-        if name not in known:
-            raise UsageError(f"--allow_change: expected the name of an option; found {name!r}{nearest(name, known)}")
-
-
-def with_source(options: Options, asked: dict[str, Any], names_checkpoint: bool) -> Options:
-    """The options with what training starts from, and the heads' settings as asked for, as there, or the defaults."""
-    source, usual = Path(options.checkpoint), HeadsConfig()
-    if options.init_from is not None:
-        if names_checkpoint:
-            raise UsageError("--checkpoint: --init_from names the weights; take one of the two")
-        source = options.init_from / "best" if (options.init_from / "best").is_dir() else options.init_from
-        stored = read_heads(source)
-        if stored is None:
-            raise UsageError(f"--init_from: expected a run's folder; {options.init_from} holds no best/heads.json")
-        usual, options = stored[0], replace(options, checkpoint=str(source))
-    elif (source / "heads.json").is_file():
-        raise UsageError(f"--checkpoint: {source} holds trained heads; take --init_from, or a plain BERT")
-    if options.overwrite and source.exists() and source.resolve().is_relative_to(options.output_dir.resolve()):
-        raise UsageError(f"--overwrite: {source} lies in what it moves away; choose another --output_dir")
-    if asked.get("arch") == "v1":
-        asked.setdefault("pooling", "cls")
-    return replace(options, heads=replace(usual, **asked))
+        check_name("--allow_change", options.as_json(), name)

@@ -3,31 +3,32 @@
 Every random draw is a function of (seed, purpose, position), so a checkpoint stores no generator.
 """
 
-from __future__ import annotations
-
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
+
+from bert import precision
 from bert.checkpoint import check_fit
-from data.reader import Split, read
+from data.reader import read_splits
 from data.tasks import SPLITS
 from heads import MultitaskBert
 from heads.losses import PreviousBatch
-from heads.rows import TaskBatch, TaskRows
+from heads.rows import TaskBatch, TaskRows, step_batches
 from optim import AdamW, TaskGradients
+from optim.adamw import decayed_matrices
 from optim.surgery import SURGERIES
 from optim.weighing import Fixed
-from runtime import device as devices
 from runtime.errors import CheckpointError, DataError, DivergedError, UsageError, say, stop_signals
 from runtime.files import new_folder
 from runtime.seeds import seeded
 from training import checkpoint
 from training.options import Options
 
-STORED = ("progress", "optimizer", "scaler", "surgery", "weighing", "options", "data")  # the keys of state.json
 EPOCHS, MIN_STEPS = 2, 200  # of a run without --epochs: small data are gone through more often than twice
 
 
@@ -42,6 +43,7 @@ class State:
     best_step: int = 0
     evaluations_since_best: int = 0
     seconds: float = 0.0  # of steps and evaluations
+    log_size: int = 0  # bytes of the log
     parts: int = 1  # that each batch is cut into, once memory has run out
     surgeries: int = 0
     conflicts: dict[str, int] = field(default_factory=dict)  # "a-b" -> surgeries where their cosine was negative
@@ -52,13 +54,10 @@ class Session:
 
     def __init__(self, options: Options):
         self.options, self.state, seed = options, State(), options.seed
-        self.splits: dict[str, dict[str, Split]] = {  # "train" | "dev" | "test" -> task -> its rows
-            name: {t.name: read(t, name, options.data_dir, seed) for t in options.tasks if name in t.splits}
-            for name in SPLITS
-        }
-        self.device = devices.resolve_device(options.device)
-        self.amp = devices.resolve_precision(options.amp, self.device)
-        self.scaler = devices.make_scaler(self.amp)
+        self.splits = read_splits(options.tasks, SPLITS, options.data_dir, seed)  # by name of split, and task
+        self.device = precision.resolve_device(options.device)
+        self.amp = precision.resolve_precision(options.amp, self.device)
+        self.scaler = precision.make_scaler(self.amp)
         with seeded(seed, "heads"):
             model = MultitaskBert.from_pretrained(options.checkpoint, options.tasks, options.heads)
         self.model = model.to(self.device).train()
@@ -73,20 +72,11 @@ class Session:
         words.sparse = True  # gradients without the zeros
         self.gradients = TaskGradients(options.task_names, shared, sparse=[words.weight])
         self.weigh = Fixed(options.loss_scale)
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        matrices = {"params": [parameter for parameter in trained if parameter.dim() > 1]}
-        vectors = {"params": [parameter for parameter in trained if parameter.dim() <= 1], "weight_decay": 0.0}
-        self.optimizer = AdamW([matrices, vectors], lr=options.lr, weight_decay=options.weight_decay)
+        self.optimizer = AdamW(decayed_matrices(self.model, options.weight_decay), lr=options.lr)
         self.previous = {task.name: PreviousBatch() for task in options.tasks if task.contrastive}
+        train, tokenizer, most = self.splits["train"], self.model.tokenizer, self.model.max_length
         self.rows = {
-            task.name: TaskRows(
-                task,
-                self.splits["train"][task.name],
-                self.model.tokenizer,
-                self.model.max_length,
-                options.batch_size[task.name],
-                seed,
-            )
+            task.name: TaskRows(task, train[task.name], tokenizer, most, options.batch_size[task.name], seed)
             for task in options.tasks
         }
         longest = max(self.rows.values(), key=lambda rows: len(rows.examples))
@@ -129,16 +119,8 @@ class Session:
         return self.state.step % (every or self.steps_an_epoch) == 0 or self.state.step == self.last_step
 
     def micro_batches(self, step: int) -> Iterator[tuple[dict[str, TaskBatch], dict[str, float]]]:
-        """What a step goes through: batches by task, on the device, and the share that each has in its task's rows.
-
-        Shares make one batch of a task's micro-batches, whatever their sizes; a task with fewer is absent in the last.
-        """
-        accum, parts = self.options.grad_accum, self.state.parts
-        cut = {name: rows.micro_batches(step, accum, parts) for name, rows in self.rows.items()}
-        rows = {name: sum(len(batch.ids) for batch in batches) for name, batches in cut.items()}
-        for micro in range(max(map(len, cut.values()))):
-            batches = {name: parts[micro].to(self.device) for name, parts in cut.items() if micro < len(parts)}
-            yield batches, {name: len(batch.ids) / rows[name] for name, batch in batches.items()}
+        """See heads/rows.py."""
+        return step_batches(self.rows, step, self.options.grad_accum, self.state.parts, self.device)
 
     def end_step(self) -> None:
         """The step's sentence vectors are the next one's negatives."""
@@ -164,16 +146,13 @@ class Session:
         self.stopping = self.stop.number  # read once: a signal that comes after this line lets one more step be made
         if not (evaluated or self.stopping or self.is_due(self.options.save_every)):
             return
-        for name, weight in self.model.named_parameters():
-            if not weight.isfinite().all():
-                raise DivergedError(
-                    f"expected finite weights; found others in {name} at step {state.step}; "
-                    "lower --lr; the last checkpoint stands"
-                )
+        if infinite := [name for name, weight in self.model.named_parameters() if not weight.isfinite().all()]:
+            found = f"expected finite weights; found others in {infinite[0]} at step {state.step}"
+            raise DivergedError(f"{found}; lower --lr; the last checkpoint stands")
         # The one before stays, for a fault to fall back to: not the newest there, which may be a damaged one.
         keep = {state.best_step, *self.damaged} | ({self.last_good} - {None})
         try:
-            checkpoint.save(self.folder, state.step, self.tensors(), self.stored_state(), keep)
+            checkpoint.save(self.folder, state.step, self.tensors(), self.numbers(), keep)
             self.last_good, self.best_saved = state.step, (state.best_score, state.best_step)
         except OSError as error:
             if self.stopping or self.finished:
@@ -187,26 +166,22 @@ class Session:
         return {
             "model": {f"bert.{name}": value for name, value in self.model.bert.state_dict().items()},
             "heads": self.model.head_state(),
-            "optimizer": {f"{i}.{k}": v for i, state in moments.items() for k, v in state.items() if k != "step"},
+            "optimizer": {f"{i}.{k}": torch.as_tensor(v) for i, state in moments.items() for k, v in state.items()},
             "triplets": {name: store.vectors for name, store in self.previous.items() if store.vectors is not None},
         }
 
-    def stored_state(self) -> dict:
-        """The numbers of a checkpoint, with what a resumed run must agree with."""
-        return {
+    def numbers(self) -> dict:
+        """The rest of a checkpoint, as JSON gives it back: numbers, and what a resumed run must agree with."""
+        fixed = self.options.as_json(all_of_them=False) | {"amp": self.amp, "device": self.device.type}
+        numbers = {
             "progress": asdict(self.state),
-            "optimizer": {str(i): state["step"] for i, state in self.optimizer.state_dict()["state"].items()},
             "scaler": self.scaler.state_dict(),
             "surgery": self.surgery.state_dict() if self.surgery else {},
             "weighing": self.weigh.state_dict(),
-            "options": self.fixed_options(),
+            "options": fixed,  # that the weights depend on; of "auto", what it came to
             "data": self.fingerprints(),
         }
-
-    def fixed_options(self) -> dict:
-        """The options that the weights depend on, as JSON gives them back; of "auto", what it came to."""
-        fixed = self.options.as_json(all_of_them=False) | {"amp": self.amp, "device": self.device.type}
-        return json.loads(json.dumps(fixed))
+        return json.loads(json.dumps(numbers))
 
     def fingerprints(self) -> dict[str, str]:
         """Rows and sha256 of the train and dev files: what the weights and the choice of the best depend on."""
@@ -221,100 +196,81 @@ class Session:
 
         Where no evaluation had a defined score, or the best step's checkpoint is damaged, these are the last ones.
         """
-        step = self.state.best_step or self.state.step
-        if step != self.state.step:
-            with stop_signals() as stop:  # a library in C may turn our exception into one of a damaged file
-                try:
-                    tensors, _ = checkpoint.read(checkpoint.path_of(self.folder, step))
-                    self.model.load_state_dict(tensors["model"] | tensors["heads"])
-                except CheckpointError as error:
-                    say(f"warning: {error}; the best model is lost, the last one takes its place")
-                    self.state.best_step = step = self.state.step
-            if stop.number:
-                raise SystemExit(128 + stop.number)
+        state = self.state
+        if state.best_step not in (0, state.step):
+            try:
+                tensors, _ = checkpoint.load(checkpoint.path_of(self.folder, state.best_step))
+                self.model.load_state_dict(tensors["model"] | tensors["heads"])
+            except CheckpointError as error:
+                say(f"warning: {error}; the best model is lost, the last one takes its place")
+                state.best_step = state.step
         with new_folder(self.options.output_dir / "best") as folder:
             self.model.save(folder)
-            (folder / "step.json").write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
+            step = json.dumps({"step": state.best_step or state.step})
+            (folder / "step.json").write_text(f"{step}\n", encoding="utf-8")
 
     # ---- resuming ----------------------------------------------------------------------------------------------------
 
     def resume(self) -> None:
         """Put the newest checkpoint in place, or the one that --resume names; `resumed` says whether there was one."""
-        options, folder = self.options, self.folder
-        if options.resume == "never":
-            return
-        if options.resume == "auto":
-            newest = checkpoint.load_latest(folder)
-            if newest is None and (options.output_dir / "metrics.json").is_file():
-                raise UsageError(
-                    f"--resume auto: {options.output_dir} holds a finished run without a checkpoint; "
-                    "take --overwrite or another --output_dir"
-                )
+        choice, out = self.options.resume, self.options.output_dir
+        if choice == "auto":
+            newest = checkpoint.load_latest(self.folder)
+            if newest is None and (out / "metrics.json").is_file():
+                advice = "take --overwrite or another --output_dir"
+                raise UsageError(f"--resume auto: {out} holds a finished run without a checkpoint; {advice}")
             if newest is None:
-                return say(f"--resume auto: no checkpoint in {folder}; starting from the beginning")
-            path, tensors, stored = newest
-        else:
-            path = Path(options.resume)
-            if path.resolve().parent != folder.resolve():
-                raise UsageError(
-                    f"--resume: expected auto, never or a checkpoint in {folder}; found {path}; "
-                    "to start from another run take --init_from"
-                )
-            tensors, stored = checkpoint.load(path)
-        self.restore(path, tensors, stored)
-        say(f"resumed from {path}: step {self.state.step} of {self.total_steps}")
-        if options.resume == "auto":
-            steps = map(checkpoint.step_of, checkpoint.saved(folder))
-            self.damaged = {step for step in steps if step > self.state.step}
+                return say(f"--resume auto: no checkpoint in {self.folder}; starting from the beginning")
+            self.restore(*newest)
+            there, step = map(checkpoint.step_of, checkpoint.saved(self.folder)), self.state.step
+            self.damaged = {other for other in there if other > step}
+        elif choice != "never":
+            path = Path(choice)
+            if path.resolve().parent != self.folder.resolve():
+                expected = f"--resume: expected auto, never or a checkpoint in {self.folder}"
+                raise UsageError(f"{expected}; found {path}; to start from another run take --init_from")
+            self.restore(path, *checkpoint.load(path))
 
-    def restore(self, path: Path, tensors: checkpoint.Tensors, stored: dict) -> None:
+    def restore(self, path: Path, tensors: checkpoint.Tensors, numbers: dict) -> None:
         """Tensors and numbers of a checkpoint, bit for bit.
 
         Raises: UsageError or DataError for another run's; CheckpointError where they do not fit; nothing is changed.
         """
         advice = "take the checkpoint of a run with these options, or the version that wrote it"
-        if stored.keys() != set(STORED):
-            raise CheckpointError(f"{path}: expected {', '.join(STORED)}; found {', '.join(stored)}; {advice}")
-        self.check_same(stored)
-        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        if numbers.keys() != self.numbers().keys():
+            raise CheckpointError(f"{path}: expected {', '.join(self.numbers())}; found {', '.join(numbers)}; {advice}")
+        self.check_same(numbers)
+        moments = defaultdict(dict)
         try:
-            state, weights = State(**stored["progress"]), tensors["model"] | tensors["heads"]
-            moments: dict[int, dict] = {int(index): {"step": step} for index, step in stored["optimizer"].items()}
-            expected = {}
+            state, weights = State(**numbers["progress"]), tensors["model"] | tensors["heads"]
+            vectors = tensors["triplets"]
             for name, value in tensors["optimizer"].items():
-                index, _, kind = name.partition(".")
-                moments[int(index)][kind] = value
-                weight = trained[int(index)]
-                expected[name] = weight.new_empty(weight.shape[: value.dim()])
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+                index, kind = name.split(".")
+                moments[int(index)][kind] = value if value.dim() else value.item()
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: a state that does not fit this run ({error!r}); {advice}") from None
         check_fit(self.model.state_dict(), weights, path, advice=advice)
-        check_fit(expected, tensors["optimizer"], path, advice=advice)
         self.model.load_state_dict(weights)
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
         for name, previous in self.previous.items():
-            vectors = tensors["triplets"].get(name)
-            previous.vectors = None if vectors is None else vectors.to(self.device)
+            previous.vectors = vectors[name].to(self.device) if name in vectors else None
         for part, saved in ((self.surgery, "surgery"), (self.weigh, "weighing"), (self.scaler, "scaler")):
-            if part and stored[saved]:
-                part.load_state_dict(stored[saved])
+            if part and numbers[saved]:
+                part.load_state_dict(numbers[saved])
         self.state, self.last_good, self.best_saved = state, state.step, (state.best_score, state.best_step)
         self.resumed = True
+        say(f"resumed from {path}: step {state.step} of {self.total_steps}")
 
     def check_same(self, stored: dict) -> None:
         """Raise where the run was started with other options or other data."""
-        before, now, allowed = stored["options"], self.fixed_options(), self.options.allow_change
+        mine, allowed = self.numbers(), self.options.allow_change
+        before, now = stored["options"], mine["options"]
         changed = [name for name in now if before.get(name) != now[name] and name not in allowed]
         if changed:
             differences = "; ".join(f"--{name} was {before.get(name)!r}, is {now[name]!r}" for name in changed)
-            raise UsageError(
-                f"--resume: the run was started with other options: {differences}; "
-                f"take those, or --allow_change {','.join(changed)}"
-            )
-        files, there = stored["data"], self.fingerprints()
-        other = sorted(name for name in {*files, *there} if files.get(name) != there.get(name))
+            advice = f"take those, or --allow_change {','.join(changed)}"
+            raise UsageError(f"--resume: the run was started with other options: {differences}; {advice}")
+        other = sorted(name for name, _ in stored["data"].items() ^ mine["data"].items())
         if other and "data_dir" not in allowed:
-            raise DataError(
-                f"--resume: {', '.join(other)}: not the files that the run was started with; "
-                "bring those back, or --allow_change data_dir"
-            )
+            advice = "bring those back, or --allow_change data_dir"
+            raise DataError(f"--resume: {', '.join(other)}: not the files that the run was started with; {advice}")

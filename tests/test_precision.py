@@ -1,4 +1,4 @@
-"""runtime/device.py, on every kind of hardware: faked where this machine is another."""
+"""bert/precision.py, on every kind of hardware: faked where this machine is another."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import platform
 import pytest
 import torch
 
-from runtime.device import autocast, make_scaler, resolve_device, resolve_precision
+from bert.precision import autocast, make_scaler, resolve_device, resolve_precision
 from runtime.errors import UnavailableError, UsageError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
