@@ -19,14 +19,14 @@ from torch import Tensor
 from bert.precision import DTYPES, resolve_device, resolve_precision
 from data import find_data_dir
 from data.reader import Split, read_splits
-from data.tasks import LEADERBOARD, SPLITS, TASKS, Task, choose_tasks
+from data.tasks import LEADERBOARD, SPLITS, TASKS, Task, choose_tasks, names
 from heads import MultitaskBert
 from heads.files import model_folder, read_heads
 from heads.inference import UndefinedOutput, outputs
 from heads.kinds import KINDS
 from runtime.errors import CheckpointError, DivergedError, UsageError, run_cli, say
 from runtime.files import check_space, write_atomic
-from runtime.settings import OptionParser, names
+from runtime.settings import OptionParser
 
 
 def task_metrics(task: Task, predictions: np.ndarray, labels: Sequence) -> dict[str, float | None]:

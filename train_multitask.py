@@ -1,13 +1,15 @@
-"""Train one BERT on several tasks at once: `python train_multitask.py --help` lists what can be set.
+"""Train one BERT on several tasks at once.
 
-`train` below is the whole training, in the order in which it happens. How a run is put together, saved and resumed
-stands in training/session.py, what guards it in training/guards.py.
+    python train_multitask.py --option finetune --strategy gs                   # gradient surgery
+    python train_multitask.py --option finetune --strategy mtl                  # the plain sum of the losses
+    python train_multitask.py --option finetune --strategy single --tasks sst   # one task
+    python train_multitask.py --task_file my.toml                               # tasks of your own
+
+Data: --data_dir, else the course files where `python -m data.download` has put them, else the embedded synthetic
+sample. A run's folder holds config.json, log.jsonl, metrics.json, checkpoints/, best/ and predictions/.
 """
 
-from __future__ import annotations
-
 import json
-import os
 import platform
 import sys
 import tempfile
@@ -22,9 +24,10 @@ import torch
 
 from bert import BertConfig, BertModel
 from bert.hub import resolve
-from bert.precision import autocast
+from bert.precision import autocast, set_deterministic
 from data.reader import overlap
 from evaluate import predict_and_score, report, score, undefined
+from heads import MultitaskBert
 from optim.schedule import lr_factor
 from optim.surgery.gramian import cosines
 from optim.task_gradients import Conflict, clip_and_combine
@@ -40,7 +43,7 @@ RUN_NAMES = ("best", "step-*", "config.json", "metrics.json", "log.jsonl", "*-ou
 
 
 def train(session: Session) -> None:
-    """Every step of a run, and in their turn lines of its log, evaluations and checkpoints."""
+    """Every step of a run, in order. training/session.py has what it is made of, training/guards.py what guards it."""
     options, state, model = session.options, session.state, session.model
     gradients, optimizer, scaler = session.gradients, session.optimizer, session.scaler
     log = RunLog(options.output_dir / "log.jsonl", state.log_size)
@@ -110,10 +113,10 @@ def evaluate(session: Session, log: RunLog, progress: Progress) -> None:
     log.write({"step": state.step, "seconds": round(state.seconds, 3), "dev": metrics, "undefined": undefined(metrics)})
     progress.say(f"step {state.step}: dev " + "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if v is not None))
     value = score(metrics, options.tasks)
-    if value is None or (state.best_score is not None and value <= state.best_score):
-        state.evaluations_since_best += 1
-    else:
-        state.best_score, state.best_step, state.evaluations_since_best = value, state.step, 0
+    state.evaluations_since_best += 1
+    if value is not None and (state.best_score is None or value > state.best_score):
+        state.evaluations_since_best = 0
+        session.save_best(value)
 
 
 # ---- before and after ------------------------------------------------------------------------------------------------
@@ -121,7 +124,7 @@ def evaluate(session: Session, log: RunLog, progress: Progress) -> None:
 
 def header(session: Session) -> str:
     """What is odd about the data, and what runs on what, for people."""
-    options, config, by_name = session.options, session.model.config, session.splits
+    options, config, by_name, model = session.options, session.model.config, session.splits, session.model
     splits = [split for by_task in by_name.values() for split in by_task.values()]
     lines = [f"warning: {line}" for split in splits for line in split.warnings]
     for learnt, dev in zip(by_name["train"].values(), by_name["dev"].values(), strict=True):
@@ -131,16 +134,15 @@ def header(session: Session) -> str:
     for task in options.tasks:
         counts = [f"{len(by_name[name][task.name].examples)} {name}" for name in task.splits]
         lines.append(f"  {task.name:<{max(map(len, session.rows)) + 1}}{', '.join(counts)} rows")
-    texts = [text for split in splits for example in split.examples for text in example.texts]
-    lengths, most = session.model.tokenizer.lengths(texts), session.model.max_length
-    trained = sum(parameter.numel() for parameter in session.model.parameters() if parameter.requires_grad)
-    sizes = ",".join(f"{name}={size}" for name, size in options.batch_size.items())
+    lengths = model.tokenizer.lengths([text for split in splits for e in split.examples for text in e.texts])
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    sizes, accum = ",".join(f"{name}={size}" for name, size in options.batch_size.items()), options.grad_accum
     lines += [
         f"model: {options.checkpoint}, {config.arch}, {config.pooling} of layer {config.layer}; "
         f"{trained / 1e6:.1f} million trained parameters",
-        f"texts: up to {max(lengths)} tokens, {sum(length > most for length in lengths)} cut to {most}",
+        f"texts: up to {max(lengths)} tokens, {sum(n > model.max_length for n in lengths)} cut to {model.max_length}",
         f"device: {session.device}, {torch.get_num_threads()} threads, precision {session.amp}; seed {options.seed}",
-        f"steps: {session.total_steps}, {session.steps_an_epoch} an epoch; rows a step: {options.grad_accum} x {sizes}",
+        f"steps: {session.total_steps}, {session.steps_an_epoch} an epoch; rows a step: {accum} x {sizes}",
     ]
     return "\n".join(lines)
 
@@ -158,21 +160,24 @@ def run_config(session: Session) -> dict:
 
 
 def finish(session: Session) -> None:
-    """best/, and from that model the prediction files and metrics.json."""
+    """From best/, as anybody would load it, the prediction files and metrics.json."""
     options, state, out = session.options, session.state, session.options.output_dir
-    session.export_best()
-    metrics = predict_and_score(session.model, session.splits, session.amp, options.predictions_dir)
+    if state.best_score is None or not session.best.is_dir():  # no evaluation had a defined score
+        session.save_best(None)
+    with seeded(options.seed, "finish"):  # heads are made before they are loaded
+        model = MultitaskBert.from_pretrained(session.best).to(session.device)
+    metrics = predict_and_score(model, session.splits, session.amp, options.predictions_dir)
     result = {
         "dev": metrics,
         "undefined": undefined(metrics),
-        "step": state.best_step or state.step,
+        "step": state.best_step,
         "data": options.data_name,
         "seconds": round(state.seconds, 1),
         "conflicts": {pair: count / state.surgeries for pair, count in state.conflicts.items()},
     }
     write_atomic(out / "metrics.json", json.dumps(result, indent=2) + "\n")
-    say(f"model: {out / 'best'}; predictions: {options.predictions_dir}")
-    print(f"dev of {options.data_name}, weights of step {result['step']}:\n{report(metrics)}")
+    say(f"model: {session.best}; predictions: {options.predictions_dir}")
+    print(f"dev of {options.data_name}, weights of step {state.best_step}:\n{report(metrics)}")
 
 
 def dry_run(session: Session) -> None:
@@ -192,14 +197,14 @@ def dry_run(session: Session) -> None:
 
 
 def check_output_space(options: Options) -> None:
-    """Room for the newest, the best and the last good checkpoint and one that is being written, each the weights and
-    AdamW's two moments; for best/, twice while it is replaced; less what is there already."""
+    """Room for two checkpoints and one that is being written, each the weights and AdamW's two moments, and for best/,
+    twice while it is replaced; less what is there already."""
     config = BertConfig.from_json(resolve(options.checkpoint) / "config.json")
     with torch.device("meta"):
         weights = sum(weight.numel() for weight in BertModel(config).parameters())
     there = [p for name in ("checkpoints", "best") for p in (options.output_dir / name).rglob("*") if p.is_file()]
     held = 0 if options.overwrite else sum(path.stat().st_size for path in there)
-    check_space(options.output_dir, (4 * 3 + 2) * 4 * weights - held)
+    check_space(options.output_dir, (3 * 3 + 2) * 4 * weights - held)
     check_space(options.predictions_dir, 0, option="--predictions_dir")
 
 
@@ -209,8 +214,7 @@ def run_in_folder(options: Options, locks: ExitStack) -> None:
     holds_run = (out / "config.json").is_file() or bool(checkpoint.saved(out / "checkpoints"))
     if holds_run and options.resume == "never" and not options.overwrite:
         raise UsageError(f"--output_dir: {out} holds a run; take --resume auto, --overwrite (moves it) or another")
-    finished = options.resume != "never" and (out / "metrics.json").is_file()
-    if not finished:
+    if options.resume == "never" or not (out / "metrics.json").is_file():  # a finished run is left alone
         check_output_space(options)
     session = Session(options)
     session.resume()
@@ -219,8 +223,6 @@ def run_in_folder(options: Options, locks: ExitStack) -> None:
     say(header(session))
     if options.dry_run:
         return dry_run(session)
-    if finished:  # and now to be made longer
-        check_output_space(options)
     if holds_run and options.overwrite:  # only now, when everything that the new run starts from is there
         say(f"the run that was here is in {move_aside(out)}")
         locks.enter_context(lock(out))
@@ -233,11 +235,8 @@ def run_in_folder(options: Options, locks: ExitStack) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = parse(argv)
-    if options.deterministic:  # cuBLAS asks for this, before its first use
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if options.deterministic != torch.are_deterministic_algorithms_enabled():  # the call takes a second of imports
-        torch.use_deterministic_algorithms(options.deterministic)
+    options = parse(argv, __doc__)
+    set_deterministic(options.deterministic)
     with ExitStack() as locks:
         if options.output_dir.exists() or not options.dry_run:
             locks.enter_context(lock(options.output_dir))

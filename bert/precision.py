@@ -1,5 +1,6 @@
 """Which device, and in which precision: autocast and the gradient scaler."""
 
+import os
 import platform
 
 import torch
@@ -51,3 +52,11 @@ def autocast(device: torch.device, mode: str) -> torch.autocast:
 def make_scaler(mode: str) -> torch.amp.GradScaler:
     """Scales the loss under fp16, whose small gradients would vanish; does nothing under the others."""
     return torch.amp.GradScaler("cuda", enabled=mode == "fp16")
+
+
+def set_deterministic(wanted: bool) -> None:
+    """Whether operations whose result may vary on a GPU are refused."""
+    if wanted:  # cuBLAS asks for this, before its first use
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if wanted != torch.are_deterministic_algorithms_enabled():  # the call takes a second of imports
+        torch.use_deterministic_algorithms(wanted)

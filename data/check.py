@@ -18,10 +18,10 @@ from bert import BertTokenizer
 from data import find_data_dir
 from data.reader import Split, folded, overlap, read
 from data.task_file import load
-from data.tasks import TASKS, Task, choose_tasks
+from data.tasks import TASKS, Task, choose_tasks, names
 from heads.kinds import KINDS
 from runtime.errors import DataError, run_cli
-from runtime.settings import OptionParser, names, positive_int
+from runtime.settings import OptionParser, positive_int
 
 RARE = 10  # rows of a class in train: fewer are hardly enough to learn it
 

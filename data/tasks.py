@@ -6,15 +6,16 @@ is said in heads/kinds.py.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import argparse
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import check_name
-from runtime.settings import ALL
 
 SPLITS = ("train", "dev", "test")
+ALL = ""  # in what `by_name` gives: the value of every task
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,27 @@ TASKS = {
     )
 }  # fmt: skip
 LEADERBOARD = ("sst", "para", "sts")  # the default --tasks, and what the leaderboards' averages are of
+
+
+def names(text: str) -> tuple[str, ...]:
+    """A type of option: `para,sts` -> ("para", "sts"), each once."""
+    found = tuple(text.split(","))
+    if len(found) > len(set(found)) or not all(found):
+        raise argparse.ArgumentTypeError(f"expected names with commas between, each once; found {text!r}")
+    return found
+
+
+def by_name(value: Callable[[str], Any]) -> Callable[[str], dict[str, Any]]:
+    """Another: `sst=1,sts=4` -> {"sst": value("1"), "sts": value("4")}, each name once; one value -> {ALL: value}."""
+
+    def check(text: str) -> dict[str, Any]:
+        if "=" not in text:
+            return {ALL: value(text)}
+        pairs = [part.partition("=") for part in text.split(",")]
+        names(",".join(name for name, _, _ in pairs))
+        return {name: value(number) for name, _, number in pairs}
+
+    return check
 
 
 def choose_tasks(chosen: Sequence[str] | None, known: Mapping[str, Task]) -> tuple[Task, ...]:

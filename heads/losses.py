@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from runtime.settings import non_negative_float, probability, setting
+from runtime.settings import non_negative, probability, setting
 
 EDGE = 1e-4  # below it the logarithm of a probability goes on as a straight line
 
@@ -27,7 +27,7 @@ class LossSettings:
     )
     sts_gamma: float = setting(0.5, "scores: share of the squared error, against the absolute one", probability)
     cosine_margin: float = setting(0.0, "of the cosine-embedding loss", probability)
-    triplet_margin: float = setting(1.0, "of the triplet loss", non_negative_float)
+    triplet_margin: float = setting(1.0, "of the triplet loss", non_negative)
 
 
 def log_probability(p: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Settings, declared once: a field `lr: float = setting(1e-4, "peak", positive_float)` is the option --lr too."""
+"""Settings, declared once: a field `lr: float = setting(1e-4, "peak", positive)` is the option --lr too."""
 
 import argparse
 import dataclasses
@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from runtime.errors import UsageError, nearest
-
-ALL = ""  # in what `by_name` gives: the value of every name
 
 
 def setting(default: Any, help: str, parse: Callable[[str], Any] = str, may_change: bool = False, **word: Any) -> Any:
@@ -73,28 +71,7 @@ def _number(kind: type, fits: Callable[[float], bool], expected: str) -> Callabl
 positive_int = _number(int, lambda n: n >= 1, "a whole number, 1 or more")
 non_negative_int = _number(int, lambda n: n >= 0, "a whole number, 0 or more")
 negative_int = _number(int, lambda n: n <= -1, "a whole number, -1 or less")
-positive_float = _number(float, lambda x: x > 0, "a number above 0")
-non_negative_float = _number(float, lambda x: x >= 0, "a number, 0 or more")
+positive = _number(float, lambda x: x > 0, "a number above 0")
+non_negative = _number(float, lambda x: x >= 0, "a number, 0 or more")
 probability = _number(float, lambda x: 0 <= x <= 1, "a number in [0, 1]")
 rate = _number(float, lambda x: 0 <= x < 1, "a number in [0, 1)")
-
-
-def names(text: str) -> tuple[str, ...]:
-    """`para,sts` -> ("para", "sts"), each once."""
-    found = tuple(text.split(","))
-    if len(found) > len(set(found)) or not all(found):
-        raise argparse.ArgumentTypeError(f"expected names with commas between, each once; found {text!r}")
-    return found
-
-
-def by_name(value: Callable[[str], Any]) -> Callable[[str], dict[str, Any]]:
-    """A type: `sst=1,sts=4` -> {"sst": value("1"), "sts": value("4")}, each name once; one value -> {ALL: value}."""
-
-    def check(text: str) -> dict[str, Any]:
-        if "=" not in text:
-            return {ALL: value(text)}
-        pairs = [part.partition("=") for part in text.split(",")]
-        names(",".join(name for name, _, _ in pairs))
-        return {name: value(number) for name, _, number in pairs}
-
-    return check

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from own_tasks import make_own_tasks
 
 import train_multitask
-from data.tasks import TASKS
+from data.tasks import ALL, TASKS, by_name, names
 from heads.config import HeadsConfig
 from heads.losses import LossSettings
 from runtime import settings
 from runtime.errors import UsageError, run_cli
-from runtime.settings import ALL, OptionParser, by_name, names, positive_float, setting
+from runtime.settings import OptionParser, positive, setting
 from training.options import Options, parse
 
 
@@ -26,7 +26,7 @@ from training.options import Options, parse
 class Settings:
     batch_size: int = setting(16, "rows", settings.positive_int)
     layer: int | None = setting(None, "which", settings.negative_int)
-    lr: float = setting(0.5, "peak", settings.positive_float)
+    lr: float = setting(0.5, "peak", settings.positive)
     name: str = setting("x", "of it", choices=("x", "a-b_c", "--a-b"))
     debug: bool = setting(False, "more", bool)
     hidden: int = 3
@@ -83,8 +83,8 @@ def test_help_names_every_option_with_its_default(capsys):
         (settings.positive_int, int, lambda n: n >= 1),
         (settings.non_negative_int, int, lambda n: n >= 0),
         (settings.negative_int, int, lambda n: n <= -1),
-        (settings.positive_float, float, lambda x: 0 < x < float("inf")),
-        (settings.non_negative_float, float, lambda x: 0 <= x < float("inf")),
+        (settings.positive, float, lambda x: 0 < x < float("inf")),
+        (settings.non_negative, float, lambda x: 0 <= x < float("inf")),
         (settings.probability, float, lambda x: 0 <= x <= 1),
         (settings.rate, float, lambda x: 0 <= x < 1),
     ],
@@ -106,14 +106,14 @@ def test_ranges(check, kind, fits, number):
 
 def test_names_and_values_by_name():
     assert names("sts,sst") == ("sts", "sst")
-    assert by_name(positive_float)("sst=1,sts=0.5") == {"sst": 1.0, "sts": 0.5}
-    assert by_name(positive_float)("0.25") == {ALL: 0.25}
+    assert by_name(positive)("sst=1,sts=0.5") == {"sst": 1.0, "sts": 0.5}
+    assert by_name(positive)("0.25") == {ALL: 0.25}
     for text in ("", "sst,", "sst,sst"):
         with pytest.raises(argparse.ArgumentTypeError, match="each once"):
             names(text)
     for text in ("sst", "sst=", "sst=0", "=1", "sst=1,sst=2", "sst=1;sts=2", "sst=inf", "inf"):
         with pytest.raises(argparse.ArgumentTypeError, match="expected"):
-            by_name(positive_float)(text)
+            by_name(positive)(text)
 
 
 # ---- the options of a run --------------------------------------------------------------------------------------------

@@ -10,35 +10,14 @@ from typing import Any
 from bert.precision import DTYPES
 from data import find_data_dir
 from data.task_file import load as load_task_file
-from data.tasks import LEADERBOARD, TASKS, Task, by_task, choose_tasks
+from data.tasks import LEADERBOARD, TASKS, Task, by_name, by_task, choose_tasks, names
 from heads.config import HeadsConfig
 from heads.files import model_folder, read_heads
 from heads.kinds import KINDS
 from heads.losses import LossSettings
 from optim.surgery import SURGERIES
 from runtime.errors import UsageError, check_name
-from runtime.settings import (
-    OptionParser,
-    by_name,
-    names,
-    non_negative_float,
-    non_negative_int,
-    positive_float,
-    positive_int,
-    rate,
-    setting,
-)
-
-DESCRIPTION = """Train one BERT on several tasks at once.
-
-    python train_multitask.py --option finetune --strategy gs                   # gradient surgery
-    python train_multitask.py --option finetune --strategy mtl                  # the plain sum of the losses
-    python train_multitask.py --option finetune --strategy single --tasks sst   # one task
-    python train_multitask.py --task_file my.toml                               # tasks of your own
-
-Data: --data_dir, else the course files where `python -m data.download` has put them, else the embedded synthetic
-sample. A run's folder holds config.json, log.jsonl, metrics.json, checkpoints/, best/ and predictions/.
-"""
+from runtime.settings import OptionParser, non_negative, non_negative_int, positive, positive_int, rate, setting
 
 
 def option_names(text: str) -> tuple[str, ...]:
@@ -60,14 +39,8 @@ GROUPS = {  # first option -> heading in the help
 class Options:
     """A run's options, as `parse` gives them: checked, complete, frozen."""
 
-    option: str = setting(
-        "finetune",
-        "finetune: everything; pretrain: only what stands on a frozen BERT",
-        choices=("finetune", "pretrain"),
-    )
-    strategy: str = setting(
-        "gs", "one task, the sum of the tasks' losses, or gradient surgery", choices=("single", "mtl", "gs")
-    )
+    option: str = setting("finetune", "pretrain: only what stands on a frozen BERT", choices=("finetune", "pretrain"))
+    strategy: str = setting("gs", "one task; the sum of losses; gradient surgery", choices=("single", "mtl", "gs"))
     surgery: str | None = setting(None, "how gs combines the tasks' gradients (default: pcgrad)", metavar="NAME")
     tasks: tuple[Task, ...] = setting((), "their names (default: sst,para,sts, or the file's)", names, metavar="A,B")
     task_file: Path | None = free(None, "tasks of your own: docs/tasks.md", Path, metavar="TOML")
@@ -77,20 +50,18 @@ class Options:
     data_dir: Path | None = free(None, "the course's files (default: the downloaded ones, else the sample)", Path)
     predictions_dir: Path | None = free(None, "for prediction files (default: predictions/ in the run's folder)", Path)
 
-    epochs: int | None = setting(
-        None, "passes over the longest task's rows (default: 2, or as many as make 200 steps)", positive_int
-    )
+    epochs: int | None = setting(None, "over the longest task (default: 2, or as make 200 steps)", positive_int)
     max_steps: int | None = setting(None, "at most so many; the learning rate then falls over these", positive_int)
     batch_size: Mapping[str, int] = setting(
         None, "rows of a task in a batch (default: the task's)", by_name(positive_int), metavar="N|A=N,B=N"
     )
     grad_accum: int = setting(1, "batches of each task a step", positive_int)
-    lr: float = setting(1e-4, "peak learning rate", positive_float)
+    lr: float = setting(1e-4, "peak learning rate", positive)
     warmup: float = setting(0.1, "share of the steps that it rises in", rate)
-    weight_decay: float = setting(0.01, "of matrices", non_negative_float)
-    max_grad_norm: float = setting(1.0, "of all gradients together, after surgery", positive_float)
+    weight_decay: float = setting(0.01, "of matrices", non_negative)
+    max_grad_norm: float = setting(1.0, "of all gradients together, after surgery", positive)
     loss_scale: Mapping[str, float] = setting(
-        None, "what a task's loss is multiplied by (default: the task's)", by_name(positive_float), metavar="X|A=X,B=X"
+        None, "what a task's loss is multiplied by (default: the task's)", by_name(positive), metavar="X|A=X,B=X"
     )
     patience: int = setting(0, "end after so many evaluations without a better score; 0: never", non_negative_int)
 
@@ -100,9 +71,7 @@ class Options:
     deterministic: bool = setting(False, "refuse the GPU operations whose result may vary", bool)
 
     output_dir: Path | None = free(None, "default: runs/OPTION-STRATEGY, with the tasks where not the usual", Path)
-    resume: str = free(
-        "never", "go on from the newest checkpoint, or from that one: those after it then go", metavar="auto|never|PATH"
-    )
+    resume: str = free("never", "go on from the newest, or that checkpoint; later ones go", metavar="auto|never|PATH")
     allow_change: tuple[str, ...] = free((), "options that may differ on resuming", option_names, metavar="NAME,NAME")
     overwrite: bool = free(False, "move a run that the folder holds to FOLDER.old", bool)
     save_every: int = free(500, "steps between two checkpoints", positive_int)
@@ -131,9 +100,9 @@ class Options:
         return values | {"tasks": self.task_names, "task_definitions": definitions}
 
 
-def parse(argv: Sequence[str] | None = None) -> Options:
+def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
     """The command line's words -> options. Raises UsageError or DataError, before anything large is read."""
-    parser = OptionParser(DESCRIPTION)
+    parser = OptionParser(description)
     parser.add_settings(Options, GROUPS)
     parser.add_settings(HeadsConfig, {"arch": "model"})
     parser.add_settings(LossSettings, {"para_loss": "losses"})

@@ -7,6 +7,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from optim.adamw import decayed_matrices
 from optim.surgery import SURGERIES
 from optim.weighing import Fixed
 from runtime.errors import CheckpointError, DataError, DivergedError, UsageError, say, stop_signals
-from runtime.files import new_folder
+from runtime.files import new_folder, read_json
 from runtime.seeds import seeded
 from training import checkpoint
 from training.options import Options
@@ -87,7 +88,6 @@ class Session:
         self.last_step = self.total_steps  # that this process takes
         self.resumed = False
         self.last_good: int | None = None  # the step of the checkpoint that was written or read last
-        self.best_saved: tuple[float | None, int] = (None, 0)  # the best that has a checkpoint: its score and step
         self.damaged: set[int] = set()  # the steps of those that could not be read: they stay, for people to look at
 
     # ---- going through the steps -------------------------------------------------------------------------------------
@@ -99,8 +99,6 @@ class Session:
             while not self.finished and not self.stopping:
                 yield self.state.step
             if self.stop.number:  # also one that came while the last step was saved
-                if self.state.best_step:  # the run can go on, and its best model so far can be used
-                    self.export_best()
                 say(f"stopped; step {self.state.step} is saved; go on with the same command and --resume auto")
                 raise SystemExit(128 + self.stop.number)
 
@@ -108,6 +106,11 @@ class Session:
     def folder(self) -> Path:
         """Of the checkpoints."""
         return self.options.output_dir / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """The folder of the best model."""
+        return self.options.output_dir / "best"
 
     @property
     def finished(self) -> bool:
@@ -136,29 +139,41 @@ class Session:
 
     # ---- saving ------------------------------------------------------------------------------------------------------
 
-    def save_if_due(self, evaluated: bool) -> None:
-        """Write a checkpoint after an evaluation, each --save_every steps, and where a signal asks the run to end.
+    def save_best(self, score: float | None) -> None:
+        """Write best/, in the layout of heads/files.py: the model is the best so far."""
+        with self.saving("best model"):
+            with new_folder(self.best) as folder:
+                self.model.save(folder)
+                (folder / "step.json").write_text(f'{{"step": {self.state.step}}}\n', encoding="utf-8")
+            self.state.best_score, self.state.best_step = score, self.state.step
 
-        One that is not the last may fail for want of space: the next will be tried.
-        Raises: DivergedError, and nothing is written, where a weight is not finite; DiskError for the last.
-        """
-        state = self.state
+    def save_if_due(self, evaluated: bool) -> None:
+        """Write a checkpoint after an evaluation, each --save_every steps, and where a signal asks the run to end."""
+        step = self.state.step
         self.stopping = self.stop.number  # read once: a signal that comes after this line lets one more step be made
-        if not (evaluated or self.stopping or self.is_due(self.options.save_every)):
-            return
+        if evaluated or self.stopping or self.is_due(self.options.save_every):
+            # The one before stays, for a fault to fall back to: not the newest there, which may be a damaged one.
+            keep = self.damaged | ({self.last_good} - {None})
+            with self.saving("checkpoint"):
+                checkpoint.save(self.folder, step, self.tensors(), self.numbers(), keep)
+                self.last_good = step
+
+    @contextmanager
+    def saving(self, what: str) -> Iterator[None]:
+        """Around what may fail for want of space while the run goes on: the next will be tried.
+
+        Raises: DivergedError, and nothing is written, where a weight is not finite; DiskError after the last step.
+        """
+        step = self.state.step
         if infinite := [name for name, weight in self.model.named_parameters() if not weight.isfinite().all()]:
-            found = f"expected finite weights; found others in {infinite[0]} at step {state.step}"
+            found = f"expected finite weights; found others in {infinite[0]} at step {step}"
             raise DivergedError(f"{found}; lower --lr; the last checkpoint stands")
-        # The one before stays, for a fault to fall back to: not the newest there, which may be a damaged one.
-        keep = {state.best_step, *self.damaged} | ({self.last_good} - {None})
         try:
-            checkpoint.save(self.folder, state.step, self.tensors(), self.numbers(), keep)
-            self.last_good, self.best_saved = state.step, (state.best_score, state.best_step)
+            yield
         except OSError as error:
             if self.stopping or self.finished:
                 raise
-            state.best_score, state.best_step = self.best_saved
-            say(f"warning: no checkpoint at step {state.step}: {error}")
+            say(f"warning: no {what} at step {step}: {error}")
 
     def tensors(self) -> checkpoint.Tensors:
         """The tensors of a checkpoint, by file and name."""
@@ -190,24 +205,6 @@ class Session:
             for name in ("train", "dev")
             for split in self.splits[name].values()
         }
-
-    def export_best(self) -> None:
-        """Put the best step's weights into the model, and write them to best/, in the layout of heads/files.py.
-
-        Where no evaluation had a defined score, or the best step's checkpoint is damaged, these are the last ones.
-        """
-        state = self.state
-        if state.best_step not in (0, state.step):
-            try:
-                tensors, _ = checkpoint.load(checkpoint.path_of(self.folder, state.best_step))
-                self.model.load_state_dict(tensors["model"] | tensors["heads"])
-            except CheckpointError as error:
-                say(f"warning: {error}; the best model is lost, the last one takes its place")
-                state.best_step = state.step
-        with new_folder(self.options.output_dir / "best") as folder:
-            self.model.save(folder)
-            step = json.dumps({"step": state.best_step or state.step})
-            (folder / "step.json").write_text(f"{step}\n", encoding="utf-8")
 
     # ---- resuming ----------------------------------------------------------------------------------------------------
 
@@ -257,8 +254,10 @@ class Session:
         for part, saved in ((self.surgery, "surgery"), (self.weigh, "weighing"), (self.scaler, "scaler")):
             if part and numbers[saved]:
                 part.load_state_dict(numbers[saved])
-        self.state, self.last_good, self.best_saved = state, state.step, (state.best_score, state.best_step)
-        self.resumed = True
+        there = self.best / "step.json"
+        if not there.is_file() or read_json(there) != {"step": state.best_step}:  # of a later step than path's
+            state.best_score = None  # the next evaluation replaces it
+        self.state, self.last_good, self.resumed = state, state.step, True
         say(f"resumed from {path}: step {state.step} of {self.total_steps}")
 
     def check_same(self, stored: dict) -> None:
