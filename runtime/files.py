@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import shutil
-import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,11 +47,9 @@ def _exchange(final: Path) -> Iterator[Path]:
             yield temporary
             for path in (*temporary.rglob("*"), temporary):
                 sync(path)
-            fault("before-rename", final.name)
             if temporary.is_dir() and final.is_dir():
                 discard(final)  # killed right after this there is none, until the run goes on and writes it again
             temporary.replace(final)
-            fault("after-rename", final.name)
             sync(final.parent)
         finally:
             remove(temporary)
@@ -61,7 +58,6 @@ def _exchange(final: Path) -> Iterator[Path]:
 def discard(folder: Path) -> None:
     """Remove a folder with all it holds, so that nobody sees half of it."""
     trash = folder.rename(folder.with_name(f".trash-{folder.name}.{os.getpid()}"))
-    fault("in-rotation", folder.name)
     remove(trash)
 
 
@@ -111,12 +107,6 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         why = error.strerror or error
         raise DiskError(f"{path}: not written ({why}); free some space or choose another folder") from error
-
-
-def fault(point: str, name: str) -> None:
-    """For tests: die as by kill -9 where MINBERT_FAULT_POINT is `point`, or `point@name`: of that file or folder."""
-    if os.environ.get("MINBERT_FAULT_POINT") in (point, f"{point}@{name}"):
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

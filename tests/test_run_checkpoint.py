@@ -117,25 +117,30 @@ def test_the_newest_and_the_kept_stay(tmp_path):
         assert [step_of(path) for path in saved(tmp_path)] == sorted({step, *keep, 31} - {7}, reverse=True)
 
 
+RENAMED = "os.rename .*/.tmp-step-000003"
+FILES = [*(f"{stem}.safetensors" for stem in STEMS), "state.json", "MANIFEST.json"]
+
+
 @pytest.mark.fault(2)
 @pytest.mark.parametrize(
-    "point", [*(f"after-{stem}" for stem in (*STEMS, "state", "manifest", "rename")), "before-rename", "in-rotation"]
+    "events",
+    [*([f"open .*/.tmp-step-000003.*/{file}"] for file in FILES), [RENAMED], [RENAMED, ""], ["rmtree .*/.trash-step"]],
 )
-def test_killed_inside_a_save(tmp_path, point):
+def test_killed_inside_a_save(tmp_path, events):
     save(tmp_path, 1, *content(1))
     save(tmp_path, 2, *content(2), keep=[1])
 
     def dies():
-        os.environ["MINBERT_FAULT_POINT"] = point
+        child.die_at(*events)
         save(tmp_path, 3, *content(3), keep=[2])
 
     assert child.run(dies) == -signal.SIGKILL
-    assert_is(tmp_path, 3 if point in ("after-rename", "in-rotation") else 2)
+    assert_is(tmp_path, 3 if events[-1] == "" or "rmtree" in events[0] else 2)
     left = set(os.listdir(tmp_path))
     clean(tmp_path, "step-*")
     cleaned = set(os.listdir(tmp_path))
     assert cleaned == {name for name in left if name.startswith("step-")}
-    assert (cleaned < left) == (point != "after-rename")
+    assert (cleaned < left) == (events[-1] != "")
 
 
 @pytest.mark.fault(3)

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from runtime.errors import CheckpointError, UsageError, say
-from runtime.files import check_plain, discard, fault, new_folder, read_json, read_tensors, sha256, write_tensors
+from runtime.files import check_plain, discard, new_folder, read_json, read_tensors, sha256, write_tensors
 
 Tensors = dict[str, dict[str, Tensor]]  # file's stem -> tensor's name -> tensor
 FORMAT = 1
@@ -34,13 +34,10 @@ def save(folder: Path, step: int, tensors: Tensors, state: dict, keep: Iterable[
     with new_folder(final) as temporary:
         for stem, named in tensors.items():
             write_tensors(temporary / f"{stem}.safetensors", named)
-            fault(f"after-{stem}", final.name)
         (temporary / STATE).write_text(text, encoding="utf-8")
-        fault("after-state", final.name)
         files = {path.name: _describe(path) for path in sorted(temporary.iterdir())}
         assert all(map(FILE.fullmatch, files)), files
         (temporary / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=1), encoding="utf-8")
-        fault("after-manifest", final.name)
     for path in saved(folder):
         if step_of(path) not in {step, *keep} and (path / MANIFEST).exists():
             try:

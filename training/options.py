@@ -19,11 +19,6 @@ from optim.surgery import SURGERIES
 from runtime.errors import UsageError, check_name
 from runtime.settings import OptionParser, non_negative, non_negative_int, positive, positive_int, rate, setting
 
-
-def option_names(text: str) -> tuple[str, ...]:
-    return names(text.replace("-", "_"))
-
-
 free = partial(setting, may_change=True)  # when a run goes on: the weights do not depend on it
 DEVICES, PRECISIONS = ("auto", "cpu", "cuda"), ("auto", "off", *DTYPES)
 GROUPS = {  # first option -> heading in the help
@@ -72,7 +67,7 @@ class Options:
 
     output_dir: Path | None = free(None, "default: runs/OPTION-STRATEGY, with the tasks where not the usual", Path)
     resume: str = free("never", "go on from the newest, or that checkpoint; later ones go", metavar="auto|never|PATH")
-    allow_change: tuple[str, ...] = free((), "options that may differ on resuming", option_names, metavar="NAME,NAME")
+    allow_change: tuple[str, ...] = free((), "options that may differ on resuming", names, metavar="NAME,NAME")
     overwrite: bool = free(False, "move a run that the folder holds to FOLDER.old", bool)
     save_every: int = free(500, "steps between two checkpoints", positive_int)
     eval_every: int | None = setting(None, "steps between evaluations on dev (default: an epoch)", positive_int)
