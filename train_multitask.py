@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
@@ -46,9 +45,9 @@ def train(session: Session) -> None:
     """Every step of a run, in order. training/session.py has what it is made of, training/guards.py what guards it."""
     options, state, model = session.options, session.state, session.model
     gradients, optimizer, scaler = session.gradients, session.optimizer, session.scaler
-    log = RunLog(options.output_dir / "log.jsonl", state.log_size)
+    log = RunLog(session.out / "log.jsonl", state.log_size)
     progress = Progress(session.total_steps, state.step, every=options.log_every)
-    with closing(log), closing(progress):
+    with closing(log):
         for step in session.steps():  # from where it was resumed to the last, or until patience or a signal ends it
             started = time.monotonic()
             for attempt in guards.attempts(session):  # another one, in smaller parts, where memory runs out
@@ -88,7 +87,7 @@ def train(session: Session) -> None:
                 log.write({"step": state.step, "seconds": round(state.seconds, 3), **line})
             progress.update(state.step, losses)
             if evaluated := session.is_due(options.eval_every):
-                evaluate(session, log, progress)
+                evaluate(session, log)
             state.log_size = log.size
             session.save_if_due(evaluated)
 
@@ -105,13 +104,13 @@ def conflict_line(session: Session, conflict: Conflict) -> dict:
     return {"cosine": pairs}
 
 
-def evaluate(session: Session, log: RunLog, progress: Progress) -> None:
+def evaluate(session: Session, log: RunLog) -> None:
     """Dev metrics of the run's tasks, and whether they are the best so far."""
     state, options, started = session.state, session.options, time.monotonic()
     metrics = predict_and_score(session.model, {"dev": session.splits["dev"]}, session.amp)
     state.seconds += time.monotonic() - started
     log.write({"step": state.step, "seconds": round(state.seconds, 3), "dev": metrics, "undefined": undefined(metrics)})
-    progress.say(f"step {state.step}: dev " + "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if v is not None))
+    say(f"step {state.step}: dev " + "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if v is not None))
     value = score(metrics, options.tasks)
     state.evaluations_since_best += 1
     if value is not None and (state.best_score is None or value > state.best_score):
@@ -161,11 +160,11 @@ def run_config(session: Session) -> dict:
 
 def finish(session: Session) -> None:
     """From best/, as anybody would load it, the prediction files and metrics.json."""
-    options, state, out = session.options, session.state, session.options.output_dir
-    if state.best_score is None or not session.best.is_dir():  # no evaluation had a defined score
+    options, state, out, best = session.options, session.state, session.out, session.out / "best"
+    if state.best_score is None or not best.is_dir():  # no evaluation had a defined score
         session.save_best(None)
     with seeded(options.seed, "finish"):  # heads are made before they are loaded
-        model = MultitaskBert.from_pretrained(session.best).to(session.device)
+        model = MultitaskBert.from_pretrained(best).to(session.device)
     metrics = predict_and_score(model, session.splits, session.amp, options.predictions_dir)
     result = {
         "dev": metrics,
@@ -176,7 +175,7 @@ def finish(session: Session) -> None:
         "conflicts": {pair: count / state.surgeries for pair, count in state.conflicts.items()},
     }
     write_atomic(out / "metrics.json", json.dumps(result, indent=2) + "\n")
-    say(f"model: {session.best}; predictions: {options.predictions_dir}")
+    say(f"model: {best}; predictions: {options.predictions_dir}")
     print(f"dev of {options.data_name}, weights of step {state.best_step}:\n{report(metrics)}")
 
 
@@ -184,12 +183,12 @@ def dry_run(session: Session) -> None:
     """Two steps, an evaluation and a checkpoint, read back, on the run's own disk; nothing of it is left."""
     place, remaining = check_space(session.options.output_dir, 0), session.total_steps - session.state.step
     with disk_errors(place), tempfile.TemporaryDirectory(prefix=".tmp-", dir=place) as folder:
-        session.options = replace(session.options, output_dir=Path(folder))
+        session.out = Path(folder)
         session.last_step = min(session.total_steps, session.state.step + 2)
         before = session.state.seconds
         train(session)
         if remaining:
-            path = checkpoint.path_of(session.folder, session.state.step)
+            path = checkpoint.path_of(session.out / "checkpoints", session.state.step)
             session.restore(path, *checkpoint.load(path))
             minutes = (session.state.seconds - before) / min(2, remaining) * remaining / 60
             say(f"time: at most {minutes:.1f} minutes, by two steps and an evaluation")

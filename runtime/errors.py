@@ -7,6 +7,7 @@ SIGHUP (a terminal that is closed).
 import difflib
 import errno
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 from typing import TextIO
 
 DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS}
+CLEAR = "\x1b[K"  # a terminal's line, from the cursor on
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: two
 
 
@@ -92,11 +94,17 @@ def say(text: str, end: str = "\n", stream: TextIO | None = None, forgiven: type
     """A line on stderr, or `stream`. After an OSError, raised where it is not forgiven, nothing goes there any more."""
     stream = stream or sys.stderr
     try:
-        print(text, end=end, file=stream, flush=True)
+        print(CLEAR * stream.isatty() + text, end=end, file=stream, flush=True)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # below Python, so that its flush at exit passes
         if not isinstance(error, forgiven):
             raise
+
+
+def show(text: str) -> None:
+    """A line that the next one replaces, on a terminal alone."""
+    if sys.stderr.isatty():
+        say(text[: shutil.get_terminal_size().columns - 1], end="\r")  # a longer line would not be replaced
 
 
 def explain(error: BaseException, number: int = 0) -> tuple[int, str]:

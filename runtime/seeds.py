@@ -15,9 +15,9 @@ def seed_of(seed: int, purpose: str, *position: int) -> int:
     return int(sequence.generate_state(1, np.uint64)[0])
 
 
-def generator(seed: int, purpose: str, *position: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator, e.g. generator(settings.seed, "surgery", step)."""
-    return torch.Generator(device).manual_seed(seed_of(seed, purpose, *position))
+def generator(seed: int, purpose: str, *position: int) -> torch.Generator:
+    """A fresh generator of the CPU, e.g. generator(options.seed, "surgery", step)."""
+    return torch.Generator().manual_seed(seed_of(seed, purpose, *position))
 
 
 @contextmanager

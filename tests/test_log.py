@@ -81,11 +81,9 @@ def test_plain_progress(capsys):
     progress = Progress(total=7, start=2, every=3)
     for step in range(3, 8):
         progress.update(step, {"sst": 0.5, "sts": math.nan})
-    progress.say("dev 0.5")
-    progress.close()
     out, err = capsys.readouterr()
     lines = err.splitlines()
-    assert (out, [line.split("  ")[0] for line in lines]) == ("", ["step 3/7", "step 6/7", "step 7/7", "dev 0.5"])
+    assert (out, [line.split("  ")[0] for line in lines]) == ("", ["step 3/7", "step 6/7", "step 7/7"])
     assert "sst 0.5000  sts nan" in lines[0]
     assert lines[2].endswith("0.0 minutes left")
 
@@ -93,7 +91,7 @@ def test_plain_progress(capsys):
 TRAINING = """
 import sys
 from pathlib import Path
-from runtime.errors import run_cli, stop_signals
+from runtime.errors import run_cli, say, stop_signals
 from training.log import Progress, RunLog
 
 def main(argv):
@@ -102,13 +100,12 @@ def main(argv):
         for step in range(1, 10**9):
             progress.update(step, {"sst": 0.5})
             if step == 3:
-                progress.say("dev 0.5")
+                say("dev 0.5")
             log.write({"step": step})
             if stop.number:
                 break
     log.write({"step": step, "saved": True})
     print("result")
-    progress.close()
     log.close()
     raise SystemExit(128 + stop.number)
 

@@ -1,14 +1,13 @@
 """What a run tells: log.jsonl for programs, progress on stderr for people."""
 
 import json
-import shutil
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import say
+from runtime.errors import say, show
 from runtime.files import disk_errors
 
 
@@ -49,20 +48,13 @@ class Progress:
     """Where a run stands, on stderr: on a terminal one line that changes, elsewhere a line every `every` steps."""
 
     def __init__(self, total: int, start: int = 0, every: int = 50):
-        self.total, self.start, self.began = total, start, time.monotonic()  # start: the steps done before
-        self.every, self.clear, self.end = (1, "\x1b[K", "\r") if sys.stderr.isatty() else (every, "", "\n")
+        self.total, self.start, self.every, self.began = total, start, every, time.monotonic()  # start: the steps done
 
     def update(self, step: int, losses: Mapping[str, float]) -> None:
         """After each step: its number, from 1, and the losses to show, by task."""
-        if step % self.every == 0 or step == self.total:
-            minutes = (self.total - step) * (time.monotonic() - self.began) / (step - self.start) / 60
-            shown = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
-            self.say(f"step {step}/{self.total}  {shown}  {minutes:.1f} minutes left", self.end)
-
-    def say(self, text: str, end: str = "\n") -> None:
-        """A line, in the place of the one that changes."""
-        width = shutil.get_terminal_size().columns - 1 if end == "\r" else None  # a longer line would not be replaced
-        say(self.clear + text[:width], end)
-
-    def close(self) -> None:
-        self.say("", end="")
+        minutes = (self.total - step) * (time.monotonic() - self.began) / (step - self.start) / 60
+        shown = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+        line = f"step {step}/{self.total}  {shown}  {minutes:.1f} minutes left"
+        show(line)
+        if not sys.stderr.isatty() and (step % self.every == 0 or step == self.total):
+            say(line)

@@ -54,7 +54,7 @@ class Session:
     """Everything that training needs, made from the options; nothing is written before the first step is taken."""
 
     def __init__(self, options: Options):
-        self.options, self.state, seed = options, State(), options.seed
+        self.options, self.state, self.out, seed = options, State(), options.output_dir, options.seed
         self.splits = read_splits(options.tasks, SPLITS, options.data_dir, seed)  # by name of split, and task
         self.device = precision.resolve_device(options.device)
         self.amp = precision.resolve_precision(options.amp, self.device)
@@ -103,16 +103,6 @@ class Session:
                 raise SystemExit(128 + self.stop.number)
 
     @property
-    def folder(self) -> Path:
-        """Of the checkpoints."""
-        return self.options.output_dir / "checkpoints"
-
-    @property
-    def best(self) -> Path:
-        """The folder of the best model."""
-        return self.options.output_dir / "best"
-
-    @property
     def finished(self) -> bool:
         stopped_early = 0 < self.options.patience <= self.state.evaluations_since_best
         return self.state.step >= self.last_step or stopped_early
@@ -142,7 +132,7 @@ class Session:
     def save_best(self, score: float | None) -> None:
         """Write best/, in the layout of heads/files.py: the model is the best so far."""
         with self.saving("best model"):
-            with new_folder(self.best) as folder:
+            with new_folder(self.out / "best") as folder:
                 self.model.save(folder)
                 (folder / "step.json").write_text(f'{{"step": {self.state.step}}}\n', encoding="utf-8")
             self.state.best_score, self.state.best_step = score, self.state.step
@@ -155,7 +145,7 @@ class Session:
             # The one before stays, for a fault to fall back to: not the newest there, which may be a damaged one.
             keep = self.damaged | ({self.last_good} - {None})
             with self.saving("checkpoint"):
-                checkpoint.save(self.folder, step, self.tensors(), self.numbers(), keep)
+                checkpoint.save(self.out / "checkpoints", step, self.tensors(), self.numbers(), keep)
                 self.last_good = step
 
     @contextmanager
@@ -210,21 +200,21 @@ class Session:
 
     def resume(self) -> None:
         """Put the newest checkpoint in place, or the one that --resume names; `resumed` says whether there was one."""
-        choice, out = self.options.resume, self.options.output_dir
+        choice, out, folder = self.options.resume, self.out, self.out / "checkpoints"
         if choice == "auto":
-            newest = checkpoint.load_latest(self.folder)
+            newest = checkpoint.load_latest(folder)
             if newest is None and (out / "metrics.json").is_file():
                 advice = "take --overwrite or another --output_dir"
                 raise UsageError(f"--resume auto: {out} holds a finished run without a checkpoint; {advice}")
             if newest is None:
-                return say(f"--resume auto: no checkpoint in {self.folder}; starting from the beginning")
+                return say(f"--resume auto: no checkpoint in {folder}; starting from the beginning")
             self.restore(*newest)
-            there, step = map(checkpoint.step_of, checkpoint.saved(self.folder)), self.state.step
+            there, step = map(checkpoint.step_of, checkpoint.saved(folder)), self.state.step
             self.damaged = {other for other in there if other > step}
         elif choice != "never":
             path = Path(choice)
-            if path.resolve().parent != self.folder.resolve():
-                expected = f"--resume: expected auto, never or a checkpoint in {self.folder}"
+            if path.resolve().parent != folder.resolve():
+                expected = f"--resume: expected auto, never or a checkpoint in {folder}"
                 raise UsageError(f"{expected}; found {path}; to start from another run take --init_from")
             self.restore(path, *checkpoint.load(path))
 
@@ -254,7 +244,7 @@ class Session:
         for part, saved in ((self.surgery, "surgery"), (self.weigh, "weighing"), (self.scaler, "scaler")):
             if part and numbers[saved]:
                 part.load_state_dict(numbers[saved])
-        there = self.best / "step.json"
+        there = self.out / "best" / "step.json"
         if not there.is_file() or read_json(there) != {"step": state.best_step}:  # of a later step than path's
             state.best_score = None  # the next evaluation replaces it
         self.state, self.last_good, self.resumed = state, state.step, True
