@@ -1,7 +1,5 @@
 """A Hugging Face folder <-> a BertModel: one table of names, strict, and no pickle that can run code."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
@@ -40,18 +38,25 @@ def hugging_face_names(name: str) -> list[str]:
 
 def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict, by Hugging Face's names."""
-    named = ((hugging_face_names(name), value) for name, value in state.items())
-    return {theirs: part for names, value in named for theirs, part in zip(names, value.chunk(len(names)), strict=True)}
+    theirs = {}
+    for name, value in state.items():
+        names = hugging_face_names(name)
+        theirs |= zip(names, value.chunk(len(names)), strict=True)
+    return theirs
 
 
-def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    """A folder's weights file, model.safetensors before pytorch_model.bin, and its tensors. Raises CheckpointError."""
-    path = folder / "model.safetensors"
-    if path.is_file():
-        return path, read_tensors(path)
-    path = folder / "pytorch_model.bin"
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)  # refuses a pickle that calls anything
+def standard_name(name: str) -> str:
+    """Without DataParallel's prefix and that of models with a head; LayerNorm's gamma and beta by today's names."""
+    name = name.removeprefix("module.").removeprefix("bert.")
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a folder's model.safetensors, else of its pytorch_model.bin."""
+    if (folder / "model.safetensors").is_file():
+        return read_tensors(folder / "model.safetensors")
+    try:  # weights_only refuses a pickle that calls anything
+        weights = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
         if not all(isinstance(name, str) and isinstance(x, Tensor) for name, x in weights.items()):
             raise TypeError("other things than names and tensors")
     except Exception as error:  # damaged pickles raise of any kind; torch's text would advise to run this one
@@ -59,27 +64,7 @@ def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
             f"{folder}: expected model.safetensors, or a pytorch_model.bin of names and tensors alone; found neither; "
             "take a model.safetensors"
         ) from error
-    return path, weights
-
-
-def standard_names(weights: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The encoder's tensors by BertModel's names, and the names of all others, which are heads.
-
-    Undone are DataParallel's prefix `module.`, the prefix `bert.` of models with a head, LayerNorm gamma and beta.
-    """
-    standard, others = {}, []
-    for name, value in weights.items():
-        new = name.removeprefix("module.").removeprefix("bert.")
-        new = new.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        if new == "embeddings.position_ids":  # the numbers 0..511, not a weight
-            continue
-        if not new.startswith(("embeddings.", "encoder.", "pooler.")):
-            others.append(name)
-        elif new in standard:
-            raise CheckpointError(f"{path}: two tensors mean {new}; fetch the file again")
-        else:
-            standard[new] = value
-    return standard, sorted(others)
+    return weights
 
 
 def check_fit(
@@ -88,24 +73,23 @@ def check_fit(
     """See that tensors fit a model in names, shapes and kind, and are finite in float32.
 
     Args:    expected, weights: tensors by the same kind of name.
-             path: the file of `weights`; advice: what to do where they do not fit. Both are for the error alone.
+             path: where `weights` are from; advice: what to do where they do not fit. Both are for the error alone.
     Raises:  CheckpointError naming what does not fit, five of each kind.
     """
-    shapes = {name: (tuple(x.shape), tuple(weights[name].shape)) for name, x in expected.items() if name in weights}
     faults = {
         "missing": [name for name in expected if name not in weights],
         "unexpected": [name for name in weights if name not in expected],
-        "wrong shape": [f"{name} (expected {a}, found {b})" for name, (a, b) in shapes.items() if a != b],
+        "wrong shape": [
+            f"{name} (expected {tuple(expected[name].shape)}, found {tuple(x.shape)})"
+            for name, x in weights.items()
+            if name in expected and x.shape != expected[name].shape
+        ],
         "not floating-point": [f"{name} ({x.dtype})" for name, x in weights.items() if not x.is_floating_point()],
         "NaN or infinite": [
             name for name, x in weights.items() if x.numel() and not all(map(torch.isfinite, x.float().aminmax()))
         ],
     }
-    listed = [
-        f"{len(names)} {fault}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
-        for fault, names in faults.items()
-        if names
-    ]
+    listed = [f"{len(names)} {fault}: {', '.join(names[:5])}" for fault, names in faults.items() if names]
     if listed:
         raise CheckpointError(f"{path}: the weights do not fit the model: {'; '.join(listed)}; {advice}")
 
@@ -116,19 +100,21 @@ def load_folder(model: nn.Module, folder: Path) -> None:
     What the file has beside the encoder, and a pooler that it lacks, are named on stderr.
     Raises: CheckpointError; the model is as it was.
     """
-    path, weights = read_weights(folder)
-    weights, heads = standard_names(weights, path)
+    weights = {standard_name(name): value for name, value in read_weights(folder).items()}
+    weights.pop("embeddings.position_ids", None)  # the numbers 0..511
+    heads = sorted(name for name in weights if not name.startswith(("embeddings.", "encoder.", "pooler.")))
+    weights = {name: value for name, value in weights.items() if name not in heads}
     has_pooler = any(name.startswith("pooler.") for name in weights)
-    names = [name for name in model.state_dict() if has_pooler or not name.startswith("pooler.")]
-    check_fit(to_hugging_face({name: model.state_dict()[name] for name in names}), weights, path)
+    state = {name: x for name, x in model.state_dict().items() if has_pooler or not name.startswith("pooler.")}
+    check_fit(to_hugging_face(state), weights, folder)
     if heads:
-        say(f"{path}: not used: {len(heads)} tensors outside the encoder: {', '.join(heads)}")
+        say(f"{folder}: not used: {len(heads)} tensors outside the encoder: {', '.join(heads)}")
     if not has_pooler:
-        say(f"{path}: not there: pooler.dense.weight, pooler.dense.bias; the model has no pooler_output")
+        say(f"{folder}: not there: pooler.dense.weight, pooler.dense.bias; the model has no pooler_output")
         model.pooler = None
-    parts = {name: [weights[theirs] for theirs in hugging_face_names(name)] for name in names}
-    # float comes first: cat refuses some mixtures of dtypes.
-    model.load_state_dict({name: torch.cat([x.float() for x in xs]) for name, xs in parts.items()}, assign=True)
+    for name in state:  # float comes first: cat refuses some mixtures of dtypes
+        state[name] = torch.cat([weights[theirs].float() for theirs in hugging_face_names(name)])
+    model.load_state_dict(state, assign=True)
 
 
 def save_folder(model: nn.Module, folder: Path) -> None:
