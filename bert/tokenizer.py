@@ -3,8 +3,6 @@
 Letters: B texts, T tokens of the longest of them, [CLS] and [SEP] included.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys
@@ -22,6 +20,13 @@ from runtime.files import read_json
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_LENGTH = 512  # BERT's position embeddings
+DEFAULTS = {  # of tokenizer_config.json: uncased BERT's; strip_accents None: where lower-cased
+    "tokenizer_class": "BertTokenizer",
+    "do_lower_case": True,
+    "strip_accents": None,
+    "tokenize_chinese_chars": True,
+    "model_max_length": MAX_LENGTH,
+}
 GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # transformers', which follow tokenizer.json alone
 SURROGATE = re.compile("[\ud800-\udfff]")  # no character by itself, so no UTF-8 and no token
 
@@ -35,7 +40,7 @@ class Batch(dict):
         except KeyError:
             raise AttributeError(f"this batch holds {', '.join(self)}; found no {name}") from None
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """A new batch on `device`; this one stays as it is."""
         moved = Batch({name: value.to(device, non_blocking=non_blocking) for name, value in self.items()})
         moved.places = self.places.to(device, non_blocking=non_blocking)
@@ -65,15 +70,12 @@ class BertTokenizer:
         self.max_length = max_length
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        tokenizer.post_processor = processors.TemplateProcessing(  # for those who read what `save` writes
-            single="[CLS] $A [SEP]",
-            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-            special_tokens=[("[CLS]", self.cls_token_id), ("[SEP]", self.sep_token_id)],
-        )
+        # For those who read what `save` writes.
+        tokenizer.post_processor = processors.BertProcessing(("[SEP]", self.sep_token_id), ("[CLS]", self.cls_token_id))
         self._tokenizer = tokenizer
 
     @classmethod
-    def from_pretrained(cls, source: str | Path) -> BertTokenizer:
+    def from_pretrained(cls, source: str | Path) -> "BertTokenizer":
         """Read tokenizer.json, else vocab.txt, with the settings of tokenizer_config.json, as transformers does.
 
         That is: case, accents and Chinese characters are what tokenizer_config.json says, BERT's uncased ways where it
@@ -82,25 +84,34 @@ class BertTokenizer:
         Raises:  CheckpointError (a bad file), UnavailableError (nothing cached and no network).
         """
         folder = resolve(source)
-        config = read_config(folder / "tokenizer_config.json")
+        path = folder / "tokenizer_config.json"
+        config = read_json(path) if path.is_file() else {}
+        config = DEFAULTS | {name: value for name, value in config.items() if value is not None}
+        try:
+            normalizer = normalizers.BertNormalizer(
+                lowercase=config["do_lower_case"],
+                strip_accents=config["strip_accents"],
+                handle_chinese_chars=config["tokenize_chinese_chars"],
+            )
+            max_length = int(min(config["model_max_length"], MAX_LENGTH))
+        except (TypeError, ValueError) as error:
+            expected = "true or false for case, accents and Chinese characters, and a number for the length"
+            raise CheckpointError(f"{path}: expected {expected}; found another value ({error}); correct it") from None
         path = folder / "tokenizer.json"
         if not path.is_file():
             path = folder / "vocab.txt"
         tokenizer = read_tokenizer(path)
         if path.name == "vocab.txt" or config["tokenizer_class"] not in GENERIC_CLASSES:
-            tokenizer.normalizer = normalizers.BertNormalizer(
-                lowercase=config["do_lower_case"],
-                strip_accents=config["strip_accents"],
-                handle_chinese_chars=config["tokenize_chinese_chars"],
-            )
+            tokenizer.normalizer = normalizer
         check_kind(tokenizer, path)
-        return cls(tokenizer, int(min(config["model_max_length"], MAX_LENGTH)))
+        return cls(tokenizer, max_length)
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json, vocab.txt and tokenizer_config.json, which transformers loads as the same tokenizer."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         words = {number: token for token, number in self._tokenizer.get_vocab().items()}
+        vocab = "".join(words.get(number, "") + "\n" for number in range(self.vocab_size))
         normalizer = self._tokenizer.normalizer
         config = {
             "tokenizer_class": "BertTokenizer",
@@ -108,12 +119,10 @@ class BertTokenizer:
             "strip_accents": normalizer.strip_accents,
             "tokenize_chinese_chars": normalizer.handle_chinese_chars,
             "model_max_length": self.max_length,
-            **{f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS},
         }
-        vocab = "".join(words.get(number, "") + "\n" for number in range(self.vocab_size))
-        (folder / "tokenizer.json").write_bytes(f"{self._tokenizer.to_str(pretty=True)}\n".encode())
-        (folder / "vocab.txt").write_bytes(vocab.encode())
-        (folder / "tokenizer_config.json").write_bytes(f"{json.dumps(config, indent=2)}\n".encode())
+        (folder / "tokenizer.json").write_text(self._tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
+        (folder / "vocab.txt").write_text(vocab, encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def __call__(
         self, texts: str | Sequence[str], pairs: str | Sequence[str] | None = None, max_length: int | None = None
@@ -197,21 +206,6 @@ def read_tokenizer(path: Path) -> Tokenizer:
         return tokenizer
     except Exception as error:  # the library raises nothing narrower
         raise CheckpointError(f"{path}: expected a tokenizer; found none ({error}); fetch the file anew") from None
-
-
-def read_config(path: Path) -> dict:
-    """The settings of tokenizer_config.json that matter here, uncased BERT's by default; accents go with the case."""
-    config = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
-    config |= {"model_max_length": MAX_LENGTH, "tokenizer_class": "BertTokenizer"}
-    content = read_json(path) if path.is_file() else {}
-    config |= {name: content[name] for name in config if content.get(name) is not None}
-    for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"):
-        if not isinstance(config[name], (bool, type(None))):
-            raise CheckpointError(f"{path}: {name}: expected true or false; found {config[name]!r}; correct it")
-    length = config["model_max_length"]
-    if not isinstance(length, (int, float)) or not length >= 3:
-        raise CheckpointError(f"{path}: model_max_length: expected a number from 3; found {length!r}; correct it")
-    return config
 
 
 def check_kind(tokenizer: Tokenizer, path: Path) -> None:

@@ -233,10 +233,10 @@ def tokenizer_json(**parts) -> bytes:
         *(("vocab.txt", x, "expected a tokenizer; found none") for x in (b"\xff\n", None)),  # None: no file at all
         ("vocab.txt", "\n".join(WORDS).replace("[MASK]", "[mask]").encode(), r"a token \[MASK\], found none"),
         ("tokenizer_config.json", b"{", "expected"),
-        ("tokenizer_config.json", b'{"do_lower_case": "no"}', "do_lower_case: expected true or false; found 'no'"),
-        ("tokenizer_config.json", b'{"strip_accents": 1}', "strip_accents: expected true or false; found 1"),
-        ("tokenizer_config.json", b'{"model_max_length": "x"}', "_length: expected a number from 3; found 'x'"),
-        ("tokenizer_config.json", b'{"model_max_length": NaN}', "expected a number from 3; found nan"),
+        ("tokenizer_config.json", b'{"do_lower_case": "no"}', "expected true or false for case, .*found .*'str'"),
+        ("tokenizer_config.json", b'{"strip_accents": 1}', "expected true or false for case, .*found .*'int'"),
+        ("tokenizer_config.json", b'{"model_max_length": "x"}', "a number for the length; found .*'str'"),
+        ("tokenizer_config.json", b'{"model_max_length": NaN}', "a number for the length; found .*NaN"),
     ],
 )
 def test_a_file_that_cannot_be_used(tmp_path, name, content, text):
