@@ -8,32 +8,29 @@ from torch import Tensor, nn
 from runtime.errors import CheckpointError, say
 from runtime.files import read_tensors, write_tensors
 
-# Our module names -> Hugging Face's; weight and bias follow the module.
+# Parts of our names -> Hugging Face's, replaced in this order.
 NAMES = {
-    "embeddings.word": "embeddings.word_embeddings",
-    "embeddings.position": "embeddings.position_embeddings",
-    "embeddings.token_type": "embeddings.token_type_embeddings",
-    "embeddings.norm": "embeddings.LayerNorm",
-    "pooler": "pooler.dense",
+    "embeddings.word.": "embeddings.word_embeddings.",
+    "embeddings.position.": "embeddings.position_embeddings.",
+    "embeddings.token_type.": "embeddings.token_type_embeddings.",
+    "embeddings.norm.": "embeddings.LayerNorm.",
+    "layers.": "encoder.layer.",
+    "attention.output.": "attention.output.dense.",
+    "attention_norm.": "attention.output.LayerNorm.",
+    "feed_forward_in.": "intermediate.dense.",
+    "feed_forward_out.": "output.dense.",
+    "feed_forward_norm.": "output.LayerNorm.",
+    "pooler.": "pooler.dense.",
 }
-LAYER_NAMES = {
-    "attention.output": "attention.output.dense",
-    "attention_norm": "attention.output.LayerNorm",
-    "feed_forward_in": "intermediate.dense",
-    "feed_forward_out": "output.dense",
-    "feed_forward_norm": "output.LayerNorm",
-}
-QUERY_KEY_VALUE = ["attention.self.query", "attention.self.key", "attention.self.value"]  # ours are one, in this order
 
 
 def hugging_face_names(name: str) -> list[str]:
     """layers.3.feed_forward_in.bias -> [encoder.layer.3.intermediate.dense.bias]; of query_key_value, three names."""
-    module, _, kind = name.rpartition(".")
-    if not module.startswith("layers."):
-        return [f"{NAMES[module]}.{kind}"]
-    _, number, part = module.split(".", 2)
-    parts = QUERY_KEY_VALUE if part == "attention.query_key_value" else [LAYER_NAMES[part]]
-    return [f"encoder.layer.{number}.{part}.{kind}" for part in parts]
+    for ours, theirs in NAMES.items():
+        name = name.replace(ours, theirs)
+    if "query_key_value" not in name:
+        return [name]
+    return [name.replace("query_key_value", f"self.{part}") for part in ("query", "key", "value")]
 
 
 def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
