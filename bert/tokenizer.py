@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import BertWordPieceTokenizer, Tokenizer, normalizers, processors
 from torch import Tensor
 
 from bert.hub import resolve
@@ -20,13 +20,6 @@ from runtime.files import read_json
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_LENGTH = 512  # BERT's position embeddings
-DEFAULTS = {  # of tokenizer_config.json: uncased BERT's; strip_accents None: where lower-cased
-    "tokenizer_class": "BertTokenizer",
-    "do_lower_case": True,
-    "strip_accents": None,
-    "tokenize_chinese_chars": True,
-    "model_max_length": MAX_LENGTH,
-}
 GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # transformers', which follow tokenizer.json alone
 SURROGATE = re.compile("[\ud800-\udfff]")  # no character by itself, so no UTF-8 and no token
 
@@ -35,10 +28,9 @@ class Batch(dict):
     """Tensors by name, also as attributes: batch["input_ids"] is batch.input_ids. model(**batch) takes it whole."""
 
     def __getattr__(self, name: str) -> Tensor:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"this batch holds {', '.join(self)}; found no {name}") from None
+        if name not in self:
+            raise AttributeError(f"this batch holds {', '.join(self)}; found no {name}")
+        return self[name]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """A new batch on `device`; this one stays as it is."""
@@ -57,15 +49,14 @@ class BertTokenizer:
 
     As there (and in transformers), a special token written out in a text, like "[SEP]", becomes that special token.
 
-    Attributes: vocab_size (the largest id + 1), pad_token_id, unk_token_id, cls_token_id, sep_token_id, mask_token_id;
-                max_length: where texts are cut unless a call says otherwise. No call changes anything in it.
+    Attributes: vocab_size (the largest id + 1), pad_token_id, cls_token_id, sep_token_id; max_length: where texts are
+                cut unless a call says otherwise. No call changes anything in it.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_length: int = MAX_LENGTH):
         """tokenizer: BERT's kind (see `check_kind`), which is changed: no padding, no truncation, BERT's template."""
         vocab = tokenizer.get_vocab()
-        ids = (vocab[token] for token in SPECIAL_TOKENS)
-        self.pad_token_id, self.unk_token_id, self.cls_token_id, self.sep_token_id, self.mask_token_id = ids
+        self.pad_token_id, self.cls_token_id, self.sep_token_id = vocab["[PAD]"], vocab["[CLS]"], vocab["[SEP]"]
         self.vocab_size = max(vocab.values()) + 1
         self.max_length = max_length
         tokenizer.no_padding()
@@ -86,14 +77,14 @@ class BertTokenizer:
         folder = resolve(source)
         path = folder / "tokenizer_config.json"
         config = read_json(path) if path.is_file() else {}
-        config = DEFAULTS | {name: value for name, value in config.items() if value is not None}
+        config = {name: value for name, value in config.items() if value is not None}
         try:
             normalizer = normalizers.BertNormalizer(
-                lowercase=config["do_lower_case"],
-                strip_accents=config["strip_accents"],
-                handle_chinese_chars=config["tokenize_chinese_chars"],
+                lowercase=config.get("do_lower_case", True),
+                strip_accents=config.get("strip_accents"),
+                handle_chinese_chars=config.get("tokenize_chinese_chars", True),
             )
-            max_length = int(min(config["model_max_length"], MAX_LENGTH))
+            max_length = int(min(config.get("model_max_length", MAX_LENGTH), MAX_LENGTH))
         except (TypeError, ValueError) as error:
             expected = "true or false for case, accents and Chinese characters, and a number for the length"
             raise CheckpointError(f"{path}: expected {expected}; found another value ({error}); correct it") from None
@@ -101,7 +92,7 @@ class BertTokenizer:
         if not path.is_file():
             path = folder / "vocab.txt"
         tokenizer = read_tokenizer(path)
-        if path.name == "vocab.txt" or config["tokenizer_class"] not in GENERIC_CLASSES:
+        if path.name == "vocab.txt" or config.get("tokenizer_class") not in GENERIC_CLASSES:
             tokenizer.normalizer = normalizer
         check_kind(tokenizer, path)
         return cls(tokenizer, max_length)
@@ -199,20 +190,17 @@ def read_tokenizer(path: Path) -> Tokenizer:
             return Tokenizer.from_str(text)
         # Not splitlines(), which would also break at characters that are tokens.
         vocab = {token: number for number, token in enumerate(text.removesuffix("\n").split("\n"))}
-        tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        tokenizer.decoder = decoders.WordPiece()
-        tokenizer.add_special_tokens([token for token in SPECIAL_TOKENS if token in vocab])
-        return tokenizer
+        return Tokenizer.from_str(BertWordPieceTokenizer(vocab).to_str())
     except Exception as error:  # the library raises nothing narrower
         raise CheckpointError(f"{path}: expected a tokenizer; found none ({error}); fetch the file anew") from None
 
 
 def check_kind(tokenizer: Tokenizer, path: Path) -> None:
     """See that a file held BERT's tokenizer. Raises CheckpointError."""
-    parts = {"normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer", "model": "WordPiece"}
-    kinds = {expected: type(getattr(tokenizer, name)).__name__ for name, expected in parts.items()}
-    faults = [f"a {expected}, found {kind}" for expected, kind in kinds.items() if kind != expected]
-    faults += [f"a token {token}, found none" for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
-    if faults:
-        raise CheckpointError(f"{path}: expected {'; '.join(faults)}; take the file that belongs to the model")
+    kinds = [type(part).__name__ for part in (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.model)]
+    tokens = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is not None]
+    expected, found = ["BertNormalizer", "BertPreTokenizer", "WordPiece", *SPECIAL_TOKENS], [*kinds, *tokens]
+    if found != expected:
+        raise CheckpointError(
+            f"{path}: expected {', '.join(expected)}; found {', '.join(found)}; take the file that belongs to the model"
+        )
