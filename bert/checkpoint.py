@@ -24,21 +24,17 @@ NAMES = {
 }
 
 
-def hugging_face_names(name: str) -> list[str]:
-    """layers.3.feed_forward_in.bias -> [encoder.layer.3.intermediate.dense.bias]; of query_key_value, three names."""
-    for ours, theirs in NAMES.items():
-        name = name.replace(ours, theirs)
-    if "query_key_value" not in name:
-        return [name]
-    return [name.replace("query_key_value", f"self.{part}") for part in ("query", "key", "value")]
-
-
 def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict, by Hugging Face's names."""
+    """Our state dict by Hugging Face's names, over the same memory; of query_key_value, its three parts."""
     theirs = {}
     for name, value in state.items():
-        names = hugging_face_names(name)
-        theirs |= zip(names, value.chunk(len(names)), strict=True)
+        for part, replacement in NAMES.items():
+            name = name.replace(part, replacement)
+        if "query_key_value" in name:
+            for part, third in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                theirs[name.replace("query_key_value", f"self.{part}")] = third
+        else:
+            theirs[name] = value
     return theirs
 
 
@@ -109,9 +105,9 @@ def load_folder(model: nn.Module, folder: Path) -> None:
     if not has_pooler:
         say(f"{folder}: not there: pooler.dense.weight, pooler.dense.bias; the model has no pooler_output")
         model.pooler = None
-    for name in state:  # float comes first: cat refuses some mixtures of dtypes
-        state[name] = torch.cat([weights[theirs].float() for theirs in hugging_face_names(name)])
-    model.load_state_dict(state, assign=True)
+    model.to_empty(device="cpu").float()
+    for name, value in to_hugging_face(model.state_dict()).items():
+        value.copy_(weights[name])
 
 
 def save_folder(model: nn.Module, folder: Path) -> None:

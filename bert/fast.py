@@ -6,8 +6,6 @@ first axis, so that hooks on it see what it computes.
 Letters: B batch, T tokens, D hidden size, H heads, K = D // H, N real tokens. Masks are bool, True = a real token.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -136,10 +134,12 @@ class InferenceLinear(nn.Module):
     operator is torch.compile's; its name is private, in torch 2.10 as in 2.13.
     """
 
-    def __init__(self, layer: nn.Linear, dtype: torch.dtype, fused: bool):
+    def __init__(self, layer: nn.Linear, dtype: torch.dtype):
         super().__init__()
         self.weight, self.bias = layer.weight.detach().to(dtype), layer.bias.detach().to(dtype)
-        self.fused = fused
+        self.fused = layer.weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        if dtype != torch.float32 and self.fused:
+            self.fused = dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
     def forward(self, x: Tensor, activation: str = "none") -> Tensor:
         """(..., in) -> (..., out), in dtype. activation: "none" or "gelu", the exact erf form."""
@@ -157,25 +157,16 @@ def inference_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     touched, its mode and its hooks included, so that threads may infer with one model at once, as they like.
     No gradients; where the weights change, make a new one.
     """
-    fused = can_fuse(next(model.parameters()).device, dtype)
 
     def twin_of(module: nn.Module) -> nn.Module:
         if isinstance(module, nn.Linear):
-            return InferenceLinear(module, dtype, fused)
+            return InferenceLinear(module, dtype)
         children = {name: child and twin_of(child) for name, child in module._modules.items()}
         twin = nn.Module.__new__(type(module))  # quicker than copy.copy, which a single sentence would feel
         twin.__dict__.update(module.__dict__, _modules=children)
         return twin
 
     return twin_of(model).eval()
-
-
-def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether oneDNN has the product for it."""
-    there = device.type == "cpu" and torch.backends.mkldnn.is_available()
-    if not there or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def keep_freed_memory() -> None:
