@@ -53,10 +53,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         if not all(isinstance(name, str) and isinstance(x, Tensor) for name, x in weights.items()):
             raise TypeError("other things than names and tensors")
     except Exception as error:  # damaged pickles raise of any kind; torch's text would advise to run this one
-        raise CheckpointError(
-            f"{folder}: expected model.safetensors, or a pytorch_model.bin of names and tensors alone; found neither; "
-            "take a model.safetensors"
-        ) from error
+        expected = "model.safetensors, or a pytorch_model.bin of names and tensors alone"
+        raise CheckpointError(f"{folder}: expected {expected}; found neither; take a model.safetensors") from error
     return weights
 
 

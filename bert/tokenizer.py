@@ -201,6 +201,4 @@ def check_kind(tokenizer: Tokenizer, path: Path) -> None:
     tokens = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is not None]
     expected, found = ["BertNormalizer", "BertPreTokenizer", "WordPiece", *SPECIAL_TOKENS], [*kinds, *tokens]
     if found != expected:
-        raise CheckpointError(
-            f"{path}: expected {', '.join(expected)}; found {', '.join(found)}; take the file that belongs to the model"
-        )
+        raise CheckpointError(f"{path}: expected {expected}; found {found}; take the file that belongs to the model")
