@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from tokenizers import BertWordPieceTokenizer, Tokenizer, normalizers, processors
+from tokenizers import BertWordPieceTokenizer, Tokenizer, processors
 from torch import Tensor
 
 from bert.hub import resolve
@@ -20,7 +20,12 @@ from runtime.files import read_json
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_LENGTH = 512  # BERT's position embeddings
-GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # transformers', which follow tokenizer.json alone
+# tokenizer_config.json's names of what the library's BertNormalizer does.
+SETTINGS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
 SURROGATE = re.compile("[\ud800-\udfff]")  # no character by itself, so no UTF-8 and no token
 
 
@@ -54,7 +59,7 @@ class BertTokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer, max_length: int = MAX_LENGTH):
-        """tokenizer: BERT's kind (see `check_kind`), which is changed: no padding, no truncation, BERT's template."""
+        """tokenizer: BERT's kind (see `read_folder`), which is changed: no padding, no truncation, BERT's template."""
         vocab = tokenizer.get_vocab()
         self.pad_token_id, self.cls_token_id, self.sep_token_id = vocab["[PAD]"], vocab["[CLS]"], vocab["[SEP]"]
         self.vocab_size = max(vocab.values()) + 1
@@ -67,35 +72,13 @@ class BertTokenizer:
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> "BertTokenizer":
-        """Read tokenizer.json, else vocab.txt, with the settings of tokenizer_config.json, as transformers does.
+        """Read tokenizer.json, else vocab.txt.
 
-        That is: case, accents and Chinese characters are what tokenizer_config.json says, BERT's uncased ways where it
-        names none, whatever tokenizer.json says of them, unless the class named there is for any tokenizer.json.
+        What tokenizer_config.json names of case, accents and Chinese characters counts; vocab.txt alone is uncased.
         Args:    source: a folder in Hugging Face layout, "minilm", "bert-base-uncased" or a Hub id.
         Raises:  CheckpointError (a bad file), UnavailableError (nothing cached and no network).
         """
-        folder = resolve(source)
-        path = folder / "tokenizer_config.json"
-        config = read_json(path) if path.is_file() else {}
-        config = {name: value for name, value in config.items() if value is not None}
-        try:
-            normalizer = normalizers.BertNormalizer(
-                lowercase=config.get("do_lower_case", True),
-                strip_accents=config.get("strip_accents"),
-                handle_chinese_chars=config.get("tokenize_chinese_chars", True),
-            )
-            max_length = int(min(config.get("model_max_length", MAX_LENGTH), MAX_LENGTH))
-        except (TypeError, ValueError) as error:
-            expected = "true or false for case, accents and Chinese characters, and a number for the length"
-            raise CheckpointError(f"{path}: expected {expected}; found another value ({error}); correct it") from None
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            path = folder / "vocab.txt"
-        tokenizer = read_tokenizer(path)
-        if path.name == "vocab.txt" or config.get("tokenizer_class") not in GENERIC_CLASSES:
-            tokenizer.normalizer = normalizer
-        check_kind(tokenizer, path)
-        return cls(tokenizer, max_length)
+        return cls(*read_folder(resolve(source)))
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json, vocab.txt and tokenizer_config.json, which transformers loads as the same tokenizer."""
@@ -104,13 +87,8 @@ class BertTokenizer:
         words = {number: token for token, number in self._tokenizer.get_vocab().items()}
         vocab = "".join(words.get(number, "") + "\n" for number in range(self.vocab_size))
         normalizer = self._tokenizer.normalizer
-        config = {
-            "tokenizer_class": "BertTokenizer",
-            "do_lower_case": normalizer.lowercase,
-            "strip_accents": normalizer.strip_accents,
-            "tokenize_chinese_chars": normalizer.handle_chinese_chars,
-            "model_max_length": self.max_length,
-        }
+        config = {"tokenizer_class": "BertTokenizer", "model_max_length": self.max_length}
+        config |= {name: getattr(normalizer, attribute) for name, attribute in SETTINGS.items()}
         (folder / "tokenizer.json").write_text(self._tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
         (folder / "vocab.txt").write_text(vocab, encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -182,23 +160,30 @@ class BertTokenizer:
         return limit - 1 - sides
 
 
-def read_tokenizer(path: Path) -> Tokenizer:
-    """Of a tokenizer.json, or a vocab.txt: a token a line, its id the line's number, of equal ones the last."""
+def read_folder(folder: Path) -> tuple[Tokenizer, int]:
+    """A folder's tokenizer and its max_length. Raises CheckpointError where it is not BERT's kind."""
+    settings, path = {}, folder / "tokenizer_config.json"
+    if path.is_file():
+        settings = {name: value for name, value in read_json(path).items() if value is not None}
     try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":
-            return Tokenizer.from_str(text)
-        # Not splitlines(), which would also break at characters that are tokens.
-        vocab = {token: number for number, token in enumerate(text.removesuffix("\n").split("\n"))}
-        return Tokenizer.from_str(BertWordPieceTokenizer(vocab).to_str())
+        if (folder / "tokenizer.json").is_file():
+            tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        else:  # a token a line; not by splitlines(), which breaks at characters that are tokens
+            tokens = (folder / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+            vocab = {token: number for number, token in enumerate(tokens)}
+            tokenizer = Tokenizer.from_str(BertWordPieceTokenizer(vocab).to_str())
+        for name, attribute in SETTINGS.items():
+            if name in settings:
+                setattr(tokenizer.normalizer, attribute, settings[name])
+        max_length = int(min(settings.get("model_max_length", MAX_LENGTH), MAX_LENGTH))
     except Exception as error:  # the library raises nothing narrower
-        raise CheckpointError(f"{path}: expected a tokenizer; found none ({error}); fetch the file anew") from None
-
-
-def check_kind(tokenizer: Tokenizer, path: Path) -> None:
-    """See that a file held BERT's tokenizer. Raises CheckpointError."""
+        expected = "tokenizer.json or vocab.txt, and fitting values in tokenizer_config.json"
+        raise CheckpointError(
+            f"{folder}: expected {expected}; found other content ({error}); fetch them anew"
+        ) from None
     kinds = [type(part).__name__ for part in (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.model)]
-    tokens = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is not None]
-    expected, found = ["BertNormalizer", "BertPreTokenizer", "WordPiece", *SPECIAL_TOKENS], [*kinds, *tokens]
+    found = kinds + [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is not None]
+    expected = ["BertNormalizer", "BertPreTokenizer", "WordPiece", *SPECIAL_TOKENS]
     if found != expected:
-        raise CheckpointError(f"{path}: expected {expected}; found {found}; take the file that belongs to the model")
+        raise CheckpointError(f"{folder}: expected {expected}; found {found}; take the files that belong to the model")
+    return tokenizer, max_length
