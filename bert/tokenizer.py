@@ -18,6 +18,8 @@ from bert.hub import resolve
 from runtime.errors import CheckpointError
 from runtime.files import read_json
 
+Texts = str | Sequence[str]  # one or several
+Rows = list[list[int]]  # ids, not padded
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_LENGTH = 512  # BERT's position embeddings
 # tokenizer_config.json's names of what the library's BertNormalizer does.
@@ -50,9 +52,7 @@ class Batch(dict):
 
 
 class BertTokenizer:
-    """Texts -> ids. The ids are those of the `tokenizers` library, bit by bit.
-
-    As there (and in transformers), a special token written out in a text, like "[SEP]", becomes that special token.
+    """Texts -> ids, those of the `tokenizers` library: also there "[SEP]" written out in a text is that special token.
 
     Attributes: vocab_size (the largest id + 1), pad_token_id, cls_token_id, sep_token_id; max_length: where texts are
                 cut unless a call says otherwise. No call changes anything in it.
@@ -86,16 +86,13 @@ class BertTokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         words = {number: token for token, number in self._tokenizer.get_vocab().items()}
         vocab = "".join(words.get(number, "") + "\n" for number in range(self.vocab_size))
-        normalizer = self._tokenizer.normalizer
         config = {"tokenizer_class": "BertTokenizer", "model_max_length": self.max_length}
-        config |= {name: getattr(normalizer, attribute) for name, attribute in SETTINGS.items()}
+        config |= {name: getattr(self._tokenizer.normalizer, attribute) for name, attribute in SETTINGS.items()}
         (folder / "tokenizer.json").write_text(self._tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
         (folder / "vocab.txt").write_text(vocab, encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
-    def __call__(
-        self, texts: str | Sequence[str], pairs: str | Sequence[str] | None = None, max_length: int | None = None
-    ) -> Batch:
+    def __call__(self, texts: Texts, pairs: Texts | None = None, max_length: int | None = None) -> Batch:
         """[CLS] text [SEP], or [CLS] text [SEP] pair [SEP] with segment ids 0 and 1, padded to the longest.
 
         Args:    texts: one or B of them; pairs: as many; max_length: in tokens, None = the model's own.
@@ -106,14 +103,12 @@ class BertTokenizer:
             return self.pad(self.ids(texts, max_length))
         return self.pad(*self.pair_ids(texts, pairs, max_length))
 
-    def ids(self, texts: str | Sequence[str], max_length: int | None = None) -> list[list[int]]:
+    def ids(self, texts: Texts, max_length: int | None = None) -> Rows:
         """Each text's ids with [CLS] and [SEP], cut at the end where longer than max_length; not padded."""
         room = self._room(max_length, sides=1)
         return [[self.cls_token_id, *piece[:room], self.sep_token_id] for piece in self._pieces(texts)]
 
-    def pair_ids(
-        self, texts: str | Sequence[str], pairs: str | Sequence[str], max_length: int | None = None
-    ) -> tuple[list[list[int]], list[list[int]]]:
+    def pair_ids(self, texts: Texts, pairs: Texts, max_length: int | None = None) -> tuple[Rows, Rows]:
         """Each pair's ids and segment ids. Too long a pair loses tokens at the ends, the longer side first."""
         room, first, second = self._room(max_length, sides=2), self._pieces(texts), self._pieces(pairs)
         if len(first) != len(second):
@@ -127,7 +122,7 @@ class BertTokenizer:
             types.append([0] * (len(a) + 2) + [1] * (len(b) + 1))
         return ids, types
 
-    def lengths(self, texts: str | Sequence[str], pairs: str | Sequence[str] | None = None) -> list[int]:
+    def lengths(self, texts: Texts, pairs: Texts | None = None) -> list[int]:
         """How many tokens each text, or pair, has before it is cut, [CLS] and [SEP] included."""
         uncut = self.ids(texts, sys.maxsize) if pairs is None else self.pair_ids(texts, pairs, sys.maxsize)[0]
         return [len(row) for row in uncut]
@@ -144,7 +139,7 @@ class BertTokenizer:
         types = torch.zeros_like(mask, dtype=torch.int64) if token_type_ids is None else tensor(token_type_ids, 0)
         return Batch(input_ids=tensor(ids, self.pad_token_id), attention_mask=mask, token_type_ids=types)
 
-    def _pieces(self, texts: str | Sequence[str]) -> list[list[int]]:
+    def _pieces(self, texts: Texts) -> Rows:
         """Each text's ids without [CLS] and [SEP], uncut."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         for row, text in enumerate(texts):
@@ -162,9 +157,8 @@ class BertTokenizer:
 
 def read_folder(folder: Path) -> tuple[Tokenizer, int]:
     """A folder's tokenizer and its max_length. Raises CheckpointError where it is not BERT's kind."""
-    settings, path = {}, folder / "tokenizer_config.json"
-    if path.is_file():
-        settings = {name: value for name, value in read_json(path).items() if value is not None}
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path) if path.is_file() else {}
     try:
         if (folder / "tokenizer.json").is_file():
             tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
@@ -173,9 +167,9 @@ def read_folder(folder: Path) -> tuple[Tokenizer, int]:
             vocab = {token: number for number, token in enumerate(tokens)}
             tokenizer = Tokenizer.from_str(BertWordPieceTokenizer(vocab).to_str())
         for name, attribute in SETTINGS.items():
-            if name in settings:
+            if settings.get(name) is not None:
                 setattr(tokenizer.normalizer, attribute, settings[name])
-        max_length = int(min(settings.get("model_max_length", MAX_LENGTH), MAX_LENGTH))
+        max_length = int(min(settings.get("model_max_length") or MAX_LENGTH, MAX_LENGTH))
     except Exception as error:  # the library raises nothing narrower
         expected = "tokenizer.json or vocab.txt, and fitting values in tokenizer_config.json"
         raise CheckpointError(
