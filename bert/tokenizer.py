@@ -172,9 +172,7 @@ def read_folder(folder: Path) -> tuple[Tokenizer, int]:
         max_length = int(min(settings.get("model_max_length") or MAX_LENGTH, MAX_LENGTH))
     except Exception as error:  # the library raises nothing narrower
         expected = "tokenizer.json or vocab.txt, and fitting values in tokenizer_config.json"
-        raise CheckpointError(
-            f"{folder}: expected {expected}; found other content ({error}); fetch them anew"
-        ) from None
+        raise CheckpointError(f"{folder}: expected {expected}; found others ({error}); fetch them anew") from None
     kinds = [type(part).__name__ for part in (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.model)]
     found = kinds + [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is not None]
     expected = ["BertNormalizer", "BertPreTokenizer", "WordPiece", *SPECIAL_TOKENS]

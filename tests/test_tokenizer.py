@@ -226,17 +226,17 @@ def tokenizer_json(**parts) -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
-        *(("tokenizer.json", x, "found other content") for x in (b"{", b"[" * 100_000, b"\xff\xfe")),
+        *(("tokenizer.json", x, "found others") for x in (b"{", b"[" * 100_000, b"\xff\xfe")),
         ("tokenizer.json", tokenizer_json(normalizer={"type": "Lowercase"}), "'BertNormalizer', .* found .'Lowercase'"),
         ("tokenizer.json", tokenizer_json(), "found .'NoneType', 'NoneType', 'WordPiece'.; take"),
         ("tokenizer.json", tokenizer_json(model={"type": "BPE", "vocab": {}, "merges": []}), "found .* 'BPE'.; take"),
-        *(("vocab.txt", x, "found other content") for x in (b"\xff\n", None)),  # None: no file at all
+        *(("vocab.txt", x, "found others") for x in (b"\xff\n", None)),  # None: no file at all
         ("vocab.txt", "\n".join(WORDS).replace("[MASK]", "[mask]").encode(), r"MASK.*; found .*SEP\]'\]; take"),
         ("tokenizer_config.json", b"{", "expected a JSON object"),
-        ("tokenizer_config.json", b'{"do_lower_case": "no"}', "found other content .*'str'"),
-        ("tokenizer_config.json", b'{"strip_accents": 1}', "found other content .*'int'"),
-        ("tokenizer_config.json", b'{"model_max_length": "x"}', "found other content .*'str'"),
-        ("tokenizer_config.json", b'{"model_max_length": NaN}', "found other content .*NaN"),
+        ("tokenizer_config.json", b'{"do_lower_case": "no"}', "found others .*'str'"),
+        ("tokenizer_config.json", b'{"strip_accents": 1}', "found others .*'int'"),
+        ("tokenizer_config.json", b'{"model_max_length": "x"}', "found others .*'str'"),
+        ("tokenizer_config.json", b'{"model_max_length": NaN}', "found others .*NaN"),
     ],
 )
 def test_a_file_that_cannot_be_used(tmp_path, name, content, text):
