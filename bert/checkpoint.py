@@ -1,7 +1,5 @@
 """A Hugging Face folder <-> a BertModel: one table of names, strict, and no pickle that can run code."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
@@ -10,85 +8,61 @@ from torch import Tensor, nn
 from runtime.errors import CheckpointError, say
 from runtime.files import read_tensors, write_tensors
 
-# Our module names -> Hugging Face's; weight and bias follow the module.
+# Parts of our names -> Hugging Face's, replaced in this order.
 NAMES = {
-    "embeddings.word": "embeddings.word_embeddings",
-    "embeddings.position": "embeddings.position_embeddings",
-    "embeddings.token_type": "embeddings.token_type_embeddings",
-    "embeddings.norm": "embeddings.LayerNorm",
-    "pooler": "pooler.dense",
+    "embeddings.word.": "embeddings.word_embeddings.",
+    "embeddings.position.": "embeddings.position_embeddings.",
+    "embeddings.token_type.": "embeddings.token_type_embeddings.",
+    "embeddings.norm.": "embeddings.LayerNorm.",
+    "layers.": "encoder.layer.",
+    "attention.output.": "attention.output.dense.",
+    "attention_norm.": "attention.output.LayerNorm.",
+    "feed_forward_in.": "intermediate.dense.",
+    "feed_forward_out.": "output.dense.",
+    "feed_forward_norm.": "output.LayerNorm.",
+    "pooler.": "pooler.dense.",
 }
-LAYER_NAMES = {
-    "attention.output": "attention.output.dense",
-    "attention_norm": "attention.output.LayerNorm",
-    "feed_forward_in": "intermediate.dense",
-    "feed_forward_out": "output.dense",
-    "feed_forward_norm": "output.LayerNorm",
-}
-QUERY_KEY_VALUE = ["attention.self.query", "attention.self.key", "attention.self.value"]  # ours are one, in this order
-
-
-def hugging_face_names(name: str) -> list[str]:
-    """layers.3.feed_forward_in.bias -> [encoder.layer.3.intermediate.dense.bias]; of query_key_value, three names."""
-    module, _, kind = name.rpartition(".")
-    if not module.startswith("layers."):
-        return [f"{NAMES[module]}.{kind}"]
-    _, number, part = module.split(".", 2)
-    parts = QUERY_KEY_VALUE if part == "attention.query_key_value" else [LAYER_NAMES[part]]
-    return [f"encoder.layer.{number}.{part}.{kind}" for part in parts]
 
 
 def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict, by Hugging Face's names."""
-    named = ((hugging_face_names(name), value) for name, value in state.items())
-    return {theirs: part for names, value in named for theirs, part in zip(names, value.chunk(len(names)), strict=True)}
+    """Our state dict by Hugging Face's names, over the same memory; of query_key_value, its three parts."""
+    theirs = {}
+    for name, value in state.items():
+        for part, replacement in NAMES.items():
+            name = name.replace(part, replacement)
+        if "query_key_value" in name:
+            for part, third in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                theirs[name.replace("query_key_value", f"self.{part}")] = third
+        else:
+            theirs[name] = value
+    return theirs
 
 
-def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    """A folder's weights file, model.safetensors before pytorch_model.bin, and its tensors. Raises CheckpointError."""
-    path = folder / "model.safetensors"
-    if path.is_file():
-        return path, read_tensors(path)
-    path = folder / "pytorch_model.bin"
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)  # refuses a pickle that calls anything
+def standard_name(name: str) -> str:
+    """Without DataParallel's prefix and that of models with a head; LayerNorm's gamma and beta by today's names."""
+    name = name.removeprefix("module.").removeprefix("bert.")
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a folder's model.safetensors, else of its pytorch_model.bin."""
+    if (folder / "model.safetensors").is_file():
+        return read_tensors(folder / "model.safetensors")
+    try:  # weights_only refuses a pickle that calls anything
+        weights = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
         if not all(isinstance(name, str) and isinstance(x, Tensor) for name, x in weights.items()):
             raise TypeError("other things than names and tensors")
     except Exception as error:  # damaged pickles raise of any kind; torch's text would advise to run this one
-        raise CheckpointError(
-            f"{folder}: expected model.safetensors, or a pytorch_model.bin of names and tensors alone; found neither; "
-            "take a model.safetensors"
-        ) from error
-    return path, weights
+        expected = "model.safetensors, or a pytorch_model.bin of names and tensors alone"
+        raise CheckpointError(f"{folder}: expected {expected}; found neither; take a model.safetensors") from error
+    return weights
 
 
-def standard_names(weights: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The encoder's tensors by BertModel's names, and the names of all others, which are heads.
-
-    Undone are DataParallel's prefix `module.`, the prefix `bert.` of models with a head, LayerNorm gamma and beta.
-    """
-    standard, others = {}, []
-    for name, value in weights.items():
-        new = name.removeprefix("module.").removeprefix("bert.")
-        new = new.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        if new == "embeddings.position_ids":  # the numbers 0..511, not a weight
-            continue
-        if not new.startswith(("embeddings.", "encoder.", "pooler.")):
-            others.append(name)
-        elif new in standard:
-            raise CheckpointError(f"{path}: two tensors mean {new}; fetch the file again")
-        else:
-            standard[new] = value
-    return standard, sorted(others)
-
-
-def check_fit(
-    expected: dict[str, Tensor], weights: dict[str, Tensor], path: Path, advice: str = "see that config.json fits it"
-) -> None:
+def check_fit(expected: dict[str, Tensor], weights: dict[str, Tensor], path: Path, advice: str) -> None:
     """See that tensors fit a model in names, shapes and kind, and are finite in float32.
 
     Args:    expected, weights: tensors by the same kind of name.
-             path: the file of `weights`; advice: what to do where they do not fit. Both are for the error alone.
+             path: where `weights` are from; advice: what to do where they do not fit. Both are for the error alone.
     Raises:  CheckpointError naming what does not fit, five of each kind.
     """
     shapes = {name: (tuple(x.shape), tuple(weights[name].shape)) for name, x in expected.items() if name in weights}
@@ -101,11 +75,7 @@ def check_fit(
             name for name, x in weights.items() if x.numel() and not all(map(torch.isfinite, x.float().aminmax()))
         ],
     }
-    listed = [
-        f"{len(names)} {fault}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
-        for fault, names in faults.items()
-        if names
-    ]
+    listed = [f"{len(names)} {fault}: {', '.join(names[:5])}" for fault, names in faults.items() if names]
     if listed:
         raise CheckpointError(f"{path}: the weights do not fit the model: {'; '.join(listed)}; {advice}")
 
@@ -116,19 +86,21 @@ def load_folder(model: nn.Module, folder: Path) -> None:
     What the file has beside the encoder, and a pooler that it lacks, are named on stderr.
     Raises: CheckpointError; the model is as it was.
     """
-    path, weights = read_weights(folder)
-    weights, heads = standard_names(weights, path)
+    weights = {standard_name(name): value for name, value in read_weights(folder).items()}
+    weights.pop("embeddings.position_ids", None)  # the numbers 0..511
+    heads = sorted(name for name in weights if not name.startswith(("embeddings.", "encoder.", "pooler.")))
+    weights = {name: value for name, value in weights.items() if name not in heads}
     has_pooler = any(name.startswith("pooler.") for name in weights)
-    names = [name for name in model.state_dict() if has_pooler or not name.startswith("pooler.")]
-    check_fit(to_hugging_face({name: model.state_dict()[name] for name in names}), weights, path)
+    state = {name: x for name, x in model.state_dict().items() if has_pooler or not name.startswith("pooler.")}
+    check_fit(to_hugging_face(state), weights, folder, advice="see that config.json fits them")
     if heads:
-        say(f"{path}: not used: {len(heads)} tensors outside the encoder: {', '.join(heads)}")
+        say(f"{folder}: not used: {len(heads)} tensors outside the encoder: {', '.join(heads)}")
     if not has_pooler:
-        say(f"{path}: not there: pooler.dense.weight, pooler.dense.bias; the model has no pooler_output")
+        say(f"{folder}: not there: pooler.dense.weight, pooler.dense.bias; the model has no pooler_output")
         model.pooler = None
-    parts = {name: [weights[theirs] for theirs in hugging_face_names(name)] for name in names}
-    # float comes first: cat refuses some mixtures of dtypes.
-    model.load_state_dict({name: torch.cat([x.float() for x in xs]) for name, xs in parts.items()}, assign=True)
+    model.to_empty(device="cpu").float()
+    for name, value in to_hugging_face(model.state_dict()).items():
+        value.copy_(weights[name])
 
 
 def save_folder(model: nn.Module, folder: Path) -> None:

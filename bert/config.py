@@ -1,12 +1,8 @@
 """The shape of a BERT, as Hugging Face's config.json writes it (Devlin et al. 2019)."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from runtime.errors import CheckpointError
 from runtime.files import read_json
@@ -19,6 +15,7 @@ ONLY = {
     "is_decoder": False,
     "add_cross_attention": False,
 }
+REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
 
 @dataclass(frozen=True)
@@ -39,48 +36,41 @@ class BertConfig:
     pad_token_id: int = 0
 
     def __post_init__(self):
-        for fault in faults_in(vars(self)):
+        if fault := fault_in(vars(self)):
             raise ValueError(fault)
-        for field in fields(self):
-            if field.type == "float":  # transformers refuses to read a rate written as 0
-                object.__setattr__(self, field.name, float(getattr(self, field.name)))
 
     @classmethod
-    def from_json(cls, path: str | Path) -> BertConfig:
+    def from_json(cls, path: str | Path) -> "BertConfig":
         """Read a config.json. Keys that change nothing here (id2label, torch_dtype, ...) are passed over.
 
         Raises CheckpointError where a value would change the mathematics, or a size is missing or impossible.
         """
         raw = read_json(Path(path))
-        sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        faults = [f"{name}: expected a value; found none" for name in ("model_type", *sizes) if name not in raw]
-        faults += [
-            f"{name}: expected {value!r}, which is all that this BERT computes; found {raw[name]!r}"
-            for name, value in ONLY.items()
-            if raw.get(name, value) != value
-        ]
-        values = {field.name: raw.get(field.name, field.default) for field in fields(cls)}
-        faults += faults_in(values)
-        if faults:
-            raise CheckpointError(f"{path}: {faults[0]}; take the model's own config.json, or another model")
+        defaults = {field.name: None if field.name in REQUIRED else field.default for field in fields(cls)}
+        values = {name: raw.get(name, default) for name, default in defaults.items()}
+        if fault := fault_in(raw | values):
+            raise CheckpointError(f"{path}: {fault}; take the model's own config.json, or another model")
         return cls(**values)
 
     def to_json(self) -> str:
         """The text of a config.json that transformers reads as the same model."""
-        return json.dumps({"architectures": ["BertModel"], **ONLY, "dtype": "float32", **asdict(self)}, indent=2) + "\n"
+        # A rate of 0 as 0.0: transformers refuses whole numbers.
+        values = {field.name: field.type(getattr(self, field.name)) for field in fields(self)}
+        return json.dumps({"architectures": ["BertModel"], **ONLY, "dtype": "float32", **values}, indent=2) + "\n"
 
 
-def faults_in(values: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with a config's values."""
+def fault_in(values: dict) -> str | None:
+    """The first thing wrong with a config's values, if any."""
+    for name, only in ONLY.items():
+        if values.get(name, only) != only:
+            return f"{name}: expected {only!r}, which is all that this BERT computes; found {values[name]!r}"
     for field in fields(BertConfig):
-        value, whole = values[field.name], field.type == "int"
-        low = 0 if not whole or field.name == "pad_token_id" else 1
-        high = 1 if "dropout" in field.name else 2**63  # torch's largest size
-        kind_fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-        if not kind_fits or not low <= value < high:
-            expected = f"a {'whole number' if whole else 'number'} from {low}, below {high}"
-            yield f"{field.name}: expected {expected}; found {value!r}"
-            return
-    heads = values["num_attention_heads"]
-    if values["hidden_size"] % heads:
-        yield f"hidden_size: expected a multiple of num_attention_heads ({heads}); found {values['hidden_size']}"
+        value, low = values[field.name], 0 if field.name == "pad_token_id" else 1
+        if field.type is int and not (type(value) is int and value >= low):
+            return f"{field.name}: expected a whole number from {low}; found {value!r}"
+        if field.type is float and not (type(value) in (int, float) and 0 <= value < 1):
+            return f"{field.name}: expected a number from 0, below 1; found {value!r}"
+    heads, size = values["num_attention_heads"], values["hidden_size"]
+    if size % heads:
+        return f"hidden_size: expected a multiple of num_attention_heads ({heads}); found {size}"
+    return None

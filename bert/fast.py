@@ -6,8 +6,6 @@ first axis, so that hooks on it see what it computes.
 Letters: B batch, T tokens, D hidden size, H heads, K = D // H, N real tokens. Masks are bool, True = a real token.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -29,9 +27,8 @@ class Packing:
     def __init__(self, batches: Sequence[Batch]):
         self.places = [batch.places for batch in batches]  # of the real tokens in (B T,), each
         self.shapes = [batch["attention_mask"].shape for batch in batches]
-        full = [len(places) == shape.numel() for places, shape in zip(self.places, self.shapes, strict=True)]
-        # (B, T) each, None where there is no padding
-        self.masks = [None if f else b["attention_mask"].bool() for f, b in zip(full, batches, strict=True)]
+        masks = [batch["attention_mask"].bool() for batch in batches]  # (B, T) each, None where there is no padding
+        self.masks = [None if len(p) == mask.numel() else mask for p, mask in zip(self.places, masks, strict=True)]
 
     def pack(self, padded: Sequence[Tensor]) -> Tensor:
         """(B, T) or (B, T, D) each -> (N,) or (N, D)"""
@@ -131,15 +128,16 @@ def hidden_states(
 class InferenceLinear(nn.Module):
     """A Linear that computes in one dtype and takes no gradient: its weights are cast once, here.
 
-    Where oneDNN has the product, it adds the bias and takes the GELU of a block of it while that is in the processor's
-    cache. And in float32 torch on x86 has the product from MKL, which on AMD's processors leaves AVX-512 unused. The
-    operator is torch.compile's; its name is private, in torch 2.10 as in 2.13.
+    oneDNN, where it has the product, takes bias and GELU of a block while that is in the processor's cache, and uses
+    AVX-512 on AMD's, as MKL does not. The operator is torch.compile's; its name is private, in torch 2.10 as in 2.13.
     """
 
-    def __init__(self, layer: nn.Linear, dtype: torch.dtype, fused: bool):
+    def __init__(self, layer: nn.Linear, dtype: torch.dtype):
         super().__init__()
         self.weight, self.bias = layer.weight.detach().to(dtype), layer.bias.detach().to(dtype)
-        self.fused = fused
+        self.fused = layer.weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        if dtype != torch.float32 and self.fused:
+            self.fused = dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
     def forward(self, x: Tensor, activation: str = "none") -> Tensor:
         """(..., in) -> (..., out), in dtype. activation: "none" or "gelu", the exact erf form."""
@@ -153,29 +151,15 @@ class InferenceLinear(nn.Module):
 def inference_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The model as it is now, for inference with products in dtype: a structure of its own over the same weights.
 
-    `hidden_states` of it is that of `torch.autocast` with this dtype, without autocast. The model itself is not
-    touched, its mode and its hooks included, so that threads may infer with one model at once, as they like.
-    No gradients; where the weights change, make a new one.
+    `hidden_states` of it is that of `torch.autocast` with this dtype, without autocast. The model is not touched, its
+    mode and hooks included, so that threads may infer with it at once. Where the weights change, make a new one.
     """
-    fused = can_fuse(next(model.parameters()).device, dtype)
-
-    def twin_of(module: nn.Module) -> nn.Module:
-        if isinstance(module, nn.Linear):
-            return InferenceLinear(module, dtype, fused)
-        children = {name: child and twin_of(child) for name, child in module._modules.items()}
-        twin = nn.Module.__new__(type(module))  # quicker than copy.copy, which a single sentence would feel
-        twin.__dict__.update(module.__dict__, _modules=children)
-        return twin
-
-    return twin_of(model).eval()
-
-
-def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether oneDNN has the product for it."""
-    there = device.type == "cpu" and torch.backends.mkldnn.is_available()
-    if not there or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if isinstance(model, nn.Linear):
+        return InferenceLinear(model, dtype).eval()
+    children = {name: child and inference_copy(child, dtype) for name, child in model._modules.items()}
+    twin = nn.Module.__new__(type(model))  # quicker than copy.copy, which a single sentence would feel
+    twin.__dict__.update(model.__dict__, _modules=children, training=False)
+    return twin
 
 
 def keep_freed_memory() -> None:

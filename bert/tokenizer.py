@@ -3,8 +3,6 @@
 Letters: B texts, T tokens of the longest of them, [CLS] and [SEP] included.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys
@@ -13,16 +11,23 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import BertWordPieceTokenizer, Tokenizer, processors
 from torch import Tensor
 
 from bert.hub import resolve
 from runtime.errors import CheckpointError
 from runtime.files import read_json
 
+Texts = str | Sequence[str]  # one or several
+Rows = list[list[int]]  # ids, not padded
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_LENGTH = 512  # BERT's position embeddings
-GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # transformers', which follow tokenizer.json alone
+# tokenizer_config.json's names of what the library's BertNormalizer does.
+SETTINGS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
 SURROGATE = re.compile("[\ud800-\udfff]")  # no character by itself, so no UTF-8 and no token
 
 
@@ -30,12 +35,11 @@ class Batch(dict):
     """Tensors by name, also as attributes: batch["input_ids"] is batch.input_ids. model(**batch) takes it whole."""
 
     def __getattr__(self, name: str) -> Tensor:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"this batch holds {', '.join(self)}; found no {name}") from None
+        if name not in self:
+            raise AttributeError(f"this batch holds {', '.join(self)}; found no {name}")
+        return self[name]
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """A new batch on `device`; this one stays as it is."""
         moved = Batch({name: value.to(device, non_blocking=non_blocking) for name, value in self.items()})
         moved.places = self.places.to(device, non_blocking=non_blocking)
@@ -48,76 +52,47 @@ class Batch(dict):
 
 
 class BertTokenizer:
-    """Texts -> ids. The ids are those of the `tokenizers` library, bit by bit.
+    """Texts -> ids, those of the `tokenizers` library: also there "[SEP]" written out in a text is that special token.
 
-    As there (and in transformers), a special token written out in a text, like "[SEP]", becomes that special token.
-
-    Attributes: vocab_size (the largest id + 1), pad_token_id, unk_token_id, cls_token_id, sep_token_id, mask_token_id;
-                max_length: where texts are cut unless a call says otherwise. No call changes anything in it.
+    Attributes: vocab_size (the largest id + 1), pad_token_id, cls_token_id, sep_token_id; max_length: where texts are
+                cut unless a call says otherwise. No call changes anything in it.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_length: int = MAX_LENGTH):
-        """tokenizer: BERT's kind (see `check_kind`), which is changed: no padding, no truncation, BERT's template."""
+        """tokenizer: BERT's kind (see `read_folder`), which is changed: no padding, no truncation, BERT's template."""
         vocab = tokenizer.get_vocab()
-        ids = (vocab[token] for token in SPECIAL_TOKENS)
-        self.pad_token_id, self.unk_token_id, self.cls_token_id, self.sep_token_id, self.mask_token_id = ids
+        self.pad_token_id, self.cls_token_id, self.sep_token_id = vocab["[PAD]"], vocab["[CLS]"], vocab["[SEP]"]
         self.vocab_size = max(vocab.values()) + 1
         self.max_length = max_length
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        tokenizer.post_processor = processors.TemplateProcessing(  # for those who read what `save` writes
-            single="[CLS] $A [SEP]",
-            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-            special_tokens=[("[CLS]", self.cls_token_id), ("[SEP]", self.sep_token_id)],
-        )
+        # For those who read what `save` writes.
+        tokenizer.post_processor = processors.BertProcessing(("[SEP]", self.sep_token_id), ("[CLS]", self.cls_token_id))
         self._tokenizer = tokenizer
 
     @classmethod
-    def from_pretrained(cls, source: str | Path) -> BertTokenizer:
-        """Read tokenizer.json, else vocab.txt, with the settings of tokenizer_config.json, as transformers does.
+    def from_pretrained(cls, source: str | Path) -> "BertTokenizer":
+        """Read tokenizer.json, else vocab.txt.
 
-        That is: case, accents and Chinese characters are what tokenizer_config.json says, BERT's uncased ways where it
-        names none, whatever tokenizer.json says of them, unless the class named there is for any tokenizer.json.
+        What tokenizer_config.json names of case, accents and Chinese characters counts; vocab.txt alone is uncased.
         Args:    source: a folder in Hugging Face layout, "minilm", "bert-base-uncased" or a Hub id.
         Raises:  CheckpointError (a bad file), UnavailableError (nothing cached and no network).
         """
-        folder = resolve(source)
-        config = read_config(folder / "tokenizer_config.json")
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            path = folder / "vocab.txt"
-        tokenizer = read_tokenizer(path)
-        if path.name == "vocab.txt" or config["tokenizer_class"] not in GENERIC_CLASSES:
-            tokenizer.normalizer = normalizers.BertNormalizer(
-                lowercase=config["do_lower_case"],
-                strip_accents=config["strip_accents"],
-                handle_chinese_chars=config["tokenize_chinese_chars"],
-            )
-        check_kind(tokenizer, path)
-        return cls(tokenizer, int(min(config["model_max_length"], MAX_LENGTH)))
+        return cls(*read_folder(resolve(source)))
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json, vocab.txt and tokenizer_config.json, which transformers loads as the same tokenizer."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         words = {number: token for token, number in self._tokenizer.get_vocab().items()}
-        normalizer = self._tokenizer.normalizer
-        config = {
-            "tokenizer_class": "BertTokenizer",
-            "do_lower_case": normalizer.lowercase,
-            "strip_accents": normalizer.strip_accents,
-            "tokenize_chinese_chars": normalizer.handle_chinese_chars,
-            "model_max_length": self.max_length,
-            **{f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS},
-        }
         vocab = "".join(words.get(number, "") + "\n" for number in range(self.vocab_size))
-        (folder / "tokenizer.json").write_bytes(f"{self._tokenizer.to_str(pretty=True)}\n".encode())
-        (folder / "vocab.txt").write_bytes(vocab.encode())
-        (folder / "tokenizer_config.json").write_bytes(f"{json.dumps(config, indent=2)}\n".encode())
+        config = {"tokenizer_class": "BertTokenizer", "model_max_length": self.max_length}
+        config |= {name: getattr(self._tokenizer.normalizer, attribute) for name, attribute in SETTINGS.items()}
+        (folder / "tokenizer.json").write_text(self._tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
+        (folder / "vocab.txt").write_text(vocab, encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
-    def __call__(
-        self, texts: str | Sequence[str], pairs: str | Sequence[str] | None = None, max_length: int | None = None
-    ) -> Batch:
+    def __call__(self, texts: Texts, pairs: Texts | None = None, max_length: int | None = None) -> Batch:
         """[CLS] text [SEP], or [CLS] text [SEP] pair [SEP] with segment ids 0 and 1, padded to the longest.
 
         Args:    texts: one or B of them; pairs: as many; max_length: in tokens, None = the model's own.
@@ -128,14 +103,12 @@ class BertTokenizer:
             return self.pad(self.ids(texts, max_length))
         return self.pad(*self.pair_ids(texts, pairs, max_length))
 
-    def ids(self, texts: str | Sequence[str], max_length: int | None = None) -> list[list[int]]:
+    def ids(self, texts: Texts, max_length: int | None = None) -> Rows:
         """Each text's ids with [CLS] and [SEP], cut at the end where longer than max_length; not padded."""
         room = self._room(max_length, sides=1)
         return [[self.cls_token_id, *piece[:room], self.sep_token_id] for piece in self._pieces(texts)]
 
-    def pair_ids(
-        self, texts: str | Sequence[str], pairs: str | Sequence[str], max_length: int | None = None
-    ) -> tuple[list[list[int]], list[list[int]]]:
+    def pair_ids(self, texts: Texts, pairs: Texts, max_length: int | None = None) -> tuple[Rows, Rows]:
         """Each pair's ids and segment ids. Too long a pair loses tokens at the ends, the longer side first."""
         room, first, second = self._room(max_length, sides=2), self._pieces(texts), self._pieces(pairs)
         if len(first) != len(second):
@@ -149,7 +122,7 @@ class BertTokenizer:
             types.append([0] * (len(a) + 2) + [1] * (len(b) + 1))
         return ids, types
 
-    def lengths(self, texts: str | Sequence[str], pairs: str | Sequence[str] | None = None) -> list[int]:
+    def lengths(self, texts: Texts, pairs: Texts | None = None) -> list[int]:
         """How many tokens each text, or pair, has before it is cut, [CLS] and [SEP] included."""
         uncut = self.ids(texts, sys.maxsize) if pairs is None else self.pair_ids(texts, pairs, sys.maxsize)[0]
         return [len(row) for row in uncut]
@@ -166,7 +139,7 @@ class BertTokenizer:
         types = torch.zeros_like(mask, dtype=torch.int64) if token_type_ids is None else tensor(token_type_ids, 0)
         return Batch(input_ids=tensor(ids, self.pad_token_id), attention_mask=mask, token_type_ids=types)
 
-    def _pieces(self, texts: str | Sequence[str]) -> list[list[int]]:
+    def _pieces(self, texts: Texts) -> Rows:
         """Each text's ids without [CLS] and [SEP], uncut."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         for row, text in enumerate(texts):
@@ -182,43 +155,27 @@ class BertTokenizer:
         return limit - 1 - sides
 
 
-def read_tokenizer(path: Path) -> Tokenizer:
-    """Of a tokenizer.json, or a vocab.txt: a token a line, its id the line's number, of equal ones the last."""
+def read_folder(folder: Path) -> tuple[Tokenizer, int]:
+    """A folder's tokenizer and its max_length. Raises CheckpointError where it is not BERT's kind."""
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path) if path.is_file() else {}
     try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":
-            return Tokenizer.from_str(text)
-        # Not splitlines(), which would also break at characters that are tokens.
-        vocab = {token: number for number, token in enumerate(text.removesuffix("\n").split("\n"))}
-        tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        tokenizer.decoder = decoders.WordPiece()
-        tokenizer.add_special_tokens([token for token in SPECIAL_TOKENS if token in vocab])
-        return tokenizer
+        if (folder / "tokenizer.json").is_file():
+            tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        else:  # a token a line; not by splitlines(), which breaks at characters that are tokens
+            tokens = (folder / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+            vocab = {token: number for number, token in enumerate(tokens)}
+            tokenizer = Tokenizer.from_str(BertWordPieceTokenizer(vocab).to_str())
+        for name, attribute in SETTINGS.items():
+            if settings.get(name) is not None:
+                setattr(tokenizer.normalizer, attribute, settings[name])
+        max_length = int(min(settings.get("model_max_length") or MAX_LENGTH, MAX_LENGTH))
     except Exception as error:  # the library raises nothing narrower
-        raise CheckpointError(f"{path}: expected a tokenizer; found none ({error}); fetch the file anew") from None
-
-
-def read_config(path: Path) -> dict:
-    """The settings of tokenizer_config.json that matter here, uncased BERT's by default; accents go with the case."""
-    config = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
-    config |= {"model_max_length": MAX_LENGTH, "tokenizer_class": "BertTokenizer"}
-    content = read_json(path) if path.is_file() else {}
-    config |= {name: content[name] for name in config if content.get(name) is not None}
-    for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"):
-        if not isinstance(config[name], (bool, type(None))):
-            raise CheckpointError(f"{path}: {name}: expected true or false; found {config[name]!r}; correct it")
-    length = config["model_max_length"]
-    if not isinstance(length, (int, float)) or not length >= 3:
-        raise CheckpointError(f"{path}: model_max_length: expected a number from 3; found {length!r}; correct it")
-    return config
-
-
-def check_kind(tokenizer: Tokenizer, path: Path) -> None:
-    """See that a file held BERT's tokenizer. Raises CheckpointError."""
-    parts = {"normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer", "model": "WordPiece"}
-    kinds = {expected: type(getattr(tokenizer, name)).__name__ for name, expected in parts.items()}
-    faults = [f"a {expected}, found {kind}" for expected, kind in kinds.items() if kind != expected]
-    faults += [f"a token {token}, found none" for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
-    if faults:
-        raise CheckpointError(f"{path}: expected {'; '.join(faults)}; take the file that belongs to the model")
+        expected = "tokenizer.json or vocab.txt, and fitting values in tokenizer_config.json"
+        raise CheckpointError(f"{folder}: expected {expected}; found others ({error}); fetch them anew") from None
+    kinds = [type(part).__name__ for part in (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.model)]
+    found = kinds + [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is not None]
+    expected = ["BertNormalizer", "BertPreTokenizer", "WordPiece", *SPECIAL_TOKENS]
+    if found != expected:
+        raise CheckpointError(f"{folder}: expected {expected}; found {found}; take the files that belong to the model")
+    return tokenizer, max_length

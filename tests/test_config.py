@@ -19,7 +19,7 @@ REQUIRED = {"model_type": "bert", **SIZES}  # the least that a config.json holds
 OTHERS = {"max_position_embeddings": 131, "type_vocab_size": 5, "pad_token_id": 13, "initializer_range": 0.11}
 RATES = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.7, "layer_norm_eps": 1e-7}
 CONFIG = BertConfig(**SIZES, **OTHERS, **RATES)  # nothing is the default
-SOME = [BertConfig(), CONFIG, BertConfig(hidden_dropout_prob=0, attention_probs_dropout_prob=0, initializer_range=1)]
+SOME = [BertConfig(), CONFIG, BertConfig(hidden_dropout_prob=0, attention_probs_dropout_prob=0, initializer_range=0)]
 
 
 def write(folder: Path, content) -> Path:
@@ -41,9 +41,11 @@ def test_the_defaults_are_bert_base_uncaseds():
 
 
 @pytest.mark.parametrize("name", [*SIZES, *OTHERS, *RATES])
-@pytest.mark.parametrize("value", [-1e-9, -1, 2**63, 10**400, "1", None, True, float("nan"), float("inf"), [7]])
+@pytest.mark.parametrize("value", [-1e-9, -1, 1.5, "1", None, True, float("nan"), float("inf"), [7]])
 def test_a_value_that_is_no_number_in_range_is_refused(name, value):
-    with pytest.raises(ValueError, match=rf"^{name}: expected a (whole )?number from [01], below \d+; found "):
+    with pytest.raises(
+        ValueError, match=rf"^{name}: expected a (whole number from [01]|number from 0, below 1); found "
+    ):
         replace(CONFIG, **{name: value})
 
 
@@ -69,7 +71,7 @@ def test_what_a_file_leaves_out_is_bert_bases_and_what_it_adds_is_passed_over(tm
         ("pad_token_id", None, "a whole number from 0"),
         ("layer_norm_eps", float("nan"), "a number from 0"),  # Python's JSON has NaN and Infinity
         ("attention_probs_dropout_prob", 1.0, "a number from 0, below 1;"),
-        *((name, ..., "a value; found none") for name in REQUIRED),  # left out
+        *((name, ..., "a whole number from 1; found None") for name in SIZES),  # left out
     ],
 )
 def test_a_wrong_value_in_a_file_is_refused_with_its_place(tmp_path, name, value, expected):
