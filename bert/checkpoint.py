@@ -86,7 +86,10 @@ def load_folder(model: nn.Module, folder: Path) -> None:
     What the file has beside the encoder, and a pooler that it lacks, are named on stderr.
     Raises: CheckpointError; the model is as it was.
     """
-    weights = {standard_name(name): value for name, value in read_weights(folder).items()}
+    found = read_weights(folder)
+    weights = {standard_name(name): value for name, value in found.items()}
+    if len(weights) < len(found):
+        raise CheckpointError(f"{folder}: expected each tensor once; found two of one standard name; fetch it anew")
     weights.pop("embeddings.position_ids", None)  # the numbers 0..511
     heads = sorted(name for name in weights if not name.startswith(("embeddings.", "encoder.", "pooler.")))
     weights = {name: value for name, value in weights.items() if name not in heads}

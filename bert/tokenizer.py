@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from tokenizers import BertWordPieceTokenizer, Tokenizer, processors
+from tokenizers import BertWordPieceTokenizer, Tokenizer, normalizers, processors
 from torch import Tensor
 
 from bert.hub import resolve
@@ -22,12 +22,13 @@ Texts = str | Sequence[str]  # one or several
 Rows = list[list[int]]  # ids, not padded
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_LENGTH = 512  # BERT's position embeddings
-# tokenizer_config.json's names of what the library's BertNormalizer does.
+# tokenizer_config.json's names of what the library's BertNormalizer does, and BERT's uncased ways.
 SETTINGS = {
-    "do_lower_case": "lowercase",
-    "strip_accents": "strip_accents",
-    "tokenize_chinese_chars": "handle_chinese_chars",
+    "do_lower_case": ("lowercase", True),
+    "strip_accents": ("strip_accents", None),  # None: goes with the case
+    "tokenize_chinese_chars": ("handle_chinese_chars", True),
 }
+GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # transformers', which follow tokenizer.json alone
 SURROGATE = re.compile("[\ud800-\udfff]")  # no character by itself, so no UTF-8 and no token
 
 
@@ -72,9 +73,10 @@ class BertTokenizer:
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> "BertTokenizer":
-        """Read tokenizer.json, else vocab.txt.
+        """Read tokenizer.json, else vocab.txt, with the settings of tokenizer_config.json, as transformers does.
 
-        What tokenizer_config.json names of case, accents and Chinese characters counts; vocab.txt alone is uncased.
+        That is: case, accents and Chinese characters are what tokenizer_config.json says, BERT's uncased ways where it
+        names none, whatever tokenizer.json says of them, unless the class named there is for any tokenizer.json.
         Args:    source: a folder in Hugging Face layout, "minilm", "bert-base-uncased" or a Hub id.
         Raises:  CheckpointError (a bad file), UnavailableError (nothing cached and no network).
         """
@@ -87,7 +89,7 @@ class BertTokenizer:
         words = {number: token for token, number in self._tokenizer.get_vocab().items()}
         vocab = "".join(words.get(number, "") + "\n" for number in range(self.vocab_size))
         config = {"tokenizer_class": "BertTokenizer", "model_max_length": self.max_length}
-        config |= {name: getattr(self._tokenizer.normalizer, attribute) for name, attribute in SETTINGS.items()}
+        config |= {name: getattr(self._tokenizer.normalizer, way) for name, (way, _) in SETTINGS.items()}
         (folder / "tokenizer.json").write_text(self._tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
         (folder / "vocab.txt").write_text(vocab, encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -166,9 +168,10 @@ def read_folder(folder: Path) -> tuple[Tokenizer, int]:
             tokens = (folder / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
             vocab = {token: number for number, token in enumerate(tokens)}
             tokenizer = Tokenizer.from_str(BertWordPieceTokenizer(vocab).to_str())
-        for name, attribute in SETTINGS.items():
-            if settings.get(name) is not None:
-                setattr(tokenizer.normalizer, attribute, settings[name])
+        if settings.get("tokenizer_class") not in GENERIC_CLASSES:
+            given = {name: settings.get(name) for name in SETTINGS}
+            ways = {way: default if given[name] is None else given[name] for name, (way, default) in SETTINGS.items()}
+            tokenizer.normalizer = normalizers.BertNormalizer(**ways)
         max_length = int(min(settings.get("model_max_length") or MAX_LENGTH, MAX_LENGTH))
     except Exception as error:  # the library raises nothing narrower
         expected = "tokenizer.json or vocab.txt, and fitting values in tokenizer_config.json"

@@ -203,6 +203,7 @@ def without(*names: str) -> Callable[[Weights], Weights]:
         (lambda w: w | {VALUE: torch.full((14, 14), torch.nan)}, f"1 NaN or infinite: {VALUE};"),
         (lambda w: w | {WORD: torch.ones(31, 14).index_fill(1, torch.tensor(11), -torch.inf)}, f"infinite: {WORD};"),
         (lambda w: w | {POOLER: torch.full((14,), 1e300, dtype=torch.float64)}, f"1 NaN or infinite: {POOLER};"),
+        (lambda w: w | {"embeddings.LayerNorm.gamma": torch.ones(14)}, "found two of one standard name"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(folder, capsys, change, text):

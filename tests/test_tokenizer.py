@@ -126,20 +126,20 @@ def settings_of(lower: bool | None, accents: bool | None, chinese: bool | None) 
     return {name: value for name, value in named.items() if value is not None}
 
 
+@pytest.mark.parametrize("kind", [None, "BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast"])
 @pytest.mark.parametrize("file", [(True, None, True), (False, None, True), (True, False, False), (False, True, False)])
-def test_case_accents_and_chinese_are_treated_as_transformers_treats_them(tmp_path, file):
-    """Whatever tokenizer.json says of what tokenizer_config.json names, each for itself; and without tokenizer.json."""
+def test_case_accents_and_chinese_are_treated_as_transformers_treats_them(tmp_path, kind, file):
+    """Whatever tokenizer.json and tokenizer_config.json say of them, each for itself."""
     BertTokenizer.from_pretrained(write_vocab(tmp_path, **settings_of(*file))).save(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     texts, seen = ["Café cafe CAFÉ good", "中文 The good Film", *TEXTS], set()
-    for values in ([True, False], [True, False, None]):
-        for words in itertools.product(values, repeat=3):
-            (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings_of(*words)))
-            ours = BertTokenizer.from_pretrained(tmp_path).ids(texts)
-            assert ours == AutoTokenizer.from_pretrained(tmp_path)(texts)["input_ids"], words
-            seen.add(str(ours))
-        (tmp_path / "tokenizer.json").unlink(missing_ok=True)
-    assert len(seen) == 8  # lower, accents: 4 ways; chinese: 2
+    for words in itertools.product([True, False, None], repeat=3):
+        config = {**settings_of(*words), **({"tokenizer_class": kind} if kind else {})}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        ours = BertTokenizer.from_pretrained(tmp_path).ids(texts)
+        assert ours == AutoTokenizer.from_pretrained(tmp_path)(texts)["input_ids"], config
+        seen.add(str(ours))
+    assert len(seen) == (1 if kind == "PreTrainedTokenizerFast" else 8)  # lower, accents: 4 ways; chinese: 2
 
 
 def test_padding(tokenizer, tmp_path):
@@ -240,7 +240,7 @@ def tokenizer_json(**parts) -> bytes:
     ],
 )
 def test_a_file_that_cannot_be_used(tmp_path, name, content, text):
-    write_vocab(tmp_path)
+    write_vocab(tmp_path, tokenizer_class="PreTrainedTokenizerFast")  # which takes tokenizer.json as it stands
     (tmp_path / name).unlink(missing_ok=True)
     if content is not None:
         (tmp_path / name).write_bytes(content)
