@@ -46,10 +46,7 @@ class UnavailableError(OSError):
 
 
 def run_cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
-    """Call main(argv) and return the exit code: main's own (None is 0), or that of the exception it raised.
-
-    That is told in one line on stderr, after its traceback where argv holds --debug. SystemExit goes through.
-    """
+    """Call main(argv): its exit code, or that of its exception, told in one line. SystemExit goes through."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # no error for a character that its encoding lacks
     with stop_signals(at_once=True) as stop:
@@ -70,7 +67,7 @@ def run_cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[s
 
 @contextmanager
 def stop_signals(at_once: bool = False) -> Iterator[SimpleNamespace]:
-    """Gives an object whose `number` is that of the first signal inside, 0 for none. In the main thread only.
+    """Gives an object whose `number` is that of the first signal inside, 0 for none.
 
     A SIGINT after it, or with `at_once` any signal, raises KeyboardInterrupt: temporary files go on the way out.
     """
@@ -108,7 +105,7 @@ def show(text: str) -> None:
 
 
 def explain(error: BaseException, number: int = 0) -> tuple[int, str]:
-    """The exit code of an exception, and what the user is told: one line. number: of the signal that came before."""
+    """The exit code of an exception, and what the user is told. number: of the signal that came before."""
     text = " ".join(str(error).split())
     if number or isinstance(error, KeyboardInterrupt):  # a library in C may raise its own error for ours
         return 128 + (number or signal.SIGINT), "interrupted; give the command again"
@@ -123,9 +120,9 @@ def explain(error: BaseException, number: int = 0) -> tuple[int, str]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a smaller batch might have gone through. The CPU's allocator raises a plain RuntimeError."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's, without its import
-    return named or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    """Whether a smaller batch might have gone through. torch's are known without its import; its CPU's is no class."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "DefaultCPUAllocator" in str(error)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

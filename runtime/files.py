@@ -63,15 +63,15 @@ def discard(folder: Path) -> None:
 
 def clean(folder: Path, *names: str) -> None:
     """Remove what killed processes left of files and folders of these names, such as "step-*". Inside `lock`."""
-    for kind, name in itertools.product(("tmp", "trash"), names):
-        for path in folder.glob(f".{kind}-{name}.[0-9]*"):
+    for pattern in (f".{kind}-{name}.[0-9]*" for kind in ("tmp", "trash") for name in names):
+        for path in folder.glob(pattern):
             remove(path)
 
 
 def move_aside(folder: Path) -> Path:
     """Rename a folder to NAME.old, or NAME.old.2 and so on where that is there already; returns the new path."""
     folder = Path(os.path.abspath(folder))  # so that it has a name: "." has none
-    names = itertools.chain([f"{folder.name}.old"], (f"{folder.name}.old.{n}" for n in itertools.count(2)))
+    names = (f"{folder.name}.old" + (f".{n}" if n > 1 else "") for n in itertools.count(1))
     with disk_errors(folder):
         return folder.rename(next(path for path in map(folder.with_name, names) if not os.path.lexists(path)))
 
