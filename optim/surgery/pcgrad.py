@@ -10,13 +10,10 @@ As printed there, and other than in much public code: the order is drawn anew fo
 projected on itself; the result is the sum over tasks, neither their mean nor T times it.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Generator, Tensor
 
-from optim.surgery.base import Surgery
-from optim.surgery.gramian import check_gramian, gramian
+from optim.surgery.gramian import Surgery, check_gramian, gramian
 
 
 class PCGrad(Surgery):
