@@ -57,7 +57,7 @@ def encode(model, texts: Sequence[str], pooling: str | None, layer: int | None, 
 
 @torch.no_grad()
 def outputs(model, name: str, sides: Sequence[Sequence[str]], amp: str) -> Tensor:
-    """A task's outputs y, as its kind has them, for N texts, or N pairs as two sides.
+    """A task's outputs y, as its kind has them, on the CPU, for N texts, or N pairs as two sides.
 
     Raises: ValueError for a task that the model does not have, or one text for a pair; UndefinedOutput where the model
             computes what is no finite number, which no class can be made of.
@@ -78,7 +78,7 @@ def outputs(model, name: str, sides: Sequence[Sequence[str]], amp: str) -> Tenso
     undefined = (~y.isfinite()).nonzero()  # (..., 1 or 2), the row first
     if len(undefined):
         raise UndefinedOutput(name, undefined[0, 0].item())
-    return y
+    return y.cpu()
 
 
 def check_list(name: str, texts: Sequence[str]) -> None:

@@ -173,4 +173,4 @@ class MultitaskBert(nn.Module):
             return kind.names(definition, kind.predict(definition, y))
         if not definition.classes:
             raise ValueError(f"{task}: a {definition.kind} has no probabilities; leave probabilities out")
-        return kind.probabilities(definition, y).cpu().numpy()
+        return kind.probabilities(definition, y).numpy()

@@ -67,8 +67,7 @@ class TaskHead(nn.Module):
         super().__init__()
         self.task, self.kind = task, KINDS[task.kind]
         self.is_pair = len(task.texts) == 2
-        mixes = self.is_pair and self.kind.has_cosine
-        self.alpha = ALPHA[arch].get(task.kind, 0.5) if mixes else 1.0
+        self.alpha = ALPHA[arch].get(task.kind, 0.5) if self.is_pair and self.kind.of_cosine else 1.0
         self.own = ResidualMLP(size, dropout) if self.alpha == 0 else nn.Identity()  # v1 and v2: the MLP of each side
         inputs = 3 * size if self.is_pair else size
         self.f = mlp(inputs, size, self.kind.width(task), dropout) if self.alpha > 0 else None
