@@ -3,8 +3,6 @@
 heads.json holds the settings and the tasks, heads.safetensors the weights; the other loaders pass over both.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -53,16 +51,26 @@ def read_heads(folder: Path) -> tuple[HeadsConfig, list[Task]] | None:
         return None
     content = read_json(path)
     try:
-        tasks = [Task.from_json(task) for task in content["tasks"]]
         config = HeadsConfig(**{field.name: content[field.name] for field in fields(HeadsConfig)})
-        unknown = [task.kind for task in tasks if task.kind not in KINDS]
-    except (ValueError, KeyError, TypeError) as error:
+        tasks = {task["name"]: Task.from_json(task) for task in content["tasks"]}
+        if len(tasks) < len(content["tasks"]):
+            raise ValueError("a name twice")
+        for task in tasks.values():
+            check_task(task)
+    except (ValueError, LookupError, TypeError) as error:
         expected = f"{path}: expected the settings and tasks of a run's heads"
-        raise CheckpointError(f"{expected}; found {error!r}; copy it anew or train again") from None
-    if unknown:
-        expected = f"{path}: expected tasks of kind {', '.join(KINDS)}"
-        raise CheckpointError(f"{expected}; found {unknown[0]!r}; take the version that wrote it")
-    return config, tasks
+        raise CheckpointError(f"{expected}; found {error!r}; copy it anew, or take the version that wrote it") from None
+    return config, list(tasks.values())
+
+
+def check_task(task: Task) -> None:
+    """Raises ValueError, LookupError or TypeError for a task that no head can be made for."""
+    if task.kind not in KINDS:
+        raise ValueError(f"{task.name}: kind {task.kind!r}, not one of {', '.join(KINDS)}")
+    is_number = KINDS[task.kind].labels == "number"
+    size = task.range[1] - task.range[0] if is_number else len(task.classes)
+    if len(task.texts) not in (1, 2) or not size > 0:
+        raise ValueError(f"{task.name}: texts {task.texts}, classes {task.classes}, range {task.range}")
 
 
 def load_heads(model: nn.Module, folder: Path, fresh: Sequence[str]) -> None:
@@ -83,13 +91,12 @@ def joint_tasks(stored: Sequence[Task], tasks: Sequence[Task], folder: Path) -> 
     before = {task.name: task for task in stored}
     for task in tasks:
         old = before.get(task.name, task)
-        differ = [name for name in ("kind", "classes", "range", "pairs") if getattr(task, name) != getattr(old, name)]
-        differ += ["texts"] * (len(task.texts) != len(old.texts))
-        if differ:
-            theirs, mine = (getattr(each, differ[0]) for each in (old, task))
-            raise UsageError(
-                f"--tasks: {task.name} of {folder} was trained with {differ[0]} {theirs!r}; found {mine!r}; "
-                "give the task another name or start from a plain BERT"
-            )
+        for name in ("kind", "classes", "range", "pairs", "texts"):
+            theirs, mine = getattr(old, name), getattr(task, name)
+            if theirs != mine and not (name == "texts" and len(theirs) == len(mine)):
+                raise UsageError(
+                    f"--tasks: {task.name} of {folder} was trained with {name} {theirs!r}; found {mine!r}; "
+                    "give the task another name or start from a plain BERT"
+                )
     both = before | {task.name: task for task in tasks}
     return list(both.values()), [name for name in both if name not in before]

@@ -3,8 +3,6 @@
 Letters: N texts, T tokens, D hidden size, K classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -62,10 +60,13 @@ def outputs(model, name: str, sides: Sequence[Sequence[str]], amp: str) -> Tenso
     Raises: ValueError for a task that the model does not have, or one text for a pair; UndefinedOutput where the model
             computes what is no finite number, which no class can be made of.
     """
-    of = {1: "of single texts", 2: "of pairs"}
-    if name not in model.tasks or len(sides) != len(model.tasks[name].texts):
-        tasks = ", ".join(f"{task.name} {of[len(task.texts)]}" for task in model.tasks.values())
-        raise ValueError(f"task: this model has {tasks}; found {name!r} {of[len(sides)]}")
+    words = {1: "single texts", 2: "pairs"}
+    there = ", ".join(f"{task.name} ({words[len(task.texts)]})" for task in model.tasks.values())
+    if name not in model.tasks:
+        raise ValueError(f"task: expected one of {there}; found {name!r}")
+    if len(sides) != len(model.tasks[name].texts):
+        expected = words[len(model.tasks[name].texts)]
+        raise ValueError(f"{name}: expected {expected}; found {words[len(sides)]}; this model has {there}")
     for side, texts in zip("ab", sides, strict=False):
         check_list(f"texts_{side}", texts)
     if len(sides[0]) != len(sides[-1]):
