@@ -29,18 +29,16 @@ def save_model(model: nn.Module, folder: Path) -> None:
     write_tensors(folder / "heads.safetensors", model.head_state())
     size, cls = model.bert.config.hidden_size, model.config.pooling == "cls"
     pooling = {"word_embedding_dimension": size, "pooling_mode_cls_token": cls, "pooling_mode_mean_tokens": not cls}
-    modules = [
-        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
-    ]
-    tasks = [task.to_json(files=False) for task in model.tasks.values()]
     (folder / "1_Pooling").mkdir(exist_ok=True)
-    for name, content in (
-        ("heads.json", {**asdict(model.config), "tasks": tasks}),
-        ("modules.json", modules),
-        ("sentence_bert_config.json", {"max_seq_length": model.max_length, "do_lower_case": False}),
-        ("1_Pooling/config.json", pooling),
-    ):
+    for name, content in {
+        "heads.json": asdict(model.config) | {"tasks": [task.to_json(files=False) for task in model.tasks.values()]},
+        "modules.json": [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        ],
+        "sentence_bert_config.json": {"max_seq_length": model.max_length, "do_lower_case": False},
+        "1_Pooling/config.json": pooling,
+    }.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -73,24 +71,21 @@ def check_task(task: Task) -> None:
         raise ValueError(f"{task.name}: texts {task.texts}, classes {task.classes}, range {task.range}")
 
 
-def load_heads(model: nn.Module, folder: Path, fresh: Sequence[str]) -> None:
-    """Put the stored heads' weights into the model; those of the tasks in `fresh` stay. Raises CheckpointError."""
+def load_heads(model: nn.Module, folder: Path, stored: Sequence[Task]) -> None:
+    """Put the stored tasks' heads into the model, and what all share; other heads stay. Raises CheckpointError."""
     path = folder / "heads.safetensors"
-    state = read_tensors(path)
-    mine = tuple(f"heads.tasks.{name}_head." for name in fresh)
-    expected = {name: value for name, value in model.head_state().items() if not name.startswith(mine)}
+    state, names = read_tensors(path), [task.name for task in stored]
+    fresh = tuple(f"heads.tasks.{name}_head." for name in model.tasks if name not in names)
+    expected = {name: value for name, value in model.head_state().items() if not name.startswith(fresh)}
     check_fit(expected, state, path, advice="train again or copy it anew")
     model.load_state_dict(state, strict=False)
 
 
-def joint_tasks(stored: Sequence[Task], tasks: Sequence[Task], folder: Path) -> tuple[list[Task], list[str]]:
-    """The tasks of a model that goes on from a stored one: all of both; and the names of those whose heads are fresh.
-
-    Raises UsageError where a task of both means another thing in each.
-    """
-    before = {task.name: task for task in stored}
+def joint_tasks(stored: Sequence[Task], tasks: Sequence[Task], folder: Path) -> list[Task]:
+    """A stored model's tasks and further ones. Raises UsageError where a task of both means another thing in each."""
+    joint = {task.name: task for task in stored}
     for task in tasks:
-        old = before.get(task.name, task)
+        old = joint.get(task.name, task)
         for name in ("kind", "classes", "range", "pairs", "texts"):
             theirs, mine = getattr(old, name), getattr(task, name)
             if theirs != mine and not (name == "texts" and len(theirs) == len(mine)):
@@ -98,5 +93,5 @@ def joint_tasks(stored: Sequence[Task], tasks: Sequence[Task], folder: Path) -> 
                     f"--tasks: {task.name} of {folder} was trained with {name} {theirs!r}; found {mine!r}; "
                     "give the task another name or start from a plain BERT"
                 )
-    both = before | {task.name: task for task in tasks}
-    return list(both.values()), [name for name in both if name not in before]
+        joint[task.name] = task
+    return list(joint.values())

@@ -5,8 +5,6 @@ L_sts is `score_loss`; L_para is `binary_cross_entropy` + `contrastive_loss`, wh
 Letters: B batch, D hidden size, K classes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import torch

@@ -3,8 +3,6 @@
 Letters: B batch rows of a task, N sentences, T tokens, D hidden size, K classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -48,35 +46,32 @@ class MultitaskBert(nn.Module):
         self.cnn = CnnPooling(size) if self.config.pooling == "cnn" else None
         self.heads = Heads(list(self.tasks.values()), self.config.arch, size, self.config.hidden_dropout_prob)
 
-    # ---- files -------------------------------------------------------------------------------------------------------
-
     @classmethod
     def from_pretrained(
         cls, source: str | Path, tasks: Sequence[Task] | None = None, config: HeadsConfig | None = None
-    ) -> MultitaskBert:
+    ) -> "MultitaskBert":
         """What a run wrote (`runs/x` or `runs/x/best`), or any plain BERT source with fresh heads; float32, eval mode.
 
-        Args:    source: a folder, "minilm", "bert-base-uncased" or a Hub id.
-                 tasks: of the fresh heads; where the source has heads of its own, further ones.
-                 config: the fresh heads' settings. Where the source has heads of its own, it must agree with them in
-                 arch, pooling and layer, and sets the rest.
-        Raises:  CheckpointError for files that cannot be used; UnavailableError where nothing is cached and no network;
-                 UsageError (a ValueError) for settings or tasks that do not fit the source's.
+        Args:   source: a folder, "minilm", "bert-base-uncased" or a Hub id.
+                tasks, config: of the fresh heads. Where the source has heads of its own, the tasks come to its own, and
+                the config must agree with theirs in arch, pooling and layer, and sets the rest.
+        Raises: CheckpointError for files that cannot be used; UnavailableError where nothing is cached and no network;
+                UsageError (a ValueError) for settings or tasks that do not fit the source's.
         """
         keep_freed_memory()
         folder = resolve(source)
         folder = folder / "best" if (folder / "best" / "heads.json").is_file() else folder
-        stored, fresh = files.read_heads(folder), []
+        stored = files.read_heads(folder)
         if stored:
             stored_config, stored_tasks = stored
+            config, tasks = config or stored_config, files.joint_tasks(stored_tasks, tasks or (), folder)
             for name in ("arch", "pooling", "layer"):
-                if config and getattr(stored_config, name) != getattr(config, name):
+                theirs, mine = getattr(stored_config, name), getattr(config, name)
+                if theirs != mine:
                     raise UsageError(
-                        f"--{name}: {folder} holds heads trained with {getattr(stored_config, name)!r}; "
-                        f"found {getattr(config, name)!r}; leave the option out or start from a plain BERT"
+                        f"--{name}: {folder} holds heads trained with {theirs!r}; found {mine!r}; "
+                        "leave the option out or start from a plain BERT"
                     )
-            config = config or stored_config
-            tasks, fresh = files.joint_tasks(stored_tasks, tasks or (), folder)
         bert, tokenizer = BertModel.from_pretrained(folder), BertTokenizer.from_pretrained(folder)
         if tokenizer.vocab_size != bert.config.vocab_size:
             raise CheckpointError(
@@ -85,7 +80,7 @@ class MultitaskBert(nn.Module):
             )
         model = cls(bert, tokenizer, tasks, config)
         if stored:
-            files.load_heads(model, folder, fresh)
+            files.load_heads(model, folder, stored_tasks)
         return model.eval()
 
     def save(self, folder: str | Path) -> None:
@@ -100,8 +95,6 @@ class MultitaskBert(nn.Module):
     def max_length(self) -> int:
         """The most tokens of a sentence: the heads' setting, or the encoder's limit where that is less."""
         return min(self.config.max_length, self.bert.config.max_position_embeddings)
-
-    # ---- training ----------------------------------------------------------------------------------------------------
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """The parameters that more than one task uses: the encoder, the CNN pooling, v3's shared MLP."""
@@ -134,8 +127,6 @@ class MultitaskBert(nn.Module):
                     previous[name].add(v_a, v_b)
                     losses[name] = losses[name] + contrastive_loss(v_a, v_b, labels, negatives, settings)
         return losses
-
-    # ---- inference ---------------------------------------------------------------------------------------------------
 
     def encode(
         self,

@@ -17,8 +17,6 @@ Kinds whose output is no single number have no cosine in it: alpha is 1, as it i
 vector alone. A further kind with a cosine has 0.5. Letters: B batch, D hidden size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
