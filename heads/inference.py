@@ -19,7 +19,7 @@ TOKENS_A_GROUP = 256
 
 
 class UndefinedOutput(ArithmeticError):
-    """An output that is infinite or NaN; `row`: of which of the texts, from 0."""
+    """An output that is infinite or NaN, of which no class can be made; `row`: of which of the texts, from 0."""
 
     def __init__(self, task: str, row: int):
         super().__init__(f"{task}: expected finite outputs; found others, first in row {row}")
@@ -31,10 +31,9 @@ def encode(model, texts: Sequence[str], pooling: str | None, layer: int | None, 
     """Sentence vectors as `MultitaskBert.encode` documents them, a float32 Tensor (N, D) on the CPU."""
     check_list("texts", texts)
     pooling, layer = pooling or model.config.pooling, model.config.layer if layer is None else layer
-    if pooling == "cnn" and model.cnn is None:
-        raise ValueError("pooling: this model has no trained cnn; take cls, mean or attention_mean")
-    if pooling not in POOLINGS:
-        raise ValueError(f"pooling: expected one of {', '.join(POOLINGS)}; found {pooling!r}")
+    there = [name for name in POOLINGS if name != "cnn" or model.cnn]
+    if pooling not in there:
+        raise ValueError(f"pooling: expected one of this model's {', '.join(there)}; found {pooling!r}")
     if amp not in ("auto", "off", *devices.DTYPES):
         raise ValueError(f"amp: expected off, bf16, fp16 or auto; found {amp!r}")
     weight = model.bert.embeddings.word.weight
@@ -57,8 +56,7 @@ def encode(model, texts: Sequence[str], pooling: str | None, layer: int | None, 
 def outputs(model, name: str, sides: Sequence[Sequence[str]], amp: str) -> Tensor:
     """A task's outputs y, as its kind has them, on the CPU, for N texts, or N pairs as two sides.
 
-    Raises: ValueError for a task that the model does not have, or one text for a pair; UndefinedOutput where the model
-            computes what is no finite number, which no class can be made of.
+    Raises: ValueError for a task that the model does not have, or one text for a pair; UndefinedOutput.
     """
     words = {1: "single texts", 2: "pairs"}
     there = ", ".join(f"{task.name} ({words[len(task.texts)]})" for task in model.tasks.values())
@@ -85,8 +83,7 @@ def outputs(model, name: str, sides: Sequence[Sequence[str]], amp: str) -> Tenso
 def check_list(name: str, texts: Sequence[str]) -> None:
     """Refuse a lone string, which Python would take for a list of its letters, and what is no list."""
     if isinstance(texts, str) or not hasattr(texts, "__len__"):
-        found = "one string" if isinstance(texts, str) else type(texts).__name__
-        raise ValueError(f"{name}: expected a list of sentences; found {found}; put it into a list")
+        raise ValueError(f"{name}: expected a list of sentences; found {type(texts).__name__}; put it into a list")
 
 
 def passes(lengths: Sequence[int], most: int) -> Iterator[list[list[int]]]:

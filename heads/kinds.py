@@ -25,14 +25,23 @@ from heads.losses import LossSettings, binary_cross_entropy, score_loss
 from heads.metrics import accuracy, exact_match, f1, macro_f1, pearson, spearman
 
 
-class Classes:
-    labels = "class"  # what Task.parse returns: "class" a class's number, "classes" those of several, "number" a float
-    metrics = {"acc": accuracy, "macro_f1": macro_f1}  # the first is the default for the best model
+class Kind:
+    """What most kinds have in common; Classes says what else each has."""
+
     of_cosine = None  # a method where y is one number
 
     def width(self, task: Task) -> int:
         """The numbers that a head computes for a row."""
-        return len(task.classes)
+        return 1 if self.of_cosine else len(task.classes)
+
+    def names(self, task: Task, predictions: np.ndarray) -> np.ndarray | list[tuple]:
+        """-> predictions in the user's words: (B,) of task.classes, or the numbers themselves"""
+        return np.asarray(task.classes)[predictions] if task.classes else predictions
+
+
+class Classes(Kind):
+    labels = "class"  # what Task.parse returns: "class" a class's number, "classes" those of several, "number" a float
+    metrics = {"acc": accuracy, "macro_f1": macro_f1}  # the first is the default for the best model
 
     def target(self, task: Task, labels: Sequence) -> Tensor:
         """Labels as Task.parse gives them -> as the loss and the metrics take them, (B,) int64"""
@@ -54,16 +63,9 @@ class Classes:
         """y on the CPU -> what the metrics compare with targets: (B,) int64 numbers of classes"""
         return y.argmax(dim=1).numpy()
 
-    def names(self, task: Task, predictions: np.ndarray) -> Sequence:
-        """-> predictions in the user's words: (B,) of task.classes"""
-        return np.asarray(task.classes)[predictions]
-
 
 class Binary(Classes):
     metrics = {"acc": accuracy, "f1": f1}
-
-    def width(self, task: Task) -> int:
-        return 1
 
     def output(self, task: Task, f: Tensor) -> Tensor:
         """(B, 1) -> probability of the second class (B,)"""
@@ -90,9 +92,6 @@ class Labels(Binary):
     metrics = {"micro_f1": f1, "macro_f1": macro_f1}
     of_cosine = None
 
-    def width(self, task: Task) -> int:
-        return len(task.classes)
-
     def target(self, task: Task, labels: Sequence) -> Tensor:
         """-> (B, K) int64 of 0 and 1"""
         classes = range(len(task.classes))
@@ -110,15 +109,12 @@ class Labels(Binary):
         return [tuple(name for name, has in zip(task.classes, row, strict=True) if has) for row in predictions]
 
 
-class Score:
+class Score(Kind):
     """Computed on the scale of the paper's similarity, 0 to 5, so that losses of all ranges are of one magnitude:
     y = low + unit * z with z from 0 to 5."""
 
     labels = "number"
     metrics = {"pearson": pearson, "spearman": spearman, "em": exact_match}
-
-    def width(self, task: Task) -> int:
-        return 1
 
     def target(self, task: Task, labels: Sequence) -> Tensor:
         """-> (B,) float64"""
@@ -143,9 +139,6 @@ class Score:
     def predict(self, task: Task, y: Tensor) -> np.ndarray:
         """-> (B,) float64, within the range, whose ends float32 may not have"""
         return y.double().clamp(*task.range).numpy()
-
-    def names(self, task: Task, predictions: np.ndarray) -> np.ndarray:
-        return predictions
 
 
 KINDS = {"classes": Classes(), "binary": Binary(), "score": Score(), "labels": Labels()}

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from runtime.settings import non_negative_float, probability, setting
 
-EDGE = 1e-4  # below it the logarithm of a probability goes on as a straight line
+EDGE = 1e-4  # of a probability
 
 
 @dataclass(frozen=True)
@@ -28,22 +28,16 @@ class LossSettings:
     triplet_margin: float = setting(1.0, "of the triplet loss", non_negative_float)
 
 
-def log_probability(p: Tensor) -> Tensor:
-    """log p, and below p = EDGE its tangent there, log EDGE + (p - EDGE) / EDGE, so that the slope is 1 / EDGE at most.
-
-    The slope of log p itself has no bound: an identical pair labelled 0 has 1 - p of a rounding error, and a gradient
-    of 1e5. A NaN stays one.
-    """
-    bounded = p.clamp(min=EDGE)
-    return bounded.log() + (p - bounded) / EDGE
-
-
 def binary_cross_entropy(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """-(y log p + (1 - y) log(1 - p)) with the bounded logarithm above, the mean over all elements -> scalar.
+    """-(y log p + (1 - y) log(1 - p)), the mean over all elements -> scalar. Compute it in float32 at least.
 
-    On probabilities, not logits, for equation (1) mixes a sigmoid with a cosine. Compute it in float32 at least.
+    On probabilities, not logits, for equation (1) mixes a sigmoid with a cosine. The slope of log p has no bound: an
+    identical pair labelled 0 has 1 - p of a rounding error, and a gradient of 1e5. So below p = EDGE its tangent there
+    takes its place, log EDGE + (p - EDGE) / EDGE.
     """
-    return -torch.where(labels > 0.5, log_probability(probabilities), log_probability(1 - probabilities)).mean()
+    p = torch.where(labels > 0.5, probabilities, 1 - probabilities)  # of what each label says
+    bounded = p.clamp(min=EDGE)
+    return -(bounded.log() + (p - bounded) / EDGE).mean()
 
 
 def score_loss(predictions: Tensor, labels: Tensor, gamma: float) -> Tensor:
@@ -59,10 +53,9 @@ def contrastive_loss(
 ) -> Tensor:
     """What L_para adds to the cross-entropy: cosine-embedding loss + cosine triplet-margin loss.
 
-    Args:    v_a, v_b: (B, D); labels: (B,), 0 or 1; negatives: (B, D) or None (no triplets).
-    Returns: a scalar, means over all B rows: 1 - cos(a, b) for rows labelled 1, max(0, cos(a, b) - margin) for others;
-             max(0, d(a, b) - d(a, negative) + margin), d = 1 - cos, for rows labelled 1, and 0 for others, so that a
-             batch without positives has no 0 / 0.
+    v_a, v_b: (B, D); labels: (B,), 0 or 1; negatives: (B, D) or None (no triplets) -> scalar, means over all B rows:
+    1 - cos(a, b) for rows labelled 1, max(0, cos(a, b) - margin) for others; max(0, d(a, b) - d(a, negative) + margin),
+    d = 1 - cos, for rows labelled 1, and 0 for others, so that a batch without positives has no 0 / 0.
     """
     cos = F.cosine_similarity(v_a, v_b)  # (B,)
     loss = torch.where(labels == 1, 1 - cos, F.relu(cos - settings.cosine_margin)).mean()
