@@ -95,8 +95,7 @@ class Labels(Binary):
     def target(self, task: Task, labels: Sequence) -> Tensor:
         """-> (B, K) int64 of 0 and 1"""
         classes = range(len(task.classes))
-        rows = [[c in row for c in classes] for row in labels]
-        return torch.tensor(rows, dtype=torch.int64).view(-1, len(classes))
+        return torch.tensor([[c in row for c in classes] for row in labels], dtype=torch.int64).view(-1, len(classes))
 
     def output(self, task: Task, f: Tensor) -> Tensor:
         """(B, K) -> probabilities (B, K), each by itself"""

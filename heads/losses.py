@@ -73,7 +73,7 @@ class PreviousBatch:
     """
 
     vectors: Tensor | None = None  # (N, D)
-    pending: list[Tensor] = field(default_factory=list)
+    pending: list[Tensor] = field(default_factory=list)  # this step's; cleared where it is made anew
 
     def draw(self, rows: int, generator: Generator) -> Tensor | None:
         """`rows` random vectors, with replacement: (rows, D); None before the first batch is stored."""
@@ -89,7 +89,3 @@ class PreviousBatch:
         """What was added replaces what was stored; a step without a batch keeps it."""
         if self.pending:
             self.vectors, self.pending = torch.cat(self.pending), []
-
-    def forget_step(self) -> None:
-        """Drop what was added since the last `end_step`: the step is made anew."""
-        self.pending = []

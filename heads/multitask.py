@@ -23,32 +23,30 @@ from heads.pooling import CnnPooling, sentence_vectors
 from heads.rows import TaskBatch
 from runtime.errors import CheckpointError, UsageError
 
+Texts = Sequence[str]
+
 
 class MultitaskBert(nn.Module):
     """Encoder + a head for each task. `from_pretrained` is the usual way to make one."""
 
     def __init__(
-        self,
-        bert: BertModel,
-        tokenizer: BertTokenizer,
-        tasks: Sequence[Task] | None = None,
-        config: HeadsConfig | None = None,
+        self, bert: BertModel, tokenizer: BertTokenizer, tasks: Sequence[Task] = (), config: HeadsConfig | None = None
     ):
-        """tasks: None = the course's sst, para and sts. Raises UsageError for a layer that the encoder lacks."""
+        """tasks: none = the course's sst, para and sts. Raises UsageError for a layer that the encoder lacks."""
         super().__init__()
         self.config = config or HeadsConfig()
         depth, size = bert.config.num_hidden_layers, bert.config.hidden_size
         if -self.config.layer > depth:
             raise UsageError(f"--layer: expected -{depth} to -1; found {self.config.layer}")
-        self.tasks = {task.name: task for task in (tasks or [TASKS[name] for name in LEADERBOARD])}
-        self.bert = bert
-        self.tokenizer = tokenizer
+        tasks = tasks or [TASKS[name] for name in LEADERBOARD]
+        self.tasks = {task.name: task for task in tasks}
+        self.bert, self.tokenizer = bert, tokenizer
         self.cnn = CnnPooling(size) if self.config.pooling == "cnn" else None
-        self.heads = Heads(list(self.tasks.values()), self.config.arch, size, self.config.hidden_dropout_prob)
+        self.heads = Heads(tasks, self.config.arch, size, self.config.hidden_dropout_prob)
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, tasks: Sequence[Task] | None = None, config: HeadsConfig | None = None
+        cls, source: str | Path, tasks: Sequence[Task] = (), config: HeadsConfig | None = None
     ) -> "MultitaskBert":
         """What a run wrote (`runs/x` or `runs/x/best`), or any plain BERT source with fresh heads; float32, eval mode.
 
@@ -73,11 +71,10 @@ class MultitaskBert(nn.Module):
                         "leave the option out or start from a plain BERT"
                     )
         bert, tokenizer = BertModel.from_pretrained(folder), BertTokenizer.from_pretrained(folder)
-        if tokenizer.vocab_size != bert.config.vocab_size:
-            raise CheckpointError(
-                f"{folder}: expected as many embedding rows as tokens; found {bert.config.vocab_size} rows and "
-                f"{tokenizer.vocab_size} tokens; take the tokenizer that belongs to the model"
-            )
+        rows, tokens = bert.config.vocab_size, tokenizer.vocab_size
+        if rows != tokens:
+            found = f"found {rows} rows and {tokens} tokens; take the tokenizer that belongs to the model"
+            raise CheckpointError(f"{folder}: expected as many embedding rows as tokens; {found}")
         model = cls(bert, tokenizer, tasks, config)
         if stored:
             files.load_heads(model, folder, stored_tasks)
@@ -108,10 +105,9 @@ class MultitaskBert(nn.Module):
         previous: Mapping[str, PreviousBatch],
         generator: Generator,
     ) -> dict[str, Tensor]:
-        """Each task's loss, not scaled, a float32 scalar, from one pass over the rows of all tasks.
+        """Each task's loss, not scaled, a float32 scalar, from one pass over the rows of all tasks in `batches`.
 
-        Args: batches: by task, one or more of them.
-              previous: the triplets' store of each contrastive task, read and added to with the full loss alone.
+        Args: previous: the triplets' store of each contrastive task, read and added to with the full loss alone.
               generator: a CPU generator for the draw of negatives.
         """
         tokens = [batch.tokens for batch in batches.values()]
@@ -130,7 +126,7 @@ class MultitaskBert(nn.Module):
 
     def encode(
         self,
-        texts: Sequence[str],
+        texts: Texts,
         pooling: str | None = None,
         layer: int | None = None,
         normalize: bool = False,
@@ -143,12 +139,7 @@ class MultitaskBert(nn.Module):
         return inference.encode(self, texts, pooling, layer, normalize, amp).numpy()
 
     def predict(
-        self,
-        task: str,
-        texts_a: Sequence[str],
-        texts_b: Sequence[str] | None = None,
-        amp: str = "off",
-        probabilities: bool = False,
+        self, task: str, texts_a: Texts, texts_b: Texts | None = None, amp: str = "off", probabilities: bool = False
     ) -> np.ndarray | list[tuple]:
         """What the model says of N texts, or N pairs, by the name of a task that it was trained on.
 
