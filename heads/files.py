@@ -21,8 +21,7 @@ from runtime.files import read_json, read_tensors, write_tensors
 def save_model(model: nn.Module, folder: Path) -> None:
     """Write a MultitaskBert's folder. The tasks are written without the places of their files.
 
-    sentence-transformers knows the last layer's `cls` and `mean` only; for another layer it takes the last one, for
-    other poolings the mean, which is not this model's X.
+    sentence-transformers knows the last layer's `cls` and `mean` only, and takes them for this model's X.
     """
     save_folder(model.bert, folder)
     model.tokenizer.save(folder)
@@ -65,8 +64,7 @@ def check_task(task: Task) -> None:
     """Raises ValueError, LookupError or TypeError for a task that no head can be made for."""
     if task.kind not in KINDS:
         raise ValueError(f"{task.name}: kind {task.kind!r}, not one of {', '.join(KINDS)}")
-    is_number = KINDS[task.kind].labels == "number"
-    size = task.range[1] - task.range[0] if is_number else len(task.classes)
+    size = task.range[1] - task.range[0] if KINDS[task.kind].labels == "number" else len(task.classes)
     if len(task.texts) not in (1, 2) or not size > 0:
         raise ValueError(f"{task.name}: texts {task.texts}, classes {task.classes}, range {task.range}")
 

@@ -1,8 +1,7 @@
-"""The paper's losses. Each is the mean over the batch's rows of a loss per row, so a batch cut into micro-batches and
-weighted by their rows gives the same gradient as the whole.
+"""The paper's losses: L_sts is `score_loss`, L_para `binary_cross_entropy` + `contrastive_loss`.
 
-L_sts is `score_loss`; L_para is `binary_cross_entropy` + `contrastive_loss`, which MultitaskBert.losses adds up.
-Letters: B batch, D hidden size, K classes.
+Each is the mean over the batch's rows of a loss per row, so a batch cut into micro-batches and weighted by their rows
+gives the same gradient as the whole. Letters: B batch, D hidden size.
 """
 
 from dataclasses import dataclass, field

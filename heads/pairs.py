@@ -97,9 +97,6 @@ class Heads(nn.Module):
         return self.tasks[f"{name}_head"]
 
     def vectors(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
-        """By task: X (N, D) -> what the heads and the contrastive losses compare (N, D).
-
-        The shared MLP sees the rows of all tasks in one pass.
-        """
+        """By task: X (N, D) -> what heads and contrastive losses compare (N, D), one pass of the shared MLP for all."""
         rows = self.shared(torch.cat(list(x.values()))).split([len(part) for part in x.values()])
         return {name: self[name].own(part) for name, part in zip(x, rows, strict=True)}
