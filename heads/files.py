@@ -49,24 +49,24 @@ def read_heads(folder: Path) -> tuple[HeadsConfig, list[Task]] | None:
     content = read_json(path)
     try:
         config = HeadsConfig(**{field.name: content[field.name] for field in fields(HeadsConfig)})
-        tasks = {task["name"]: Task.from_json(task) for task in content["tasks"]}
-        if len(tasks) < len(content["tasks"]):
-            raise ValueError("a name twice")
-        for task in tasks.values():
-            check_task(task)
+        return config, tasks_of(content["tasks"])
     except (ValueError, LookupError, TypeError) as error:
         expected = f"{path}: expected the settings and tasks of a run's heads"
         raise CheckpointError(f"{expected}; found {error!r}; copy it anew, or take the version that wrote it") from None
-    return config, list(tasks.values())
 
 
-def check_task(task: Task) -> None:
-    """Raises ValueError, LookupError or TypeError for a task that no head can be made for."""
-    if task.kind not in KINDS:
-        raise ValueError(f"{task.name}: kind {task.kind!r}, not one of {', '.join(KINDS)}")
-    size = task.range[1] - task.range[0] if KINDS[task.kind].labels == "number" else len(task.classes)
-    if len(task.texts) not in (1, 2) or not size > 0:
-        raise ValueError(f"{task.name}: texts {task.texts}, classes {task.classes}, range {task.range}")
+def tasks_of(content: list[dict]) -> list[Task]:
+    """The tasks in a heads.json. Raises ValueError, LookupError or TypeError where no heads can be made for them."""
+    tasks = {task["name"]: Task.from_json(task) for task in content}
+    if len(tasks) < len(content):
+        raise ValueError("a name twice")
+    for task in tasks.values():
+        if task.kind not in KINDS:
+            raise ValueError(f"{task.name}: kind {task.kind!r}, not one of {', '.join(KINDS)}")
+        size = task.range[1] - task.range[0] if KINDS[task.kind].labels == "number" else len(task.classes)
+        if len(task.texts) not in (1, 2) or not size > 0:
+            raise ValueError(f"{task.name}: texts {task.texts}, classes {task.classes}, range {task.range}")
+    return list(tasks.values())
 
 
 def load_heads(model: nn.Module, folder: Path, stored: Sequence[Task]) -> None:

@@ -26,11 +26,6 @@ def mean(x: Tensor, mask: Tensor) -> Tensor:
     return weighted_mean(x, mask.to(x.dtype))
 
 
-def word_pieces(mask: Tensor) -> Tensor:
-    """mask: (B, T) -> (B, T), True for the word pieces: not the first token, and a real one follows."""
-    return F.pad(mask[:, 2:], (1, 1))
-
-
 def attention_mean(x: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
     """Token states weighted by the attention they receive in their layer, over the word pieces alone.
 
@@ -40,7 +35,7 @@ def attention_mean(x: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
     Returns: (B, D).
     """
     received = mean(attention.mean(dim=1), mask)  # (B, T), the mean over heads and real queries
-    weights = received * word_pieces(mask)
+    weights = received * F.pad(mask[:, 2:], (1, 1))  # word pieces: neither the first token nor the last real one
     return weighted_mean(x, torch.where((weights > 0).any(dim=1, keepdim=True), weights, mask.to(weights.dtype)))
 
 

@@ -147,8 +147,7 @@ class TaskGradients:
         return [len(masks.get(task, ())) for task in self.tasks], [tokens.get(task, 0) for task in self.tasks]
 
     def gramian(self) -> Tensor:
-        """Inner products of the task gradients, scaled as the losses were: (T, T) float64. A gradient that holds an
-        infinite or undefined number shows in its place on the diagonal."""
+        """(T, T) float64, scaled as the losses were. What is not finite in a gradient shows on the diagonal."""
         touched = self._complete()
         return gramian(self.jacobian) + sum(gramian(values.flatten(1)) for _, values in touched.values())
 
