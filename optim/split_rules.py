@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.grad import conv1d_weight
 
 Gradients = dict[str, Tensor]
-Rule = Callable[[nn.Module, Tensor, Tensor], Gradients]
 
 
 def linear(layer: nn.Linear, x: Tensor, dy: Tensor) -> Gradients:
@@ -50,7 +49,7 @@ def sparse_rows(rows: Tensor, values: Tensor, shape: torch.Size, is_coalesced: b
 RULES = {nn.Linear: linear, nn.LayerNorm: layer_norm, nn.Embedding: embedding, nn.Conv1d: conv1d}
 
 
-def rule_of(layer: nn.Module, name: str) -> Rule:
+def rule_of(layer: nn.Module, name: str) -> Callable[[nn.Module, Tensor, Tensor], Gradients]:
     """The rule for a layer of these kinds, or derived from one with the same forward. Raises TypeError, with `name`."""
     plain = True
     if isinstance(layer, nn.Embedding):

@@ -134,8 +134,7 @@ class TaskGradients:
                         for full_name, parameter in owned.items():
                             self._add(t, parameter, gradients[full_name.rpartition(".")[2]])
 
-            if not y.requires_grad:  # nothing below takes a gradient, so autograd would not come here: ask it to
-                y.requires_grad_()
+            y.requires_grad_()  # where nothing below takes a gradient, autograd would not come here
             y.register_hook(split)
 
         return [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
@@ -152,10 +151,8 @@ class TaskGradients:
         return gramian(self.jacobian) + sum(gramian(values.flatten(1)) for _, values in touched.values())
 
     def combine(self, weights: Tensor) -> None:
-        """Write .grad = sum over tasks of weight * gradient, weights (T,), and forget the rows.
-
-        The sum is made in the place of the first task's row: no memory of its own, and one pass over the others.
-        """
+        """Write .grad = sum over tasks of weight * gradient, weights (T,), and forget the rows. The sum is made in the
+        place of the first task's row: no memory of its own, and one pass over the others."""
         touched, columns = self._complete(), COLUMNS.get(self.jacobian.device.type, COLUMNS["cuda"])
         weight, *weights = weights.tolist()
         for total, *others in [*self.jacobian.split(columns, dim=1), *(values for _, values in touched.values())]:

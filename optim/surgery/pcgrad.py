@@ -17,10 +17,7 @@ from optim.surgery.gramian import Surgery, check_gramian, gramian
 
 
 class PCGrad(Surgery):
-    """A projected gradient is a combination c @ J of the task gradients: its inner product with one is c @ G[:, j].
-
-    The weights are each >= 1. A task whose gradient is zero projects nothing and is not projected.
-    """
+    """The weights are each >= 1. A task whose gradient is zero projects nothing and is not projected."""
 
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
         products = check_gramian(gramian)
