@@ -62,9 +62,9 @@ def outputs(model, name: str, sides: Sequence[Sequence[str]], amp: str) -> Tenso
     there = ", ".join(f"{task.name} ({words[len(task.texts)]})" for task in model.tasks.values())
     if name not in model.tasks:
         raise ValueError(f"task: expected one of {there}; found {name!r}")
-    if len(sides) != len(model.tasks[name].texts):
-        expected = words[len(model.tasks[name].texts)]
-        raise ValueError(f"{name}: expected {expected}; found {words[len(sides)]}; this model has {there}")
+    expected, found = words[len(model.tasks[name].texts)], words[len(sides)]
+    if expected != found:
+        raise ValueError(f"{name}: expected {expected}; found {found}; this model has {there}")
     for side, texts in zip("ab", sides, strict=False):
         check_list(f"texts_{side}", texts)
     if len(sides[0]) != len(sides[-1]):
