@@ -32,7 +32,7 @@ from runtime.settings import OptionParser
 def task_metrics(task: Task, predictions: np.ndarray, labels: Sequence) -> dict[str, float | None]:
     """A task's metrics, over the rows whose label is not None; None = not defined on these rows."""
     kind, rows = KINDS[task.kind], [row for row, label in enumerate(labels) if label is not None]
-    gold = kind.gold(task, [labels[row] for row in rows])
+    gold = kind.target(task, [labels[row] for row in rows]).numpy()
     return {task.metric_key(name): metric(predictions[rows], gold) for name, metric in kind.metrics.items()}
 
 

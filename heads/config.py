@@ -1,7 +1,5 @@
 """The settings of what stands on the encoder, below the model, its files and its inference."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from runtime.errors import UsageError
@@ -25,14 +23,13 @@ class HeadsConfig:
     max_length: int = setting(128, "tokens of a sentence; longer ones are cut and counted", positive_int)
 
     def __post_init__(self):
-        for name, allowed in (("arch", ARCHITECTURES), ("pooling", POOLINGS)):
-            if getattr(self, name) not in allowed:
-                raise UsageError(f"--{name}: expected one of {', '.join(allowed)}; found {getattr(self, name)!r}")
-        if self.arch == "v1" and self.pooling != "cls":
-            raise UsageError(f"--pooling: v1 stands on cls; found {self.pooling!r}; take v2 for other poolings")
-        if not 0 <= self.hidden_dropout_prob < 1:
-            raise UsageError(f"--hidden_dropout_prob: expected a rate in [0, 1); found {self.hidden_dropout_prob}")
-        if self.layer > -1:
-            raise UsageError(f"--layer: expected -1 (the last), -2, ...; found {self.layer}")
-        if self.max_length < 3:
-            raise UsageError(f"--max_length: expected at least 3 ([CLS], a token, [SEP]); found {self.max_length}")
+        for name, fits, expected in (
+            ("arch", self.arch in ARCHITECTURES, f"one of {', '.join(ARCHITECTURES)}"),
+            ("pooling", self.pooling in POOLINGS, f"one of {', '.join(POOLINGS)}"),
+            ("pooling", self.arch != "v1" or self.pooling == "cls", "cls (v1 stands on cls; v2 takes others)"),
+            ("layer", self.layer <= -1, "-1 (the last), -2, ..."),
+            ("hidden_dropout_prob", 0 <= self.hidden_dropout_prob < 1, "a rate in [0, 1)"),
+            ("max_length", self.max_length >= 3, "at least 3 ([CLS], a token, [SEP])"),
+        ):
+            if not fits:
+                raise UsageError(f"--{name}: expected {expected}; found {getattr(self, name)!r}")

@@ -3,8 +3,6 @@
 heads.json holds the settings and the tasks, heads.safetensors the weights; the other loaders pass over both.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -23,26 +21,23 @@ from runtime.files import read_json, read_tensors, write_tensors
 def save_model(model: nn.Module, folder: Path) -> None:
     """Write a MultitaskBert's folder. The tasks are written without the places of their files.
 
-    sentence-transformers knows the last layer's `cls` and `mean` only; for another layer it takes the last one, for
-    other poolings the mean, which is not this model's X.
+    sentence-transformers knows the last layer's `cls` and `mean` only, and takes them for this model's X.
     """
     save_folder(model.bert, folder)
     model.tokenizer.save(folder)
     write_tensors(folder / "heads.safetensors", model.head_state())
     size, cls = model.bert.config.hidden_size, model.config.pooling == "cls"
     pooling = {"word_embedding_dimension": size, "pooling_mode_cls_token": cls, "pooling_mode_mean_tokens": not cls}
-    modules = [
-        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
-    ]
-    tasks = [task.to_json(files=False) for task in model.tasks.values()]
     (folder / "1_Pooling").mkdir(exist_ok=True)
-    for name, content in (
-        ("heads.json", {**asdict(model.config), "tasks": tasks}),
-        ("modules.json", modules),
-        ("sentence_bert_config.json", {"max_seq_length": model.max_length, "do_lower_case": False}),
-        ("1_Pooling/config.json", pooling),
-    ):
+    for name, content in {
+        "heads.json": asdict(model.config) | {"tasks": [task.to_json(files=False) for task in model.tasks.values()]},
+        "modules.json": [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        ],
+        "sentence_bert_config.json": {"max_seq_length": model.max_length, "do_lower_case": False},
+        "1_Pooling/config.json": pooling,
+    }.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -58,43 +53,48 @@ def read_heads(folder: Path) -> tuple[HeadsConfig, list[Task]] | None:
         return None
     content = read_json(path)
     try:
-        tasks = [Task.from_json(task) for task in content["tasks"]]
         config = HeadsConfig(**{field.name: content[field.name] for field in fields(HeadsConfig)})
-        unknown = [task.kind for task in tasks if task.kind not in KINDS]
-    except (ValueError, KeyError, TypeError) as error:
+        return config, tasks_of(content["tasks"])
+    except (ValueError, LookupError, TypeError) as error:
         expected = f"{path}: expected the settings and tasks of a run's heads"
-        raise CheckpointError(f"{expected}; found {error!r}; copy it anew or train again") from None
-    if unknown:
-        expected = f"{path}: expected tasks of kind {', '.join(KINDS)}"
-        raise CheckpointError(f"{expected}; found {unknown[0]!r}; take the version that wrote it")
-    return config, tasks
+        raise CheckpointError(f"{expected}; found {error!r}; copy it anew, or take the version that wrote it") from None
 
 
-def load_heads(model: nn.Module, folder: Path, fresh: Sequence[str]) -> None:
-    """Put the stored heads' weights into the model; those of the tasks in `fresh` stay. Raises CheckpointError."""
+def tasks_of(content: list[dict]) -> list[Task]:
+    """The tasks in a heads.json. Raises ValueError, LookupError or TypeError where no heads can be made for them."""
+    tasks = {task["name"]: Task.from_json(task) for task in content}
+    if len(tasks) < len(content):
+        raise ValueError("a name twice")
+    for task in tasks.values():
+        if task.kind not in KINDS:
+            raise ValueError(f"{task.name}: kind {task.kind!r}, not one of {', '.join(KINDS)}")
+        size = task.range[1] - task.range[0] if KINDS[task.kind].labels == "number" else len(task.classes)
+        if len(task.texts) not in (1, 2) or not size > 0:
+            raise ValueError(f"{task.name}: texts {task.texts}, classes {task.classes}, range {task.range}")
+    return list(tasks.values())
+
+
+def load_heads(model: nn.Module, folder: Path, stored: Sequence[Task]) -> None:
+    """Put the stored tasks' heads into the model, and what all share; other heads stay. Raises CheckpointError."""
     path = folder / "heads.safetensors"
-    state = read_tensors(path)
-    mine = tuple(f"heads.tasks.{name}_head." for name in fresh)
-    expected = {name: value for name, value in model.head_state().items() if not name.startswith(mine)}
+    state, names = read_tensors(path), [task.name for task in stored]
+    fresh = tuple(f"heads.tasks.{name}_head." for name in model.tasks if name not in names)
+    expected = {name: value for name, value in model.head_state().items() if not name.startswith(fresh)}
     check_fit(expected, state, path, advice="train again or copy it anew")
     model.load_state_dict(state, strict=False)
 
 
-def joint_tasks(stored: Sequence[Task], tasks: Sequence[Task], folder: Path) -> tuple[list[Task], list[str]]:
-    """The tasks of a model that goes on from a stored one: all of both; and the names of those whose heads are fresh.
-
-    Raises UsageError where a task of both means another thing in each.
-    """
-    before = {task.name: task for task in stored}
+def joint_tasks(stored: Sequence[Task], tasks: Sequence[Task], folder: Path) -> list[Task]:
+    """A stored model's tasks and further ones. Raises UsageError where a task of both means another thing in each."""
+    joint = {task.name: task for task in stored}
     for task in tasks:
-        old = before.get(task.name, task)
-        differ = [name for name in ("kind", "classes", "range", "pairs") if getattr(task, name) != getattr(old, name)]
-        differ += ["texts"] * (len(task.texts) != len(old.texts))
-        if differ:
-            theirs, mine = (getattr(each, differ[0]) for each in (old, task))
-            raise UsageError(
-                f"--tasks: {task.name} of {folder} was trained with {differ[0]} {theirs!r}; found {mine!r}; "
-                "give the task another name or start from a plain BERT"
-            )
-    both = before | {task.name: task for task in tasks}
-    return list(both.values()), [name for name in both if name not in before]
+        old = joint.get(task.name, task)
+        for name in ("kind", "classes", "range", "pairs", "texts"):
+            theirs, mine = getattr(old, name), getattr(task, name)
+            if theirs != mine and not (name == "texts" and len(theirs) == len(mine)):
+                raise UsageError(
+                    f"--tasks: {task.name} of {folder} was trained with {name} {theirs!r}; found {mine!r}; "
+                    "give the task another name or start from a plain BERT"
+                )
+        joint[task.name] = task
+    return list(joint.values())

@@ -3,8 +3,6 @@
 Letters: N texts, T tokens, D hidden size, K classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -21,7 +19,7 @@ TOKENS_A_GROUP = 256
 
 
 class UndefinedOutput(ArithmeticError):
-    """An output that is infinite or NaN; `row`: of which of the texts, from 0."""
+    """An output that is infinite or NaN, of which no class can be made; `row`: of which of the texts, from 0."""
 
     def __init__(self, task: str, row: int):
         super().__init__(f"{task}: expected finite outputs; found others, first in row {row}")
@@ -33,10 +31,9 @@ def encode(model, texts: Sequence[str], pooling: str | None, layer: int | None, 
     """Sentence vectors as `MultitaskBert.encode` documents them, a float32 Tensor (N, D) on the CPU."""
     check_list("texts", texts)
     pooling, layer = pooling or model.config.pooling, model.config.layer if layer is None else layer
-    if pooling == "cnn" and model.cnn is None:
-        raise ValueError("pooling: this model has no trained cnn; take cls, mean or attention_mean")
-    if pooling not in POOLINGS:
-        raise ValueError(f"pooling: expected one of {', '.join(POOLINGS)}; found {pooling!r}")
+    there = [name for name in POOLINGS if name != "cnn" or model.cnn]
+    if pooling not in there:
+        raise ValueError(f"pooling: expected one of this model's {', '.join(there)}; found {pooling!r}")
     if amp not in ("auto", "off", *precision.DTYPES):
         raise ValueError(f"amp: expected off, bf16, fp16 or auto; found {amp!r}")
     weight = model.bert.embeddings.word.weight
@@ -57,15 +54,17 @@ def encode(model, texts: Sequence[str], pooling: str | None, layer: int | None, 
 
 @torch.no_grad()
 def outputs(model, name: str, sides: Sequence[Sequence[str]], amp: str) -> Tensor:
-    """A task's outputs y, as its kind has them, for N texts, or N pairs as two sides.
+    """A task's outputs y, as its kind has them, on the CPU, for N texts, or N pairs as two sides.
 
-    Raises: ValueError for a task that the model does not have, or one text for a pair; UndefinedOutput where the model
-            computes what is no finite number, which no class can be made of.
+    Raises: ValueError for a task that the model does not have, or one text for a pair; UndefinedOutput.
     """
-    of = {1: "of single texts", 2: "of pairs"}
-    if name not in model.tasks or len(sides) != len(model.tasks[name].texts):
-        tasks = ", ".join(f"{task.name} {of[len(task.texts)]}" for task in model.tasks.values())
-        raise ValueError(f"task: this model has {tasks}; found {name!r} {of[len(sides)]}")
+    words = {1: "single texts", 2: "pairs"}
+    there = ", ".join(f"{task.name} ({words[len(task.texts)]})" for task in model.tasks.values())
+    if name not in model.tasks:
+        raise ValueError(f"task: expected one of {there}; found {name!r}")
+    expected, found = words[len(model.tasks[name].texts)], words[len(sides)]
+    if expected != found:
+        raise ValueError(f"{name}: expected {expected}; found {found}; this model has {there}")
     for side, texts in zip("ab", sides, strict=False):
         check_list(f"texts_{side}", texts)
     if len(sides[0]) != len(sides[-1]):
@@ -78,14 +77,13 @@ def outputs(model, name: str, sides: Sequence[Sequence[str]], amp: str) -> Tenso
     undefined = (~y.isfinite()).nonzero()  # (..., 1 or 2), the row first
     if len(undefined):
         raise UndefinedOutput(name, undefined[0, 0].item())
-    return y
+    return y.cpu()
 
 
 def check_list(name: str, texts: Sequence[str]) -> None:
     """Refuse a lone string, which Python would take for a list of its letters, and what is no list."""
     if isinstance(texts, str) or not hasattr(texts, "__len__"):
-        found = "one string" if isinstance(texts, str) else type(texts).__name__
-        raise ValueError(f"{name}: expected a list of sentences; found {found}; put it into a list")
+        raise ValueError(f"{name}: expected a list of sentences; found {type(texts).__name__}; put it into a list")
 
 
 def passes(lengths: Sequence[int], most: int) -> Iterator[list[list[int]]]:

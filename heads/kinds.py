@@ -10,11 +10,8 @@ data/task_file.py guesses among these four, and heads/pairs.py has their alphas 
 | labels  | any of K names        | K probabilities     | binary cross-entropy              | micro-F1, macro-F1      |
 
 A head computes f, `width` numbers a row; `output` makes y of it. Where y is one number, a pair has also y by the cosine
-of its two vectors, `of_cosine`, which equation (1) mixes with it (heads/pairs.py). Every kind has the same attributes.
-Letters: B batch rows, N rows, K classes.
+of its two vectors, `of_cosine`, which equation (1) mixes with it (heads/pairs.py). Letters: B rows, K classes.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 
@@ -28,17 +25,26 @@ from heads.losses import LossSettings, binary_cross_entropy, score_loss
 from heads.metrics import accuracy, exact_match, f1, macro_f1, pearson, spearman
 
 
-class Classes:
-    labels = "class"  # what Task.parse returns: "class" a class's number, "classes" those of several, "number" a float
-    metrics = {"acc": accuracy, "macro_f1": macro_f1}  # the first is the default for the best model
-    has_cosine = False
+class Kind:
+    """What most kinds have in common; Classes says what else each has."""
+
+    of_cosine = None  # a method where y is one number
 
     def width(self, task: Task) -> int:
         """The numbers that a head computes for a row."""
-        return len(task.classes)
+        return 1 if self.of_cosine else len(task.classes)
+
+    def names(self, task: Task, predictions: np.ndarray) -> np.ndarray | list[tuple]:
+        """-> predictions in the user's words: (B,) of task.classes, or the numbers themselves"""
+        return np.asarray(task.classes)[predictions] if task.classes else predictions
+
+
+class Classes(Kind):
+    labels = "class"  # what Task.parse returns: "class" a class's number, "classes" those of several, "number" a float
+    metrics = {"acc": accuracy, "macro_f1": macro_f1}  # the first is the default for the best model
 
     def target(self, task: Task, labels: Sequence) -> Tensor:
-        """Labels as Task.parse gives them -> what the loss takes, (B,) int64."""
+        """Labels as Task.parse gives them -> as the loss and the metrics take them, (B,) int64"""
         return torch.tensor(labels, dtype=torch.int64)
 
     def output(self, task: Task, f: Tensor) -> Tensor:
@@ -50,28 +56,16 @@ class Classes:
         return F.cross_entropy(y, target)
 
     def probabilities(self, task: Task, y: Tensor) -> Tensor:
-        """-> (N, K), in the order of task.classes"""
+        """-> (B, K), in the order of task.classes"""
         return y.softmax(dim=1)
 
     def predict(self, task: Task, y: Tensor) -> np.ndarray:
-        """-> what the metrics compare with gold labels: (N,) int64 numbers of classes"""
-        return y.argmax(dim=1).cpu().numpy()
-
-    def names(self, task: Task, predictions: np.ndarray) -> np.ndarray:
-        """-> predictions in the user's words: (N,) of task.classes"""
-        return np.asarray(task.classes)[predictions]
-
-    def gold(self, task: Task, labels: Sequence) -> np.ndarray:
-        """Labels as Task.parse gives them -> as `predict` gives predictions"""
-        return np.asarray(labels)
+        """y on the CPU -> what the metrics compare with targets: (B,) int64 numbers of classes"""
+        return y.argmax(dim=1).numpy()
 
 
 class Binary(Classes):
     metrics = {"acc": accuracy, "f1": f1}
-    has_cosine = True
-
-    def width(self, task: Task) -> int:
-        return 1
 
     def output(self, task: Task, f: Tensor) -> Tensor:
         """(B, 1) -> probability of the second class (B,)"""
@@ -85,83 +79,65 @@ class Binary(Classes):
         return binary_cross_entropy(y, target)
 
     def probabilities(self, task: Task, y: Tensor) -> Tensor:
-        """-> (N, 2)"""
+        """-> (B, 2)"""
         return torch.stack([1 - y, y], dim=1)
 
     def predict(self, task: Task, y: Tensor) -> np.ndarray:
         """-> int64 of y's shape, 1 where y >= 0.5"""
-        return (y >= 0.5).long().cpu().numpy()
-
-
-class Score:
-    """Computed on the scale of the paper's similarity, 0 to 5, so that losses of all ranges are of one magnitude:
-    y = low + unit * z with z from 0 to 5."""
-
-    labels = "number"
-    metrics = {"pearson": pearson, "spearman": spearman, "em": exact_match}
-    has_cosine = True
-
-    def width(self, task: Task) -> int:
-        return 1
-
-    def unit(self, task: Task) -> float:
-        return (task.range[1] - task.range[0]) / 5
-
-    def target(self, task: Task, labels: Sequence) -> Tensor:
-        """-> (B,) float32"""
-        return torch.tensor(labels, dtype=torch.float32)
-
-    def output(self, task: Task, f: Tensor) -> Tensor:
-        """(B, 1) -> number (B,). For pairs f is z, as in the paper; single texts start from the middle of the range."""
-        z = f[:, 0] if len(task.texts) == 2 else f[:, 0] + 2.5
-        return task.range[0] + self.unit(task) * z
-
-    def of_cosine(self, task: Task, cos: Tensor) -> Tensor:
-        """(B,) in [-1, 1] -> number (B,): z = 5 cos"""
-        return task.range[0] + self.unit(task) * (5 * cos)
-
-    def loss(self, task: Task, y: Tensor, target: Tensor, settings: LossSettings) -> Tensor:
-        unit = self.unit(task)
-        return score_loss(y / unit, target.to(y.dtype) / unit, settings.sts_gamma)
-
-    def predict(self, task: Task, y: Tensor) -> np.ndarray:
-        """-> (N,) float64, within the range, whose ends float32 may not have"""
-        return y.cpu().double().clamp(*task.range).numpy()
-
-    def names(self, task: Task, predictions: np.ndarray) -> np.ndarray:
-        return predictions
-
-    def gold(self, task: Task, labels: Sequence) -> np.ndarray:
-        return np.asarray(labels, dtype=np.float64)
+        return (y >= 0.5).long().numpy()
 
 
 class Labels(Binary):
     labels = "classes"
     metrics = {"micro_f1": f1, "macro_f1": macro_f1}
-    has_cosine = False
-
-    def width(self, task: Task) -> int:
-        return len(task.classes)
+    of_cosine = None
 
     def target(self, task: Task, labels: Sequence) -> Tensor:
-        """-> (B, K) float32 of 0 and 1"""
-        return torch.from_numpy(self.gold(task, labels)).float()
+        """-> (B, K) int64 of 0 and 1"""
+        classes = range(len(task.classes))
+        return torch.tensor([[c in row for c in classes] for row in labels], dtype=torch.int64).view(-1, len(classes))
 
     def output(self, task: Task, f: Tensor) -> Tensor:
-        """(B, K) -> probabilities (B, K)"""
+        """(B, K) -> probabilities (B, K), each by itself"""
         return torch.sigmoid(f)
 
     def probabilities(self, task: Task, y: Tensor) -> Tensor:
-        """-> (N, K), each by itself"""
         return y
 
     def names(self, task: Task, predictions: np.ndarray) -> list[tuple]:
         return [tuple(name for name, has in zip(task.classes, row, strict=True) if has) for row in predictions]
 
-    def gold(self, task: Task, labels: Sequence) -> np.ndarray:
-        """-> (N, K) int64 of 0 and 1"""
-        classes = range(len(task.classes))
-        return np.array([[c in row for c in classes] for row in labels], dtype=np.int64).reshape(-1, len(classes))
+
+class Score(Kind):
+    """Computed on the scale of the paper's similarity, 0 to 5, so that losses of all ranges are of one magnitude:
+    y = low + unit * z with z from 0 to 5."""
+
+    labels = "number"
+    metrics = {"pearson": pearson, "spearman": spearman, "em": exact_match}
+
+    def target(self, task: Task, labels: Sequence) -> Tensor:
+        """-> (B,) float64"""
+        return torch.tensor(labels, dtype=torch.float64)
+
+    def of_scale(self, task: Task, z: Tensor) -> Tensor:
+        low, high = task.range
+        return low + (high - low) / 5 * z
+
+    def output(self, task: Task, f: Tensor) -> Tensor:
+        """(B, 1) -> number (B,). For pairs f is z, as in the paper; single texts start from the middle of the range."""
+        return self.of_scale(task, f[:, 0] if len(task.texts) == 2 else f[:, 0] + 2.5)
+
+    def of_cosine(self, task: Task, cos: Tensor) -> Tensor:
+        """(B,) in [-1, 1] -> number (B,): z = 5 cos"""
+        return self.of_scale(task, 5 * cos)
+
+    def loss(self, task: Task, y: Tensor, target: Tensor, settings: LossSettings) -> Tensor:
+        unit = (task.range[1] - task.range[0]) / 5
+        return score_loss(y / unit, target.to(y.dtype) / unit, settings.sts_gamma)
+
+    def predict(self, task: Task, y: Tensor) -> np.ndarray:
+        """-> (B,) float64, within the range, whose ends float32 may not have"""
+        return y.double().clamp(*task.range).numpy()
 
 
 KINDS = {"classes": Classes(), "binary": Binary(), "score": Score(), "labels": Labels()}

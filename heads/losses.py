@@ -1,11 +1,8 @@
-"""The paper's losses. Each is the mean over the batch's rows of a loss per row, so a batch cut into micro-batches and
-weighted by their rows gives the same gradient as the whole.
+"""The paper's losses: L_sts is `score_loss`, L_para `binary_cross_entropy` + `contrastive_loss`.
 
-L_sts is `score_loss`; L_para is `binary_cross_entropy` + `contrastive_loss`, which MultitaskBert.losses adds up.
-Letters: B batch, D hidden size, K classes.
+Each is the mean over the batch's rows of a loss per row, so a batch cut into micro-batches and weighted by their rows
+gives the same gradient as the whole. Letters: B batch, D hidden size.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass, field
 
@@ -15,7 +12,7 @@ from torch import Generator, Tensor
 
 from runtime.settings import non_negative, probability, setting
 
-EDGE = 1e-4  # below it the logarithm of a probability goes on as a straight line
+EDGE = 1e-4  # of a probability
 
 
 @dataclass(frozen=True)
@@ -30,22 +27,16 @@ class LossSettings:
     triplet_margin: float = setting(1.0, "of the triplet loss", non_negative)
 
 
-def log_probability(p: Tensor) -> Tensor:
-    """log p, and below p = EDGE its tangent there, log EDGE + (p - EDGE) / EDGE, so that the slope is 1 / EDGE at most.
-
-    The slope of log p itself has no bound: an identical pair labelled 0 has 1 - p of a rounding error, and a gradient
-    of 1e5. A NaN stays one.
-    """
-    bounded = p.clamp(min=EDGE)
-    return bounded.log() + (p - bounded) / EDGE
-
-
 def binary_cross_entropy(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """-(y log p + (1 - y) log(1 - p)) with the bounded logarithm above, the mean over all elements -> scalar.
+    """-(y log p + (1 - y) log(1 - p)), the mean over all elements -> scalar. Compute it in float32 at least.
 
-    On probabilities, not logits, for equation (1) mixes a sigmoid with a cosine. Compute it in float32 at least.
+    On probabilities, not logits, for equation (1) mixes a sigmoid with a cosine. The slope of log p has no bound: an
+    identical pair labelled 0 has 1 - p of a rounding error, and a gradient of 1e5. So below p = EDGE its tangent there
+    takes its place, log EDGE + (p - EDGE) / EDGE.
     """
-    return -torch.where(labels > 0.5, log_probability(probabilities), log_probability(1 - probabilities)).mean()
+    p = torch.where(labels > 0.5, probabilities, 1 - probabilities)  # of what each label says
+    bounded = p.clamp(min=EDGE)
+    return -(bounded.log() + (p - bounded) / EDGE).mean()
 
 
 def score_loss(predictions: Tensor, labels: Tensor, gamma: float) -> Tensor:
@@ -61,10 +52,9 @@ def contrastive_loss(
 ) -> Tensor:
     """What L_para adds to the cross-entropy: cosine-embedding loss + cosine triplet-margin loss.
 
-    Args:    v_a, v_b: (B, D); labels: (B,), 0 or 1; negatives: (B, D) or None (no triplets).
-    Returns: a scalar, means over all B rows: 1 - cos(a, b) for rows labelled 1, max(0, cos(a, b) - margin) for others;
-             max(0, d(a, b) - d(a, negative) + margin), d = 1 - cos, for rows labelled 1, and 0 for others, so that a
-             batch without positives has no 0 / 0.
+    v_a, v_b: (B, D); labels: (B,), 0 or 1; negatives: (B, D) or None (no triplets) -> scalar, means over all B rows:
+    1 - cos(a, b) for rows labelled 1, max(0, cos(a, b) - margin) for others; max(0, d(a, b) - d(a, negative) + margin),
+    d = 1 - cos, for rows labelled 1, and 0 for others, so that a batch without positives has no 0 / 0.
     """
     cos = F.cosine_similarity(v_a, v_b)  # (B,)
     loss = torch.where(labels == 1, 1 - cos, F.relu(cos - settings.cosine_margin)).mean()
@@ -82,7 +72,7 @@ class PreviousBatch:
     """
 
     vectors: Tensor | None = None  # (N, D)
-    pending: list[Tensor] = field(default_factory=list)
+    pending: list[Tensor] = field(default_factory=list)  # this step's; cleared where it is made anew
 
     def draw(self, rows: int, generator: Generator) -> Tensor | None:
         """`rows` random vectors, with replacement: (rows, D); None before the first batch is stored."""
@@ -98,7 +88,3 @@ class PreviousBatch:
         """What was added replaces what was stored; a step without a batch keeps it."""
         if self.pending:
             self.vectors, self.pending = torch.cat(self.pending), []
-
-    def forget_step(self) -> None:
-        """Drop what was added since the last `end_step`: the step is made anew."""
-        self.pending = []

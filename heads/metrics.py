@@ -3,8 +3,6 @@
 Letters: N rows, K classes. Of several labels a row, arrays are (N, K) of 0 and 1; else (N,).
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.stats import pearsonr, spearmanr
 
@@ -33,9 +31,8 @@ def macro_f1(predictions: np.ndarray, gold: np.ndarray) -> float | None:
 
 def pearson(predictions: np.ndarray, gold: np.ndarray) -> float | None:
     """Pearson's r; None where either side is constant."""
-    if constant(predictions, gold):
-        return None
-    return float(pearsonr(predictions.astype(np.float64), gold.astype(np.float64)).statistic)
+    predictions, gold = predictions.astype(np.float64), gold.astype(np.float64)
+    return None if constant(predictions, gold) else float(pearsonr(predictions, gold).statistic)
 
 
 def spearman(predictions: np.ndarray, gold: np.ndarray) -> float | None:

@@ -3,8 +3,6 @@
 Letters: B batch rows of a task, N sentences, T tokens, D hidden size, K classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,67 +23,61 @@ from heads.pooling import CnnPooling, sentence_vectors
 from heads.rows import TaskBatch
 from runtime.errors import CheckpointError, UsageError
 
+Texts = Sequence[str]
+
 
 class MultitaskBert(nn.Module):
     """Encoder + a head for each task. `from_pretrained` is the usual way to make one."""
 
     def __init__(
-        self,
-        bert: BertModel,
-        tokenizer: BertTokenizer,
-        tasks: Sequence[Task] | None = None,
-        config: HeadsConfig | None = None,
+        self, bert: BertModel, tokenizer: BertTokenizer, tasks: Sequence[Task] = (), config: HeadsConfig | None = None
     ):
-        """tasks: None = the course's sst, para and sts. Raises UsageError for a layer that the encoder lacks."""
+        """tasks: none = the course's sst, para and sts. Raises UsageError for a layer that the encoder lacks."""
         super().__init__()
         self.config = config or HeadsConfig()
         depth, size = bert.config.num_hidden_layers, bert.config.hidden_size
         if -self.config.layer > depth:
             raise UsageError(f"--layer: expected -{depth} to -1; found {self.config.layer}")
-        self.tasks = {task.name: task for task in (tasks or [TASKS[name] for name in LEADERBOARD])}
-        self.bert = bert
-        self.tokenizer = tokenizer
+        tasks = tasks or [TASKS[name] for name in LEADERBOARD]
+        self.tasks = {task.name: task for task in tasks}
+        self.bert, self.tokenizer = bert, tokenizer
         self.cnn = CnnPooling(size) if self.config.pooling == "cnn" else None
-        self.heads = Heads(list(self.tasks.values()), self.config.arch, size, self.config.hidden_dropout_prob)
-
-    # ---- files -------------------------------------------------------------------------------------------------------
+        self.heads = Heads(tasks, self.config.arch, size, self.config.hidden_dropout_prob)
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, tasks: Sequence[Task] | None = None, config: HeadsConfig | None = None
-    ) -> MultitaskBert:
+        cls, source: str | Path, tasks: Sequence[Task] = (), config: HeadsConfig | None = None
+    ) -> "MultitaskBert":
         """What a run wrote (`runs/x` or `runs/x/best`), or any plain BERT source with fresh heads; float32, eval mode.
 
-        Args:    source: a folder, "minilm", "bert-base-uncased" or a Hub id.
-                 tasks: of the fresh heads; where the source has heads of its own, further ones.
-                 config: the fresh heads' settings. Where the source has heads of its own, it must agree with them in
-                 arch, pooling and layer, and sets the rest.
-        Raises:  CheckpointError for files that cannot be used; UnavailableError where nothing is cached and no network;
-                 UsageError (a ValueError) for settings or tasks that do not fit the source's.
+        Args:   source: a folder, "minilm", "bert-base-uncased" or a Hub id.
+                tasks, config: of the fresh heads. Where the source has heads of its own, the tasks come to its own, and
+                the config must agree with theirs in arch, pooling and layer, and sets the rest.
+        Raises: CheckpointError for files that cannot be used; UnavailableError where nothing is cached and no network;
+                UsageError (a ValueError) for settings or tasks that do not fit the source's.
         """
         keep_freed_memory()
         folder = resolve(source)
         folder = folder / "best" if (folder / "best" / "heads.json").is_file() else folder
-        stored, fresh = files.read_heads(folder), []
+        stored = files.read_heads(folder)
         if stored:
             stored_config, stored_tasks = stored
+            config, tasks = config or stored_config, files.joint_tasks(stored_tasks, tasks or (), folder)
             for name in ("arch", "pooling", "layer"):
-                if config and getattr(stored_config, name) != getattr(config, name):
+                theirs, mine = getattr(stored_config, name), getattr(config, name)
+                if theirs != mine:
                     raise UsageError(
-                        f"--{name}: {folder} holds heads trained with {getattr(stored_config, name)!r}; "
-                        f"found {getattr(config, name)!r}; leave the option out or start from a plain BERT"
+                        f"--{name}: {folder} holds heads trained with {theirs!r}; found {mine!r}; "
+                        "leave the option out or start from a plain BERT"
                     )
-            config = config or stored_config
-            tasks, fresh = files.joint_tasks(stored_tasks, tasks or (), folder)
         bert, tokenizer = BertModel.from_pretrained(folder), BertTokenizer.from_pretrained(folder)
-        if tokenizer.vocab_size != bert.config.vocab_size:
-            raise CheckpointError(
-                f"{folder}: expected as many embedding rows as tokens; found {bert.config.vocab_size} rows and "
-                f"{tokenizer.vocab_size} tokens; take the tokenizer that belongs to the model"
-            )
+        rows, tokens = bert.config.vocab_size, tokenizer.vocab_size
+        if rows != tokens:
+            found = f"found {rows} rows and {tokens} tokens; take the tokenizer that belongs to the model"
+            raise CheckpointError(f"{folder}: expected as many embedding rows as tokens; {found}")
         model = cls(bert, tokenizer, tasks, config)
         if stored:
-            files.load_heads(model, folder, fresh)
+            files.load_heads(model, folder, stored_tasks)
         return model.eval()
 
     def save(self, folder: str | Path) -> None:
@@ -101,8 +93,6 @@ class MultitaskBert(nn.Module):
         """The most tokens of a sentence: the heads' setting, or the encoder's limit where that is less."""
         return min(self.config.max_length, self.bert.config.max_position_embeddings)
 
-    # ---- training ----------------------------------------------------------------------------------------------------
-
     def shared_parameters(self) -> list[nn.Parameter]:
         """The parameters that more than one task uses: the encoder, the CNN pooling, v3's shared MLP."""
         modules = (self.bert, self.cnn, self.heads.shared)
@@ -115,10 +105,9 @@ class MultitaskBert(nn.Module):
         previous: Mapping[str, PreviousBatch],
         generator: Generator,
     ) -> dict[str, Tensor]:
-        """Each task's loss, not scaled, a float32 scalar, from one pass over the rows of all tasks.
+        """Each task's loss, not scaled, a float32 scalar, from one pass over the rows of all tasks in `batches`.
 
-        Args: batches: by task, one or more of them.
-              previous: the triplets' store of each contrastive task, read and added to with the full loss alone.
+        Args: previous: the triplets' store of each contrastive task, read and added to with the full loss alone.
               generator: a CPU generator for the draw of negatives.
         """
         tokens = [batch.tokens for batch in batches.values()]
@@ -135,11 +124,9 @@ class MultitaskBert(nn.Module):
                     losses[name] = losses[name] + contrastive_loss(v_a, v_b, labels, negatives, settings)
         return losses
 
-    # ---- inference ---------------------------------------------------------------------------------------------------
-
     def encode(
         self,
-        texts: Sequence[str],
+        texts: Texts,
         pooling: str | None = None,
         layer: int | None = None,
         normalize: bool = False,
@@ -152,12 +139,7 @@ class MultitaskBert(nn.Module):
         return inference.encode(self, texts, pooling, layer, normalize, amp).numpy()
 
     def predict(
-        self,
-        task: str,
-        texts_a: Sequence[str],
-        texts_b: Sequence[str] | None = None,
-        amp: str = "off",
-        probabilities: bool = False,
+        self, task: str, texts_a: Texts, texts_b: Texts | None = None, amp: str = "off", probabilities: bool = False
     ) -> np.ndarray | list[tuple]:
         """What the model says of N texts, or N pairs, by the name of a task that it was trained on.
 
@@ -173,4 +155,4 @@ class MultitaskBert(nn.Module):
             return kind.names(definition, kind.predict(definition, y))
         if not definition.classes:
             raise ValueError(f"{task}: a {definition.kind} has no probabilities; leave probabilities out")
-        return kind.probabilities(definition, y).cpu().numpy()
+        return kind.probabilities(definition, y).numpy()

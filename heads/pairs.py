@@ -17,8 +17,6 @@ Kinds whose output is no single number have no cosine in it: alpha is 1, as it i
 vector alone. A further kind with a cosine has 0.5. Letters: B batch, D hidden size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -67,8 +65,7 @@ class TaskHead(nn.Module):
         super().__init__()
         self.task, self.kind = task, KINDS[task.kind]
         self.is_pair = len(task.texts) == 2
-        mixes = self.is_pair and self.kind.has_cosine
-        self.alpha = ALPHA[arch].get(task.kind, 0.5) if mixes else 1.0
+        self.alpha = ALPHA[arch].get(task.kind, 0.5) if self.is_pair and self.kind.of_cosine else 1.0
         self.own = ResidualMLP(size, dropout) if self.alpha == 0 else nn.Identity()  # v1 and v2: the MLP of each side
         inputs = 3 * size if self.is_pair else size
         self.f = mlp(inputs, size, self.kind.width(task), dropout) if self.alpha > 0 else None
@@ -100,9 +97,6 @@ class Heads(nn.Module):
         return self.tasks[f"{name}_head"]
 
     def vectors(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
-        """By task: X (N, D) -> what the heads and the contrastive losses compare (N, D).
-
-        The shared MLP sees the rows of all tasks in one pass.
-        """
+        """By task: X (N, D) -> what heads and contrastive losses compare (N, D), one pass of the shared MLP for all."""
         rows = self.shared(torch.cat(list(x.values()))).split([len(part) for part in x.values()])
         return {name: self[name].own(part) for name, part in zip(x, rows, strict=True)}

@@ -4,8 +4,6 @@ Letters: B batch, T tokens, D hidden size, H heads. Masks are bool, True = a rea
 [SEP], padding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -15,34 +13,6 @@ from torch import Tensor, nn
 from bert.fast import hidden_states
 from bert.model import BertModel
 from bert.tokenizer import Batch
-
-
-def sentence_vectors(
-    bert: BertModel, cnn: CnnPooling | None, batches: Sequence[Batch], pooling: str, layer: int
-) -> list[Tensor]:
-    """batches: (N, T) each -> X: (N, D) each, float32 under mixed precision too. One pass for all."""
-    states = hidden_states(bert, batches, layer, attention=pooling == "attention_mean")
-    masks = [batch.attention_mask for batch in batches]
-    with torch.autocast(masks[0].device.type, enabled=False):  # what stands on the encoder is computed in float32
-        if pooling == "cnn":
-            x = cnn(joined([full(x) for x, _ in states]), joined(masks))
-            return list(x.split([len(mask) for mask in masks]))
-        if pooling == "attention_mean":
-            return [attention_mean(full(x), full(a), mask) for (x, a), mask in zip(states, masks, strict=True)]
-        if pooling == "cls":
-            return [full(x)[:, 0] for x, _ in states]
-        return [mean(full(x), mask) for (x, _), mask in zip(states, masks, strict=True)]
-
-
-def full(x: Tensor) -> Tensor:
-    """float32, or float64 as it is"""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def joined(padded: Sequence[Tensor]) -> Tensor:
-    """(N_1, T_1, ...), (N_2, T_2, ...), ... -> (N_1 + N_2 + ..., T, ...), zeros up to the longest T."""
-    longest = max(x.shape[1] for x in padded)
-    return torch.cat([F.pad(x, (0, 0) * (x.dim() - 2) + (0, longest - x.shape[1])) for x in padded])
 
 
 def weighted_mean(x: Tensor, weights: Tensor) -> Tensor:
@@ -56,14 +26,6 @@ def mean(x: Tensor, mask: Tensor) -> Tensor:
     return weighted_mean(x, mask.to(x.dtype))
 
 
-def word_pieces(mask: Tensor) -> Tensor:
-    """mask: (B, T) -> (B, T), True for the word pieces: real, neither [CLS] (the first) nor [SEP] (the last)."""
-    pieces = mask & mask.roll(-1, dims=1)  # the last real token has no real successor
-    pieces[:, -1] = False  # its successor is the row's own start, rolled round
-    pieces[:, 0] = False
-    return pieces
-
-
 def attention_mean(x: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
     """Token states weighted by the attention they receive in their layer, over the word pieces alone.
 
@@ -73,7 +35,7 @@ def attention_mean(x: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
     Returns: (B, D).
     """
     received = mean(attention.mean(dim=1), mask)  # (B, T), the mean over heads and real queries
-    weights = received * word_pieces(mask)
+    weights = received * F.pad(mask[:, 2:], (1, 1))  # word pieces: neither the first token nor the last real one
     return weighted_mean(x, torch.where((weights > 0).any(dim=1, keepdim=True), weights, mask.to(weights.dtype)))
 
 
@@ -88,3 +50,26 @@ class CnnPooling(nn.Module):
         """x: (B, T, D), mask: (B, T) -> (B, D)"""
         x = x * mask[:, :, None]  # padding reads as the zeros beyond a sentence's end, so batch-mates do not matter
         return mean(F.relu(self.conv(x.mT).mT), mask)
+
+
+def joined(padded: Sequence[Tensor]) -> Tensor:
+    """(N_1, T_1, ...), (N_2, T_2, ...), ... -> (N_1 + N_2 + ..., T, ...), zeros up to the longest T."""
+    longest = max(x.shape[1] for x in padded)
+    return torch.cat([F.pad(x, (0, 0) * (x.dim() - 2) + (0, longest - x.shape[1])) for x in padded])
+
+
+def sentence_vectors(
+    bert: BertModel, cnn: CnnPooling | None, batches: Sequence[Batch], pooling: str, layer: int
+) -> list[Tensor]:
+    """batches: (N, T) each -> X: (N, D) each, float32 (or float64) under mixed precision too. One pass for all."""
+    states = hidden_states(bert, batches, layer, attention=pooling == "attention_mean")
+    wide = torch.promote_types(states[0][0].dtype, torch.float32)
+    xs, masks = [x.to(wide) for x, _ in states], [batch.attention_mask for batch in batches]
+    with torch.autocast(masks[0].device.type, enabled=False):  # what stands on the encoder is computed in float32
+        if pooling == "cnn":
+            return list(cnn(joined(xs), joined(masks)).split([len(mask) for mask in masks]))
+        if pooling == "attention_mean":
+            return [attention_mean(x, a.to(wide), m) for x, (_, a), m in zip(xs, states, masks, strict=True)]
+        if pooling == "cls":
+            return [x[:, 0] for x in xs]
+        return [mean(x, mask) for x, mask in zip(xs, masks, strict=True)]

@@ -1,7 +1,5 @@
 """A task's rows as token ids, and the batches that training makes of them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ class TaskBatch:
     labels: Tensor  # of B rows, as the task's kind makes them
     ids: list[str]  # the rows' names, for error messages
 
-    def to(self, device: torch.device) -> TaskBatch:
+    def to(self, device: torch.device) -> "TaskBatch":
         return TaskBatch(self.tokens.to(device), self.labels.to(device), self.ids)
 
 

@@ -1,12 +1,10 @@
 """AdamW, by hand (Loshchilov and Hutter 2019, algorithm 2, with bias correction, in the order of torch.optim.AdamW)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 ROWS = 512  # of a table at a time, which stay in a CPU's cache: half the time where most rows move
@@ -27,31 +25,26 @@ class AdamW(Optimizer):
     """
 
     def __init__(self, params, lr: float = 1e-3, betas=(0.9, 0.999), eps: float = 1e-8, weight_decay: float = 1e-2):
-        for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name}: expected 0 <= {name} < inf; found {value}")
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas: expected 0 <= beta < 1; found {betas}")
+        bounds = (("lr", lr, math.inf), ("eps", eps, math.inf), ("weight_decay", weight_decay, math.inf))
+        for name, value, bound in (*bounds, *(("betas", beta, 1) for beta in betas)):
+            if not 0 <= value < bound:
+                raise ValueError(f"{name}: expected 0 <= {name} < {bound}; found {value}")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """One update of every parameter that has a gradient; returns the closure's loss."""
         with torch.enable_grad():
             loss = closure() if closure else None
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
+            for parameter in (p for p in group["params"] if p.grad is not None):
+                self._update(parameter, group)
         return loss
 
-    def _update(self, parameter: torch.Tensor, group: dict) -> None:
-        """One parameter's equations: on all of it, or, for a sparse gradient, on the rows that are not still."""
+    def _update(self, parameter: Tensor, group: dict) -> None:
         gradient, state = parameter.grad, self.state[parameter]
         if not state:
-            state["step"] = 0
-            state["exp_avg"] = torch.zeros_like(parameter)  # m
-            state["exp_avg_sq"] = torch.zeros_like(parameter)  # v
+            state.update(step=0, exp_avg=torch.zeros_like(parameter), exp_avg_sq=torch.zeros_like(parameter))  # t, m, v
         state["step"] += 1
         settings = (group["lr"], *group["betas"], group["eps"], state["step"])
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
@@ -62,36 +55,35 @@ class AdamW(Optimizer):
             move(parameter, gradient, state["exp_avg"], state["exp_avg_sq"], *settings)
 
 
-def move(p, g, m, v, lr: float, beta1: float, beta2: float, eps: float, step: int) -> None:
+def move(p: Tensor, g: Tensor, m: Tensor, v: Tensor, lr: float, beta1: float, beta2: float, eps: float, t: int) -> None:
     """The docstring's equations but for the decay. All tensors have one shape.
 
     With r = sqrt(1 - beta2^t), which spares a division an element:
     m / (1 - beta1^t) / (sqrt(v) / r + eps)  =  r / (1 - beta1^t) * m / (sqrt(v) + r * eps)
     """
-    root = math.sqrt(1 - beta2**step)
+    root = math.sqrt(1 - beta2**t)
     m.lerp_(g, 1 - beta1)
     v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-    p.addcdiv_(m, v.sqrt().add_(root * eps), value=-lr * root / (1 - beta1**step))
+    p.addcdiv_(m, v.sqrt().add_(root * eps), value=-lr * root / (1 - beta1**t))
 
 
-def move_rows(table: torch.Tensor, gradient: torch.Tensor, state: dict, settings: tuple) -> None:
-    """`move` for a gradient (V, D) that is zero but for some rows: an embedding's, of a step's tokens.
+def move_rows(table: Tensor, gradient: Tensor, state: dict, settings: tuple) -> None:
+    """`move` for a coalesced sparse gradient (V, D): an embedding's, of a step's tokens.
 
     A row that never had a gradient has moments of zero and stands still. state["touched"] is 1 for all others; they are
     moved as a dense gradient would, with its zeros.
     """
+    tensors, named = (table, state["exp_avg"], state["exp_avg_sq"]), gradient.indices()[0]
     if "touched" not in state:  # the first step, or one after dense gradients
         state["touched"] = (state["exp_avg"].any(dim=1) | state["exp_avg_sq"].any(dim=1)).to(table.dtype)
-    named = gradient.indices()[0]
     state["touched"][named] = 1  # no bool: load_state_dict makes the parameter's type of it
     rows = state["touched"].nonzero()[:, 0]  # (R,)
     dense = table.new_zeros(len(rows), table.shape[1])  # (R, D)
     dense.index_copy_(0, torch.searchsorted(rows, named), gradient.values())
-    moved = (table, state["exp_avg"], state["exp_avg_sq"])
     for part, g in zip(rows.split(ROWS), dense.split(ROWS), strict=True):
-        p, m, v = (tensor.index_select(0, part) for tensor in moved)
+        p, m, v = (tensor.index_select(0, part) for tensor in tensors)
         move(p, g, m, v, *settings)
-        for tensor, values in zip(moved, (p, m, v), strict=True):
+        for tensor, values in zip(tensors, (p, m, v), strict=True):
             tensor.index_copy_(0, part, values)
 
 

@@ -1,7 +1,5 @@
 """Clipping by the common norm of all gradients (Pascanu et al. 2013), sparse ones among them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

@@ -4,8 +4,6 @@ Each rule: (layer, x, dy) -> {parameter's name: its gradient}; x the layer's inp
 with the rows on the first axis. Products and sums come in dy's precision, the forward pass's, as autograd's would.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
@@ -14,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.grad import conv1d_weight
 
 Gradients = dict[str, Tensor]
-Rule = Callable[[nn.Module, Tensor, Tensor], Gradients]
 
 
 def linear(layer: nn.Linear, x: Tensor, dy: Tensor) -> Gradients:
@@ -32,8 +29,6 @@ def layer_norm(layer: nn.LayerNorm, x: Tensor, dy: Tensor) -> Gradients:
 
 def embedding(layer: nn.Embedding, x: Tensor, dy: Tensor) -> Gradients:
     """y = W[x]: dy is added to the rows of dW that x names; sparse where sparse=True. x: (...), dy: (..., D)"""
-    if layer.padding_idx is not None or layer.max_norm is not None or layer.scale_grad_by_freq:
-        raise TypeError(f"expected a plain Embedding; found {layer}, for whose settings there is no rule")
     ids, dy = x.flatten(), dy.reshape(-1, layer.embedding_dim)
     if layer.sparse:
         return {"weight": sparse_rows(ids, dy, layer.weight.shape)}
@@ -51,18 +46,16 @@ def sparse_rows(rows: Tensor, values: Tensor, shape: torch.Size, is_coalesced: b
     return torch.sparse_coo_tensor(rows[None], values, shape, is_coalesced=is_coalesced, check_invariants=False)
 
 
-RULES: dict[type[nn.Module], Rule] = {
-    nn.Linear: linear,
-    nn.LayerNorm: layer_norm,
-    nn.Embedding: embedding,
-    nn.Conv1d: conv1d,
-}
+RULES = {nn.Linear: linear, nn.LayerNorm: layer_norm, nn.Embedding: embedding, nn.Conv1d: conv1d}
 
 
-def rule_of(layer: nn.Module, name: str) -> Rule:
-    """That of its kind, or of one that it is derived from, forward included; else TypeError. name: its parameter's."""
-    for kind in type(layer).__mro__:
-        if kind in RULES and type(layer).forward is kind.forward:
-            return RULES[kind]
+def rule_of(layer: nn.Module, name: str) -> Callable[[nn.Module, Tensor, Tensor], Gradients]:
+    """The rule for a layer of these kinds, or derived from one with the same forward. Raises TypeError, with `name`."""
+    plain = True
+    if isinstance(layer, nn.Embedding):
+        plain = layer.padding_idx is None and layer.max_norm is None and not layer.scale_grad_by_freq
+    for kind, rule in RULES.items():
+        if plain and isinstance(layer, kind) and type(layer).forward is kind.forward:
+            return rule
     known = ", ".join(kind.__name__ for kind in RULES)
-    raise TypeError(f"{name}: expected the forward of a {known}; found {type(layer)}; add its rule to RULES")
+    raise TypeError(f"{name}: expected a plain {known}; found {layer}; add its rule to RULES")

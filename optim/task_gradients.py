@@ -3,8 +3,6 @@
 Letters: T tasks, P elements of the shared parameters.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,43 +31,41 @@ class TaskGradients:
 
     Parameters outside `shared` get their plain gradient from the same backward passes, bit for bit. A shared parameter
     that is frozen, or that no task reached, keeps .grad None; one that only some tasks reached is zero in the others.
-
-    The task gradients lie in one (T, P) buffer, the Jacobian, whose memory every step uses again; .grad is a view of
-    it, good until the next step's first backward pass. Those of `sparse` parameters, an embedding's with sparse=True,
-    lie beside it as the rows that the step's tokens name, and so does their .grad.
+    The task gradients lie in one (T, P) buffer, the Jacobian; .grad is a view of it, good until the next step's first
+    backward pass. Those of `sparse` parameters (an embedding's, with sparse=True) lie beside it, as rows of the step's
+    tokens.
     """
 
     def __init__(self, tasks: Sequence[str], shared: Sequence[Tensor], sparse: Sequence[Tensor] = ()):
-        self.tasks = list(tasks)
-        self.shared = [parameter for parameter in shared if parameter.requires_grad]
-        self.sparse = {k for k, parameter in enumerate(self.shared) if any(parameter is other for other in sparse)}
-        shapes = [(0,) if k in self.sparse else parameter.shape for k, parameter in enumerate(self.shared)]
+        self.tasks, self.sparse = list(tasks), set(sparse)
+        self.shared = [parameter for parameter in dict.fromkeys(shared) if parameter.requires_grad]
+        shapes = [(0,) if parameter in self.sparse else parameter.shape for parameter in self.shared]
         sizes = [math.prod(shape) for shape in shapes]
         self.jacobian = next(iter(self.shared), torch.empty(0)).new_empty(len(self.tasks), sum(sizes))  # (T, P)
-        parts = zip(self.jacobian.split(sizes, dim=1), shapes, strict=True)
-        self.views = [part.view(len(part), *shape) for part, shape in parts]  # each parameter's, (T, ...)
+        parts = self.jacobian.split(sizes, dim=1)
+        views = [part.view(len(part), *shape) for part, shape in zip(parts, shapes, strict=True)]
+        self.views = dict(zip(self.shared, views, strict=True))  # each parameter's part of the Jacobian, (T, ...)
         self.forget()
 
     def forget(self) -> None:
         """Drop what was added since the last `combine`: the step is made anew."""
         # Of each parameter, by task: a view of the Jacobian, a sparse gradient, or None, not reached.
-        self.rows: list[list[Tensor | None]] = [[None] * len(self.tasks) for _ in self.shared]
+        self.rows: dict[Tensor, list[Tensor | None]] = {key: [None] * len(self.tasks) for key in self.shared}
 
     def backward(self, task: str, loss: Tensor) -> None:
-        """Add one task's gradients: shared parameters' to its row, all others' to their .grad. The plain form, at T
-        times the price of by_rows, for models that that refuses."""
+        """Add one task's gradients: the plain form, T times as slow as by_rows, for models that by_rows refuses."""
         loss.backward()
-        for k, parameter in enumerate(self.shared):
+        for parameter in self.shared:
             if parameter.grad is not None:
-                self._add(self.tasks.index(task), k, parameter.grad)
+                self._add(self.tasks.index(task), parameter, parameter.grad)
                 parameter.grad = None
 
-    def _add(self, t: int, k: int, gradient: Tensor) -> None:
-        row = self.rows[k]
+    def _add(self, t: int, parameter: Tensor, gradient: Tensor) -> None:
+        row = self.rows[parameter]
         if row[t] is not None:
             row[t].add_(gradient)
         else:
-            row[t] = gradient if k in self.sparse else self.views[k][t].copy_(gradient.to_dense())
+            row[t] = gradient if parameter in self.sparse else self.views[parameter][t].copy_(gradient.to_dense())
 
     @contextmanager
     def by_rows(self, model: nn.Module, *sizes: Sequence[int]) -> Iterator[None]:
@@ -77,29 +73,24 @@ class TaskGradients:
 
         Rows of different tasks never meet in a layer, so the gradients of the activations are those of the sum of the
         losses, and only the weights' have to be taken task by task, dW_t = dY[rows of t]^T X[rows of t]. So a layer's
-        weights take no gradient in its own call, which spares autograd their sums over all rows, and a hook on the
-        layer's output takes them from dY, at the price of the plain sum. With nothing shared, it does nothing.
+        weights take no gradient in its own call, and a hook on its output takes them from dY, at the plain sum's price.
 
-        Args:   model: where the shared parameters are. Each is used by one call of its layer alone, with the rows of
-                all tasks, one task after another on the first axis.
-                sizes: of each task, how many of these rows are its own, (T,); several where layers differ in it
-                (sentences, tokens), told apart by their sums.
+        Args:   model: in which each shared parameter is used by one call of its layer alone, with the rows of all
+                tasks, one task after another on the first axis.
+                sizes: each task's number of these rows, (T,); several where layers differ in it (sentences, tokens),
+                told apart by their sums.
         Raises: ValueError for a parameter that is used otherwise, or where no size fits; TypeError without a rule.
         """
-        if not self.shared:
-            yield
-            return
         bounds = {sum(size): [slice(*ends) for ends in pairwise(accumulate(size, initial=0))] for size in sizes}
         if len(bounds) < len({tuple(size) for size in sizes}):
             raise ValueError(f"sizes: expected different sums; found {' and '.join(map(str, sizes))}")
-        place, called, handles = {parameter: k for k, parameter in enumerate(self.shared)}, set(), []
+        called, handles = set(), []
         for parameter in self.shared:
             parameter.grad = None
         try:
             for prefix, layer in model.named_modules():
                 parameters = layer.named_parameters(prefix, recurse=False)
-                owned = {name: place[parameter] for name, parameter in parameters if parameter in place}
-                if owned:
+                if owned := {name: parameter for name, parameter in parameters if parameter in self.views}:
                     handles += self._watch(layer, owned, bounds, called)
             yield
         finally:
@@ -112,18 +103,18 @@ class TaskGradients:
                 name = next((name for name, other in model.named_parameters() if other is parameter), f"shared[{k}]")
                 raise ValueError(f"{name}: expected its layer's call alone to use it; found another use; {WAY_OUT}")
 
-    def _watch(self, layer: nn.Module, owned: dict[str, int], bounds: dict[int, list[slice]], called: set[int]) -> list:
+    def _watch(self, layer: nn.Module, owned: dict[str, Tensor], bounds: dict[int, list[slice]], called: set) -> list:
         """Hooks: the layer's weights, `owned`, take no gradient in its call; its output's gradient is split by task."""
         name = next(iter(owned))
         rule = rule_of(layer, name)
 
         def before(layer: nn.Module, inputs: tuple) -> None:
-            for k in owned.values():
-                self.shared[k].requires_grad_(False)
+            for parameter in owned.values():
+                parameter.requires_grad_(False)
 
         def after(layer: nn.Module, inputs: tuple, y: Tensor) -> None:
-            for k in owned.values():
-                self.shared[k].requires_grad_()
+            for parameter in owned.values():
+                parameter.requires_grad_()
             if not torch.is_grad_enabled():
                 return
             if called.intersection(owned.values()):
@@ -140,63 +131,59 @@ class TaskGradients:
                 for t, rows in enumerate(bounds[len(x)]):
                     if rows.start < rows.stop:
                         gradients = rule(layer, x[rows], dy[rows])
-                        for full_name, k in owned.items():
-                            self._add(t, k, gradients[full_name.rpartition(".")[2]])
+                        for full_name, parameter in owned.items():
+                            self._add(t, parameter, gradients[full_name.rpartition(".")[2]])
 
-            if not y.requires_grad:  # nothing below takes a gradient, so autograd would not come here: ask it to
-                y.requires_grad_()
+            y.requires_grad_()  # where nothing below takes a gradient, autograd would not come here
             y.register_hook(split)
 
         return [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
 
     def sizes(self, masks: Mapping[str, Tensor]) -> tuple[list[int], list[int]]:
         """For by_rows: each task's sentences and real tokens. masks: by task (B, T) bool, True = a real token."""
-        tokens = dict(zip(masks, torch.stack([mask.sum() for mask in masks.values()]).tolist(), strict=True))
-        sentences = {task: len(mask) for task, mask in masks.items()}
-        return [sentences.get(task, 0) for task in self.tasks], [tokens.get(task, 0) for task in self.tasks]
+        counts = torch.stack([mask.sum() for mask in masks.values()]).tolist()  # together: a GPU is waited for once
+        tokens = dict(zip(masks, counts, strict=True))
+        return [len(masks.get(task, ())) for task in self.tasks], [tokens.get(task, 0) for task in self.tasks]
 
     def gramian(self) -> Tensor:
-        """Inner products of the task gradients, scaled as the losses were: (T, T) float64. A gradient that holds an
-        infinite or undefined number shows in its place on the diagonal."""
-        self._zero_unreached()
-        return gramian(self.jacobian) + sum(gramian(values.flatten(1)) for _, _, values in self._touched())
+        """(T, T) float64, scaled as the losses were. What is not finite in a gradient shows on the diagonal."""
+        touched = self._complete()
+        return gramian(self.jacobian) + sum(gramian(values.flatten(1)) for _, values in touched.values())
 
     def combine(self, weights: Tensor) -> None:
-        """Write .grad = sum over tasks of weight * gradient, weights (T,), and forget the rows.
-
-        The sum is made in the place of the first task's row: no memory of its own, and one pass over the others.
-        """
-        self._zero_unreached()
-        touched, columns = list(self._touched()), COLUMNS.get(self.jacobian.device.type, COLUMNS["cuda"])
+        """Write .grad = sum over tasks of weight * gradient, weights (T,), and forget the rows. The sum is made in the
+        place of the first task's row: no memory of its own, and one pass over the others."""
+        touched, columns = self._complete(), COLUMNS.get(self.jacobian.device.type, COLUMNS["cuda"])
         weight, *weights = weights.tolist()
-        for total, *others in [*self.jacobian.split(columns, dim=1), *(values for _, _, values in touched)]:
+        for total, *others in [*self.jacobian.split(columns, dim=1), *(values for _, values in touched.values())]:
             total.mul_(weight)
             for row, other in zip(others, weights, strict=True):
                 total.add_(row, alpha=other)
-        for k, parameter in enumerate(self.shared):
-            reached = k not in self.sparse and any(gradient is not None for gradient in self.rows[k])
-            parameter.grad = self.views[k][0] if reached else None
-        for parameter, rows, values in touched:
-            parameter.grad = sparse_rows(rows, values[0], parameter.shape, is_coalesced=True)
+        for parameter, row in self.rows.items():
+            parameter.grad = None
+            if parameter in touched:
+                rows, values = touched[parameter]
+                parameter.grad = sparse_rows(rows, values[0], parameter.shape, is_coalesced=True)
+            elif any(gradient is not None for gradient in row):
+                parameter.grad = self.views[parameter][0]
         self.forget()
 
-    def _zero_unreached(self) -> None:
-        for view, row in zip(self.views, self.rows, strict=True):
-            for t, gradient in enumerate(row):
-                if gradient is None:
-                    view[t].zero_()
-
-    def _touched(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Each sparse parameter that some task reached, the R rows of it that any did, their gradients (T, R, D)."""
-        for k in sorted(self.sparse):
-            found = {t: gradient for t, gradient in enumerate(self.rows[k]) if gradient is not None}
-            if found:
-                indices = [gradient._indices()[0] for gradient in found.values()]
-                touched, places = torch.cat(indices).unique(return_inverse=True)
-                values = self.shared[k].new_zeros(len(self.tasks), len(touched), self.shared[k].shape[1])
-                for t, place in zip(found, places.split([len(i) for i in indices]), strict=True):
-                    values[t].index_add_(0, place, found[t]._values())
-                yield self.shared[k], touched, values
+    def _complete(self) -> dict[Tensor, tuple[Tensor, Tensor]]:
+        """Zero the Jacobian where a task reached nothing. Returns, of each sparse parameter that some task reached, the
+        R rows of it that any task did, and all tasks' gradients of these (T, R, D)."""
+        touched = {}
+        for parameter, row in self.rows.items():
+            reached = {t: gradient for t, gradient in enumerate(row) if gradient is not None}
+            for t in set(range(len(row))) - reached.keys():
+                self.views[parameter][t].zero_()
+            if parameter in self.sparse and reached:
+                indices = [gradient._indices()[0] for gradient in reached.values()]
+                rows, places = torch.cat(indices).unique(return_inverse=True)
+                values = parameter.new_zeros(len(row), len(rows), parameter.shape[1])
+                for t, place in zip(reached, places.split([len(i) for i in indices]), strict=True):
+                    values[t].index_add_(0, place, reached[t]._values())
+                touched[parameter] = rows, values
+        return touched
 
 
 class Conflict(NamedTuple):

@@ -14,7 +14,7 @@ from torch import Tensor
 from data.tasks import Task
 from heads import MultitaskBert
 from heads.config import ARCHITECTURES, HeadsConfig
-from heads.kinds import KINDS
+from heads.kinds import KINDS, Score
 from heads.losses import LossSettings
 from heads.metrics import accuracy
 from heads.rows import TaskBatch
@@ -52,12 +52,12 @@ def assert_close(actual, expected) -> None:
 
 @each_task
 def test_who_is_certain_says_the_labels_and_has_no_loss(task):
-    """Through everything that a kind does: parse, target, output, loss, predict, gold, metrics, names."""
+    """Through everything that a kind does: parse, target, output, loss, predict, metrics, names."""
     kind, cells = KINDS[task.kind], CELLS[task.kind]
     labels = [task.parse(cell) for cell in cells]
     f = certain(task, labels)
     assert f.shape == (4, kind.width(task))
-    y, gold = kind.output(task, f), kind.gold(task, labels)
+    y, gold = kind.output(task, f), kind.target(task, labels).numpy()
     predictions = kind.predict(task, y)
     assert np.array_equal(predictions, gold)
     assert kind.loss(task, y, kind.target(task, labels), LossSettings()).abs() < 1e-12
@@ -71,7 +71,7 @@ def test_who_is_certain_says_the_labels_and_has_no_loss(task):
 def test_losses_are_torchs(task):
     kind, (f, target), settings = KINDS[task.kind], rows(task), LossSettings(sts_gamma=0.3)
     y = kind.output(task, f)
-    assert len(y) == B and target.dtype == {"score": torch.float32, "labels": torch.float32}.get(task.kind, torch.int64)
+    assert len(y) == B and target.dtype == (torch.float64 if task.kind == "score" else torch.int64)
     if task.kind == "classes":
         expected = F.cross_entropy(f, target)
     elif task.kind == "score":  # its range is twice as wide as 0 to 5
@@ -112,18 +112,14 @@ def test_scores_stay_in_their_range(low, high, y):
     assert [task.parse(repr(float(value))) for value in predictions] == [min(max(value, low), high) for value in y]
 
 
-class Count:
+class Count(Score):
     """Whole numbers from 0: their logarithm is computed, the loss is Poisson's."""
 
-    labels, metrics, has_cosine = "number", {"acc": accuracy}, True
-    width = staticmethod(lambda task: 1)
-    target = staticmethod(lambda task, labels: torch.tensor(labels, dtype=torch.float32))
+    metrics = {"acc": accuracy}
     output = staticmethod(lambda task, f: f[:, 0].exp())
     of_cosine = staticmethod(lambda task, cos: cos.exp())
     loss = staticmethod(lambda task, y, target, settings: (y - target * y.log()).mean())
-    predict = staticmethod(lambda task, y: y.round().long().cpu().numpy())
-    names = staticmethod(lambda task, predictions: predictions)
-    gold = staticmethod(lambda task, labels: np.asarray(labels))
+    predict = staticmethod(lambda task, y: y.round().long().numpy())
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

@@ -143,7 +143,7 @@ def test_a_step_that_is_made_anew_leaves_nothing():
     previous = stored()
     before = previous.vectors
     previous.add(torch.ones(2, D))
-    previous.forget_step()
+    previous.pending.clear()
     previous.end_step()
     assert torch.equal(previous.vectors, before)
 

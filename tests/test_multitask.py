@@ -226,18 +226,18 @@ def test_a_plain_bert_with_fresh_heads_finds_identical_sentences_alike(tiny_bert
 @pytest.mark.parametrize(
     "method, arguments, message",
     [
-        ("encode", ["dog"], "texts: expected a list of sentences; found one string"),
-        ("encode", [TEXTS, "max"], "pooling: expected one of cls, mean, attention_mean, cnn; found 'max'"),
-        ("encode", [TEXTS, "cnn"], "pooling: this model has no trained cnn"),
+        ("encode", ["dog"], "texts: expected a list of sentences; found str"),
+        ("encode", [TEXTS, "max"], "pooling: expected one of this model's cls, mean, attention_mean; found 'max'"),
+        ("encode", [TEXTS, "cnn"], "pooling: expected one of this model's .*attention_mean; found 'cnn'"),
         ("encode", [TEXTS, "cls", -3], "layer: expected -2 to -1"),
         ("encode", [TEXTS, "cls", -1, False, "fp8"], "amp: expected off, bf16, fp16 or auto; found 'fp8'"),
         ("encode", [["dog", 7]], "texts.1.: expected a string"),
-        ("predict", ["nli", TEXTS], "task: this model has sst of single texts, para of pairs, .*; found 'nli' of "),
-        ("predict", ["sst", TEXTS, TEXTS], "task: this model has sst of single texts, .*; found 'sst' of pairs"),
-        ("predict", ["sts", TEXTS], "task: this model has .*sts of pairs, .*; found 'sts' of single texts"),
+        ("predict", ["nli", TEXTS], r"task: expected one of sst \(single texts\), para \(pairs\), .*; found 'nli'$"),
+        ("predict", ["sst", TEXTS, TEXTS], r"^sst: expected single texts; found pairs; this model has sst \(single"),
+        ("predict", ["sts", TEXTS], r"^sts: expected pairs; found single texts; this model has .*sts \(pairs\), "),
         ("predict", ["para", TEXTS, TEXTS[:2]], "para: expected as many texts_b as texts_a; found 9 and 2"),
-        ("predict", ["sst", "dog"], "texts_a: expected a list of sentences; found one string"),
-        ("predict", ["sts", ["dog"], "d"], "texts_b: expected a list of sentences; found one string"),
+        ("predict", ["sst", "dog"], "texts_a: expected a list of sentences; found str"),
+        ("predict", ["sts", ["dog"], "d"], "texts_b: expected a list of sentences; found str"),
         ("predict", ["score-1", TEXTS, None, "off", True], "score-1: a score has no probabilities"),
     ],
 )
@@ -320,9 +320,11 @@ def test_what_means_another_thing_than_the_trained_heads_is_refused(saved, chang
         ('"layer":', '"level":'),
         ('"arch": "v3a"', '"arch": "v9"'),
         ('"layer": -2', '"layer": "x"'),
-        ('"hidden_dropout_prob": 0.3', '"hidden_dropout_prob": 1.0'),
         ('"kind": "classes"', '"kind": "regression"'),
         ('"kind": "classes"', '"kind": ["classes"]'),
+        ('"name": "para"', '"name": "sst"'),
+        *((f'"{key}": [', f'"{key}": {value}, "was": [') for key in ("texts", "classes") for value in ("[]", "null")),
+        *(('"range": [', f'"range": {value}, "was": [') for value in ("null", "[5]", '["0", "5"]', "[5, 0]")),
         ("}", ""),
     ],
 )
@@ -367,7 +369,7 @@ def test_a_tokenizer_of_another_size_is_refused(saved):
     [
         ({"arch": "v4"}, "--arch: expected one of v1, v2, v3a, v3b; found 'v4'"),
         ({"pooling": "max"}, "--pooling: expected one of cls, mean, attention_mean, cnn; found 'max'"),
-        ({"arch": "v1"}, "--pooling: v1 stands on cls; found 'mean'"),
+        ({"arch": "v1"}, "--pooling: expected cls .v1 stands on cls.*; found 'mean'"),
         ({"layer": 0}, "--layer: expected -1"),
         ({"layer": -3}, "--layer: expected -2 to -1; found -3"),  # the encoder's two
         ({"hidden_dropout_prob": 1.0}, "--hidden_dropout_prob: expected a rate in"),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from heads.pooling import CnnPooling, attention_mean, mean, word_pieces
+from heads.pooling import CnnPooling, attention_mean, mean
 
 T, D, H = 13, 7, 3
 LENGTHS = [5, 13, 2, 3, 11]  # of full length without padding; of [CLS] and [SEP] alone; of one word piece
@@ -68,13 +68,6 @@ def test_cnn_on_each_sentence_alone():
     conv.load_state_dict(CNN.conv.state_dict())
     expected = [conv(x[b, :length].T).relu().mean(dim=1) for b, length in enumerate(LENGTHS)]
     assert_close(CNN(x, mask), torch.stack(expected))
-
-
-@pytest.mark.parametrize("length, expected", [(1, ""), (2, ""), (3, "1"), (4, "12"), (5, "123")])
-def test_word_pieces_are_what_stands_between_cls_and_sep(length, expected):
-    for tokens in (5, 7):
-        pieces = word_pieces(mask_of([length], tokens))[0]
-        assert "".join(str(k) for k in range(tokens) if pieces[k]) == expected
 
 
 def test_word_pieces_that_nobody_attends_to_have_the_plain_mean():

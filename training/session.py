@@ -125,7 +125,7 @@ class Session:
         self.optimizer.zero_grad()
         self.gradients.forget()
         for previous in self.previous.values():
-            previous.forget_step()
+            previous.pending.clear()
 
     # ---- saving ------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@
 A new method is a file beside pcgrad.py with a subclass of Surgery, and a line here. Its settings are keywords.
 """
 
-from optim.surgery.base import Surgery
+from optim.surgery.gramian import Surgery
 from optim.surgery.pcgrad import PCGrad
 
 SURGERIES: dict[str, type[Surgery]] = {"pcgrad": PCGrad}

@@ -1,14 +1,27 @@
-"""The Gramian of the task gradients, and what it tells of them.
+"""The Gramian of the task gradients, what it tells of them, and the interface of what makes weights of it.
 
 Letters: T tasks, P parameters; J the (T, P) Jacobian, one task's gradient a row; G = J @ J.T the Gramian.
 """
 
-from __future__ import annotations
-
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 SPAN = 512  # columns of J
+
+
+class Surgery:
+    """Every method's base: weights w of the task gradients, found from their Gramian; the update is w @ J."""
+
+    def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
+        """gramian: (T, T) float64, finite; generator: a CPU generator, None for torch's own -> (T,) float64, CPU"""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict:
+        """What the method remembers from step to step, as JSON can hold it."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take back what state_dict gave."""
 
 
 def gramian(jacobian: Tensor) -> Tensor:

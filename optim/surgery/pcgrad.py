@@ -10,20 +10,14 @@ As printed there, and other than in much public code: the order is drawn anew fo
 projected on itself; the result is the sum over tasks, neither their mean nor T times it.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Generator, Tensor
 
-from optim.surgery.base import Surgery
-from optim.surgery.gramian import check_gramian, gramian
+from optim.surgery.gramian import Surgery, check_gramian, gramian
 
 
 class PCGrad(Surgery):
-    """A projected gradient is a combination c @ J of the task gradients: its inner product with one is c @ G[:, j].
-
-    The weights are each >= 1. A task whose gradient is zero projects nothing and is not projected.
-    """
+    """The weights are each >= 1. A task whose gradient is zero projects nothing and is not projected."""
 
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
         products = check_gramian(gramian)
