@@ -63,7 +63,7 @@ def train(session: Session) -> None:
                                 losses[name] += value * shares[name]
                             weighed = session.weigh({name: loss * shares[name] for name, loss in of_batch.items()})
                             scaler.scale(sum(weighed.values())).backward()  # splits the shared gradients by task
-            session.end_step()
+            session.previous.end_step()
             max_norm = options.max_grad_norm * scaler.get_scale()
             draws = generator(options.seed, "surgery", step)
             conflict = clip_and_combine(gradients, session.surgery, model.parameters(), max_norm, draws)

@@ -20,7 +20,7 @@ from benchmarks.common import Report, parser
 from bert import BertConfig, BertModel
 from bert.tokenizer import Batch
 from heads import MultitaskBert
-from heads.losses import LossSettings, PreviousBatch
+from heads.losses import LossSettings, PreviousStep
 from heads.rows import TaskBatch
 from optim import AdamW, TaskGradients
 from optim.surgery import SURGERIES
@@ -43,12 +43,11 @@ def measure(strategy: str, rows: int, device: str) -> int:
     words.sparse = True
     surgery = SURGERIES["pcgrad"]() if strategy == "gs" else None
     gradients = TaskGradients(list(model.tasks), model.shared_parameters() if surgery else [], sparse=[words.weight])
-    optimizer, previous, draw = AdamW(model.parameters()), PreviousBatch(), torch.Generator().manual_seed(0)
+    optimizer, previous, draw = AdamW(model.parameters()), PreviousStep(), torch.Generator().manual_seed(0)
     for _ in range(3):
         batches = random_batches(model, rows, draw, device)
         with gradients.by_rows(model, *gradients.sizes({name: b.tokens.attention_mask for name, b in batches.items()})):
-            stores = dict.fromkeys(model.tasks, previous)
-            sum(model.losses(batches, LossSettings(), stores, draw).values()).backward()
+            sum(model.losses(batches, LossSettings(), previous, draw).values()).backward()
         clip_and_combine(gradients, surgery, model.parameters(), math.inf, draw)
         previous.end_step()
         optimizer.step()

@@ -1,12 +1,15 @@
 """A Hugging Face folder <-> a BertModel: one table of names, strict, and no pickle that can run code."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from runtime.errors import CheckpointError, say
-from runtime.files import read_tensors, write_tensors
+from runtime.files import check_plain
 
 # Parts of our names -> Hugging Face's, replaced in this order.
 NAMES = {
@@ -22,6 +25,23 @@ NAMES = {
     "feed_forward_norm.": "output.LayerNorm.",
     "pooler.": "pooler.dense.",
 }
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """A safetensors file of tensors that do not overlap in memory. Not atomic: for inside new_folder."""
+    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    # Through bytes: the library's save_file hides the file from the user's group, and why a write failed.
+    path.write_bytes(safetensors.torch.save(whole, metadata={"format": "pt"}))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU. Raises CheckpointError."""
+    check_plain(path)
+    try:
+        # Through bytes: the library's load_file would take a signal for damage, and reads its pages when they are used.
+        return safetensors.torch.load(path.read_bytes())
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file ({error}); copy it anew or take another") from None
 
 
 def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from torch import nn
 
-from bert.checkpoint import check_fit, save_folder
+from bert.checkpoint import check_fit, read_tensors, save_folder, write_tensors
 from data.tasks import Task
 from heads.config import HeadsConfig
 from heads.kinds import KINDS
 from runtime.errors import CheckpointError, UsageError
-from runtime.files import read_json, read_tensors, write_tensors
+from runtime.files import read_json
 
 
 def save_model(model: nn.Module, folder: Path) -> None:
@@ -54,24 +54,13 @@ def read_heads(folder: Path) -> tuple[HeadsConfig, list[Task]] | None:
     content = read_json(path)
     try:
         config = HeadsConfig(**{field.name: content[field.name] for field in fields(HeadsConfig)})
-        return config, tasks_of(content["tasks"])
-    except (ValueError, LookupError, TypeError) as error:
+        tasks = [Task.from_json(task) for task in content["tasks"]]
+        if unknown := [task.kind for task in tasks if task.kind not in KINDS]:
+            raise ValueError(f"kind {unknown[0]!r}, not one of {', '.join(KINDS)}")
+        return config, tasks
+    except (ValueError, KeyError, TypeError) as error:
         expected = f"{path}: expected the settings and tasks of a run's heads"
         raise CheckpointError(f"{expected}; found {error!r}; copy it anew, or take the version that wrote it") from None
-
-
-def tasks_of(content: list[dict]) -> list[Task]:
-    """The tasks in a heads.json. Raises ValueError, LookupError or TypeError where no heads can be made for them."""
-    tasks = {task["name"]: Task.from_json(task) for task in content}
-    if len(tasks) < len(content):
-        raise ValueError("a name twice")
-    for task in tasks.values():
-        if task.kind not in KINDS:
-            raise ValueError(f"{task.name}: kind {task.kind!r}, not one of {', '.join(KINDS)}")
-        size = task.range[1] - task.range[0] if KINDS[task.kind].labels == "number" else len(task.classes)
-        if len(task.texts) not in (1, 2) or not size > 0:
-            raise ValueError(f"{task.name}: texts {task.texts}, classes {task.classes}, range {task.range}")
-    return list(tasks.values())
 
 
 def load_heads(model: nn.Module, folder: Path, stored: Sequence[Task]) -> None:

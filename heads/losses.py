@@ -4,7 +4,8 @@ Each is the mean over the batch's rows of a loss per row, so a batch cut into mi
 gives the same gradient as the whole. Letters: B batch, D hidden size.
 """
 
-from dataclasses import dataclass, field
+from collections import defaultdict
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -64,27 +65,28 @@ def contrastive_loss(
     return loss
 
 
-@dataclass
-class PreviousBatch:
-    """A task's sentence vectors of the previous step, detached: the negatives of this step's triplets.
+class PreviousStep:
+    """By task the sentence vectors of the previous step, detached: the negatives of this step's triplets.
 
     Part of a run's state. The vectors of this step's micro-batches become negatives together, at `end_step`.
     """
 
-    vectors: Tensor | None = None  # (N, D)
-    pending: list[Tensor] = field(default_factory=list)  # this step's; cleared where it is made anew
+    def __init__(self):
+        self.vectors: dict[str, Tensor] = {}  # (N, D) each
+        self.pending: dict[str, list[Tensor]] = defaultdict(list)  # this step's; cleared where it is made anew
 
-    def draw(self, rows: int, generator: Generator) -> Tensor | None:
+    def draw(self, task: str, rows: int, generator: Generator) -> Tensor | None:
         """`rows` random vectors, with replacement: (rows, D); None before the first batch is stored."""
-        if self.vectors is None:
+        if task not in self.vectors:
             return None
-        return self.vectors[torch.randint(len(self.vectors), (rows,), generator=generator).to(self.vectors.device)]
+        vectors = self.vectors[task]
+        return vectors[torch.randint(len(vectors), (rows,), generator=generator).to(vectors.device)]
 
-    def add(self, *vectors: Tensor) -> None:
-        """Note this micro-batch's vectors, each (B, D)."""
-        self.pending.extend(v.detach() for v in vectors)
+    def add(self, task: str, vectors: Tensor) -> None:
+        """Note this micro-batch's vectors, (B, D)."""
+        self.pending[task].append(vectors.detach())
 
     def end_step(self) -> None:
-        """What was added replaces what was stored; a step without a batch keeps it."""
-        if self.pending:
-            self.vectors, self.pending = torch.cat(self.pending), []
+        """What was added replaces what was stored; a task without a batch keeps it."""
+        self.vectors |= {task: torch.cat(parts) for task, parts in self.pending.items()}
+        self.pending.clear()

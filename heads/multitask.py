@@ -17,7 +17,7 @@ from bert.tokenizer import BertTokenizer
 from data.tasks import LEADERBOARD, TASKS, Task
 from heads import files, inference
 from heads.config import HeadsConfig
-from heads.losses import LossSettings, PreviousBatch, contrastive_loss
+from heads.losses import LossSettings, PreviousStep, contrastive_loss
 from heads.pairs import Heads
 from heads.pooling import CnnPooling, sentence_vectors
 from heads.rows import TaskBatch
@@ -57,8 +57,7 @@ class MultitaskBert(nn.Module):
                 UsageError (a ValueError) for settings or tasks that do not fit the source's.
         """
         keep_freed_memory()
-        folder = resolve(source)
-        folder = folder / "best" if (folder / "best" / "heads.json").is_file() else folder
+        folder = files.model_folder(resolve(source))
         stored = files.read_heads(folder)
         if stored:
             stored_config, stored_tasks = stored
@@ -102,12 +101,12 @@ class MultitaskBert(nn.Module):
         self,
         batches: Mapping[str, TaskBatch],
         settings: LossSettings,
-        previous: Mapping[str, PreviousBatch],
+        previous: PreviousStep,
         generator: Generator,
     ) -> dict[str, Tensor]:
         """Each task's loss, not scaled, a float32 scalar, from one pass over the rows of all tasks in `batches`.
 
-        Args: previous: the triplets' store of each contrastive task, read and added to with the full loss alone.
+        Args: previous: of the triplets, read and added to with the full loss of contrastive tasks alone.
               generator: a CPU generator for the draw of negatives.
         """
         tokens = [batch.tokens for batch in batches.values()]
@@ -119,8 +118,8 @@ class MultitaskBert(nn.Module):
                 losses[name] = head.kind.loss(head.task, head(v), labels, settings)
                 if head.task.contrastive and settings.para_loss == "full":
                     v_a, v_b = v.chunk(2)  # (B, D) each
-                    negatives = previous[name].draw(len(v_a), generator)
-                    previous[name].add(v_a, v_b)
+                    negatives = previous.draw(name, len(v_a), generator)
+                    previous.add(name, v)
                     losses[name] = losses[name] + contrastive_loss(v_a, v_b, labels, negatives, settings)
         return losses
 

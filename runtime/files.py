@@ -9,14 +9,11 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import safetensors.torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
-from torch import Tensor
 
 from runtime.errors import CheckpointError, DiskError, UsageError
 
@@ -107,23 +104,6 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         why = error.strerror or error
         raise DiskError(f"{path}: not written ({why}); free some space or choose another folder") from error
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A safetensors file of tensors that do not overlap in memory. Not atomic: for inside new_folder."""
-    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    # Through bytes: the library's save_file hides the file from the user's group, and why a write failed.
-    path.write_bytes(safetensors.torch.save(whole, metadata={"format": "pt"}))
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU. Raises CheckpointError."""
-    check_plain(path)
-    try:
-        # Through bytes: the library's load_file would take a signal for damage, and reads its pages when they are used.
-        return safetensors.torch.load(path.read_bytes())
-    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file ({error}); copy it anew or take another") from None
 
 
 def read_json(path: Path) -> dict:

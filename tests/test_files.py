@@ -18,6 +18,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from bert.checkpoint import read_tensors, write_tensors
 from runtime import files
 from runtime.errors import CheckpointError, DiskError, UsageError
 from runtime.files import check_space, clean, lock, move_aside, new_folder, write_atomic
@@ -114,12 +115,12 @@ def test_tensors(tmp_path):
     """What the library itself reads; views, and any strides; in memory of their own, readable for the group."""
     x, path = torch.randn(5, 7, requires_grad=True), tmp_path / "x.safetensors"
     tensors = {"first": x[:2], "last": x[2:], "t": torch.randn(3, 11).T, "none": torch.ones(0, 3)}
-    files.write_tensors(path, tensors)
+    write_tensors(path, tensors)
     fill(tmp_path, "plain")
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
     with safetensors.safe_open(path, "pt") as file:
         assert file.metadata() == {"format": "pt"}
-    for found in (safetensors.torch.load_file(path), files.read_tensors(path)):
+    for found in (safetensors.torch.load_file(path), read_tensors(path)):
         assert found.keys() == tensors.keys()
         assert all(torch.equal(found[name], tensors[name]) for name in tensors)
     os.truncate(path, 0)
@@ -129,7 +130,7 @@ def test_tensors(tmp_path):
 def test_what_is_no_plain_file_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     paths = (tmp_path / "pipe", tmp_path, tmp_path / "absent", Path("/dev/zero"))
-    for read, path in product((files.read_json, files.read_tensors), paths):
+    for read, path in product((files.read_json, read_tensors), paths):
         with pytest.raises(CheckpointError, match=f"{path}: expected a plain file"):
             read(path)
 

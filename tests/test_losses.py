@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from heads.losses import EDGE, LossSettings, PreviousBatch, binary_cross_entropy, contrastive_loss, score_loss
+from heads.losses import EDGE, LossSettings, PreviousStep, binary_cross_entropy, contrastive_loss, score_loss
 
 B, D = 11, 7
 LABELS = torch.tensor([1, 0, 1, 1, 0, 0, 1, 0, 0, 1, 0])
@@ -110,54 +110,55 @@ def test_micro_batches_weighted_by_their_rows_are_the_whole_batch(cuts, seed):
         assert_close(*(torch.autograd.grad(loss, x, retain_graph=True)[0] for loss in (other, one)))
 
 
-def stored(rows: int = 13) -> PreviousBatch:
-    previous = PreviousBatch()
-    previous.add(torch.arange(rows * D, dtype=torch.float32).reshape(rows, D))
+def stored(rows: int = 13) -> PreviousStep:
+    previous = PreviousStep()
+    previous.add("para", torch.arange(rows * D, dtype=torch.float32).reshape(rows, D))
     previous.end_step()
     return previous
 
 
 def test_this_steps_vectors_are_not_drawn_before_its_end():
-    previous = PreviousBatch()
-    previous.add(torch.ones(2, D))
-    assert previous.draw(3, seeded()) is None
+    previous = PreviousStep()
+    previous.add("para", torch.ones(2, D))
+    assert previous.draw("para", 3, seeded()) is None
     previous.end_step()
-    assert torch.equal(previous.draw(3, seeded()), torch.ones(3, D))
-    previous.add(torch.zeros(2, D))
-    assert torch.equal(previous.draw(3, seeded()), torch.ones(3, D))
+    assert torch.equal(previous.draw("para", 3, seeded()), torch.ones(3, D))
+    previous.add("para", torch.zeros(2, D))
+    assert torch.equal(previous.draw("para", 3, seeded()), torch.ones(3, D))
 
 
 def test_a_step_replaces_the_step_before_and_joins_its_micro_batches():
     previous = stored()
     a, b, c = (torch.full((n, D), float(n), requires_grad=True) * 1 for n in (2, 3, 5))
-    previous.add(a, b)
-    previous.add(c)
+    previous.add("para", a)
+    previous.add("para", b)
+    previous.add("para", c)
     previous.end_step()
-    assert torch.equal(previous.vectors, torch.cat([a, b, c])) and not previous.vectors.requires_grad
-    before = previous.vectors
+    assert torch.equal(previous.vectors["para"], torch.cat([a, b, c])) and not previous.vectors["para"].requires_grad
+    before = previous.vectors["para"]
     previous.end_step()  # one without a batch keeps the store
-    assert torch.equal(previous.vectors, before)
+    assert torch.equal(previous.vectors["para"], before)
 
 
 def test_a_step_that_is_made_anew_leaves_nothing():
     previous = stored()
-    before = previous.vectors
-    previous.add(torch.ones(2, D))
+    before = previous.vectors["para"]
+    previous.add("para", torch.ones(2, D))
     previous.pending.clear()
     previous.end_step()
-    assert torch.equal(previous.vectors, before)
+    assert torch.equal(previous.vectors["para"], before)
 
 
 @given(rows=st.integers(1, 31), more=st.integers(0, 31), size=st.integers(1, 13), seed=st.integers(0, 2**31))
 def test_draws_are_stored_vectors_and_a_function_of_the_generator(rows, more, size, seed):
     """Micro-batches draw what one batch draws; the global generator is left alone."""
     previous, generator, before = stored(size), seeded(seed), torch.random.get_rng_state()
-    drawn = torch.cat([previous.draw(rows, generator), previous.draw(more, generator)])
-    assert torch.equal(drawn, previous.vectors[(drawn[:, 0] / D).long()])  # row k begins with k * D
-    assert torch.equal(drawn, previous.draw(rows + more, seeded(seed)))
+    drawn = torch.cat([previous.draw("para", rows, generator), previous.draw("para", more, generator)])
+    assert torch.equal(drawn, previous.vectors["para"][(drawn[:, 0] / D).long()])  # row k begins with k * D
+    assert torch.equal(drawn, previous.draw("para", rows + more, seeded(seed)))
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_every_vector_is_drawn_about_as_often():
-    counts = torch.bincount((stored(5).draw(5000, seeded())[:, 0] / D).long(), minlength=5)
+    counts = torch.bincount((stored(5).draw("para", 5000, seeded())[:, 0] / D).long(), minlength=5)
     torch.testing.assert_close(counts / 5000, torch.full((5,), 0.2), rtol=0, atol=0.023)  # four standard deviations

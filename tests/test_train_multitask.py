@@ -638,7 +638,7 @@ def test_out_of_memory_computes_the_same_batch_in_smaller_parts(home, capsys, er
     large = make_session(home, *options)
     for session in (small, large):
         session.model.eval()
-        session.previous["para"].vectors = torch.linspace(-1, 1, CONFIG.hidden_size)[None]
+        session.previous.vectors["para"] = torch.linspace(-1, 1, CONFIG.hidden_size)[None]
     ((expected, line),) = recorded(large, 1)
     capsys.readouterr()
     ((found, other),) = recorded(small, 1)
@@ -647,7 +647,7 @@ def test_out_of_memory_computes_the_same_batch_in_smaller_parts(home, capsys, er
     assert other["losses"] == pytest.approx(line["losses"], rel=1e-5) and found.keys() == expected.keys()
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-6)
-    sums = [session.previous["para"].vectors.sum(0) for session in (small, large)]
+    sums = [session.previous.vectors["para"].sum(0) for session in (small, large)]
     torch.testing.assert_close(*sums, rtol=1e-4, atol=1e-4)
     take_steps(small, 1)
     assert "parts" not in capsys.readouterr().err  # said once

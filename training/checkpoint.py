@@ -12,8 +12,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from bert.checkpoint import read_tensors, write_tensors
 from runtime.errors import CheckpointError, UsageError, say
-from runtime.files import check_plain, discard, new_folder, read_json, read_tensors, sha256, write_tensors
+from runtime.files import check_plain, discard, new_folder, read_json, sha256
 
 Tensors = dict[str, dict[str, Tensor]]  # file's stem -> tensor's name -> tensor
 FORMAT = 1

@@ -18,7 +18,7 @@ from bert.checkpoint import check_fit
 from data.reader import read_splits
 from data.tasks import SPLITS
 from heads import MultitaskBert
-from heads.losses import PreviousBatch
+from heads.losses import PreviousStep
 from heads.rows import TaskBatch, TaskRows, step_batches
 from optim import AdamW, TaskGradients
 from optim.adamw import decayed_matrices
@@ -74,7 +74,7 @@ class Session:
         self.gradients = TaskGradients(options.task_names, shared, sparse=[words.weight])
         self.weigh = Fixed(options.loss_scale)
         self.optimizer = AdamW(decayed_matrices(self.model, options.weight_decay), lr=options.lr)
-        self.previous = {task.name: PreviousBatch() for task in options.tasks if task.contrastive}
+        self.previous = PreviousStep()
         train, tokenizer, most = self.splits["train"], self.model.tokenizer, self.model.max_length
         self.rows = {
             task.name: TaskRows(task, train[task.name], tokenizer, most, options.batch_size[task.name], seed)
@@ -115,17 +115,11 @@ class Session:
         """See heads/rows.py."""
         return step_batches(self.rows, step, self.options.grad_accum, self.state.parts, self.device)
 
-    def end_step(self) -> None:
-        """The step's sentence vectors are the next one's negatives."""
-        for previous in self.previous.values():
-            previous.end_step()
-
     def forget_step(self) -> None:
         """Drop what a step has computed so far: it is made anew."""
         self.optimizer.zero_grad()
         self.gradients.forget()
-        for previous in self.previous.values():
-            previous.pending.clear()
+        self.previous.pending.clear()
 
     # ---- saving ------------------------------------------------------------------------------------------------------
 
@@ -172,7 +166,7 @@ class Session:
             "model": {f"bert.{name}": value for name, value in self.model.bert.state_dict().items()},
             "heads": self.model.head_state(),
             "optimizer": {f"{i}.{k}": torch.as_tensor(v) for i, state in moments.items() for k, v in state.items()},
-            "triplets": {name: store.vectors for name, store in self.previous.items() if store.vectors is not None},
+            "triplets": self.previous.vectors,
         }
 
     def numbers(self) -> dict:
@@ -239,8 +233,7 @@ class Session:
         check_fit(self.model.state_dict(), weights, path, advice=advice)
         self.model.load_state_dict(weights)
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
-        for name, previous in self.previous.items():
-            previous.vectors = vectors[name].to(self.device) if name in vectors else None
+        self.previous.vectors = {name: value.to(self.device) for name, value in vectors.items()}
         for part, saved in ((self.surgery, "surgery"), (self.weigh, "weighing"), (self.scaler, "scaler")):
             if part and numbers[saved]:
                 part.load_state_dict(numbers[saved])
