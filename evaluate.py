@@ -26,7 +26,9 @@ from heads.inference import UndefinedOutput, outputs
 from heads.kinds import KINDS
 from runtime.errors import CheckpointError, DivergedError, UsageError, run_cli, say
 from runtime.files import check_space, write_atomic
+from runtime.seeds import seeded
 from runtime.settings import OptionParser
+from training.session import Session
 
 
 def task_metrics(task: Task, predictions: np.ndarray, labels: Sequence) -> dict[str, float | None]:
@@ -142,6 +144,27 @@ def split_outputs(model: MultitaskBert, split: Split, amp: str) -> Tensor:
     except UndefinedOutput as error:
         place = f"{split.examples[error.row].id} of {split.path}"
         raise DivergedError(f"{error}: {place}; train with a lower --lr, or take --amp off") from None
+
+
+def finish(session: Session) -> None:
+    """The end of a run: from best/, as anybody would load it, the prediction files and metrics.json."""
+    options, state, best = session.options, session.state, session.out / "best"
+    if state.best_score is None or not best.is_dir():  # no evaluation had a defined score
+        session.save_best(None)
+    with seeded(options.seed, "finish"):  # heads are made before they are loaded
+        model = MultitaskBert.from_pretrained(best).to(session.device)
+    metrics = predict_and_score(model, session.splits, session.amp, options.predictions_dir)
+    result = {
+        "dev": metrics,
+        "undefined": undefined(metrics),
+        "step": state.best_step,
+        "data": options.data_name,
+        "seconds": round(state.seconds, 1),
+        "conflicts": {pair: count / state.surgeries for pair, count in state.conflicts.items()},
+    }
+    write_atomic(session.out / "metrics.json", json.dumps(result, indent=2) + "\n")
+    say(f"model: {best}; predictions: {options.predictions_dir}")
+    print(f"dev of {options.data_name}, weights of step {state.best_step}:\n{report(metrics)}")
 
 
 # ---- command line ----------------------------------------------------------------------------------------------------

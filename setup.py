@@ -26,12 +26,10 @@ setup(
             "pytest>=8",
             "hypothesis>=6.100",
             "scikit-learn>=1.4",  # F1
-            "transformers>=5",  # BertModel, the reference of bert/
+            "transformers>=5",  # BertModel, the reference of bert/, and a peer of benchmarks/
             "sentence-transformers>=5.2",  # embeddings, and a reader of what a run writes
-            "torchjd>=0.18,<0.19",  # the reference of surgery
+            "torchjd>=0.18,<0.19",  # the reference of surgery, and a peer
         ],
-        # the peers of benchmarks/
-        "bench": ["transformers>=5", "sentence-transformers>=5.2", "torchjd>=0.18,<0.19"],
         "pictures": ["matplotlib>=3.8"],
     },
 )

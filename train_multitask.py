@@ -25,8 +25,7 @@ from bert import BertConfig, BertModel
 from bert.hub import resolve
 from bert.precision import autocast, set_deterministic
 from data.reader import overlap
-from evaluate import predict_and_score, report, score, undefined
-from heads import MultitaskBert
+from evaluate import finish, predict_and_score, score, undefined
 from optim.schedule import lr_factor
 from optim.surgery.gramian import cosines
 from optim.task_gradients import Conflict, clip_and_combine
@@ -118,9 +117,6 @@ def evaluate(session: Session, log: RunLog) -> None:
         session.save_best(value)
 
 
-# ---- before and after ------------------------------------------------------------------------------------------------
-
-
 def header(session: Session) -> str:
     """What is odd about the data, and what runs on what, for people."""
     options, config, by_name, model = session.options, session.model.config, session.splits, session.model
@@ -158,25 +154,28 @@ def run_config(session: Session) -> dict:
     }
 
 
-def finish(session: Session) -> None:
-    """From best/, as anybody would load it, the prediction files and metrics.json."""
-    options, state, out, best = session.options, session.state, session.out, session.out / "best"
-    if state.best_score is None or not best.is_dir():  # no evaluation had a defined score
-        session.save_best(None)
-    with seeded(options.seed, "finish"):  # heads are made before they are loaded
-        model = MultitaskBert.from_pretrained(best).to(session.device)
-    metrics = predict_and_score(model, session.splits, session.amp, options.predictions_dir)
-    result = {
-        "dev": metrics,
-        "undefined": undefined(metrics),
-        "step": state.best_step,
-        "data": options.data_name,
-        "seconds": round(state.seconds, 1),
-        "conflicts": {pair: count / state.surgeries for pair, count in state.conflicts.items()},
-    }
-    write_atomic(out / "metrics.json", json.dumps(result, indent=2) + "\n")
-    say(f"model: {best}; predictions: {options.predictions_dir}")
-    print(f"dev of {options.data_name}, weights of step {state.best_step}:\n{report(metrics)}")
+def resume(session: Session) -> None:
+    """Put the newest checkpoint in place, or the one that --resume names."""
+    choice, out, folder = session.options.resume, session.out, session.out / "checkpoints"
+    if choice == "never":
+        return
+    if choice == "auto":
+        newest = checkpoint.load_latest(folder)
+        if newest is None and (out / "metrics.json").is_file():
+            advice = "take --overwrite or another --output_dir"
+            raise UsageError(f"--resume auto: {out} holds a finished run without a checkpoint; {advice}")
+        if newest is None:
+            return say(f"--resume auto: no checkpoint in {folder}; starting from the beginning")
+        session.restore(*newest)
+        there = map(checkpoint.step_of, checkpoint.saved(folder))
+        session.damaged = {step for step in there if step > session.state.step}
+    else:
+        path = Path(choice)
+        if path.resolve().parent != folder.resolve():
+            expected = f"--resume: expected auto, never or a checkpoint in {folder}"
+            raise UsageError(f"{expected}; found {path}; to start from another run take --init_from")
+        session.restore(path, *checkpoint.load(path))
+    say(f"resumed at step {session.state.step} of {session.total_steps}")
 
 
 def dry_run(session: Session) -> None:
@@ -188,7 +187,7 @@ def dry_run(session: Session) -> None:
         before = session.state.seconds
         train(session)
         if remaining:
-            path = checkpoint.path_of(session.out / "checkpoints", session.state.step)
+            path = checkpoint.saved(session.out / "checkpoints")[0]
             session.restore(path, *checkpoint.load(path))
             minutes = (session.state.seconds - before) / min(2, remaining) * remaining / 60
             say(f"time: at most {minutes:.1f} minutes, by two steps and an evaluation")
@@ -216,8 +215,8 @@ def run_in_folder(options: Options, locks: ExitStack) -> None:
     if options.resume == "never" or not (out / "metrics.json").is_file():  # a finished run is left alone
         check_output_space(options)
     session = Session(options)
-    session.resume()
-    if session.resumed and session.finished and (out / "metrics.json").is_file():
+    resume(session)
+    if session.last_good and session.finished and (out / "metrics.json").is_file():
         return say(f"complete at step {session.state.step}: nothing to do in {out}")
     say(header(session))
     if options.dry_run:

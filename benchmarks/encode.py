@@ -2,7 +2,7 @@
 
     python -m benchmarks.encode [--check] [--device cuda] [--data_dir DIR] [--sentences N]
 
-Needs the extra: pip install -e '.[bench]'
+Needs the extra: pip install -e '.[test]'
 """
 
 from __future__ import annotations

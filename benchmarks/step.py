@@ -6,7 +6,7 @@ All train minilm, every weight, with dropout, on the same rows, `rows` of each t
 model on each task's padded batch, with small siamese heads; the plain sum is stepped by torch's fused AdamW, and so is
 surgery, by torchjd's mtl_backward and PCGrad. Rows of like length in one batch are our doing: the peers get the same
 rows shuffled, as a DataLoader deals them, which is what the bars are about; and, without a bar, our own batches too.
-Needs the extra: pip install -e '.[bench]'
+Needs the extra: pip install -e '.[test]'
 """
 
 from __future__ import annotations

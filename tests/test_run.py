@@ -128,7 +128,7 @@ def test_what_is_saved_comes_back_bit_for_bit(home, tmp_path, scaled):
     with torch.no_grad():
         for parameter in other.model.parameters():
             parameter.add_(1)
-    other.resume()
+    train_multitask.resume(other)
     assert other.state == first.state and first.state.best_step == 3
     assert other.scaler.state_dict() == first.scaler.state_dict() and bool(first.scaler.state_dict()) == scaled
     flat, back = ({(f, n): v for f, of in s.tensors().items() for n, v in of.items()} for s in (first, other))
@@ -473,9 +473,9 @@ def test_a_checkpoint_that_does_not_fit_changes_nothing(home, tmp_path, change, 
     session = make_session(home, *SETTINGS["single"], "--output_dir", out, "--resume", "auto")
     before = {key: weight.clone() for key, weight in session.model.state_dict().items()}
     with pytest.raises(CheckpointError, match=f"{path}.*{message}"):
-        session.resume()
+        train_multitask.resume(session)
     assert all(torch.equal(weight, before[key]) for key, weight in session.model.state_dict().items())
-    assert session.state.step == 0 and not session.optimizer.state and not session.resumed
+    assert session.state.step == 0 and not session.optimizer.state and session.last_good is None
 
 
 # ---- a full disk -----------------------------------------------------------------------------------------------------

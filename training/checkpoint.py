@@ -24,14 +24,14 @@ FILE = re.compile(r"[a-z_]{1,99}\.safetensors|state\.json")  # so that no name i
 
 
 def save(folder: Path, step: int, tensors: Tensors, state: dict, keep: Iterable[int] = ()) -> Path:
-    """Write folder/step-NNNNNN, then remove the checkpoints of other steps but those in `keep`: best, and one before.
+    """Write folder/step-NNNNNN, then remove the checkpoints of other steps but those in `keep`.
 
     Args: state: what JSON gives back equal: str keys, no tuples, finite floats (which come back bit for bit).
     Raises: DiskError; every earlier checkpoint stands then.
     """
     text = json.dumps(state, allow_nan=False, indent=1)
     assert json.loads(text) == state, f"expected what JSON gives back equal (no tuples); found {state!r:.300}"
-    final = path_of(folder, step)
+    final = folder / f"step-{step:06d}"
     with new_folder(final) as temporary:
         for stem, named in tensors.items():
             write_tensors(temporary / f"{stem}.safetensors", named)
@@ -52,10 +52,6 @@ def saved(folder: Path) -> list[Path]:
     """What has the name of a checkpoint there, newest first, not verified."""
     there = [path for path in folder.glob("step-*") if re.fullmatch(r"step-[0-9]{6,}", path.name)]
     return sorted(there, key=step_of, reverse=True)
-
-
-def path_of(folder: Path, step: int) -> Path:
-    return folder / f"step-{step:06d}"
 
 
 def step_of(path: Path) -> int:

@@ -20,6 +20,7 @@ from runtime.errors import UsageError, check_name
 from runtime.settings import OptionParser, non_negative, non_negative_int, positive, positive_int, rate, setting
 
 free = partial(setting, may_change=True)  # when a run goes on: the weights do not depend on it
+OF = {"metavar": "X|A=X,B=X"}  # one for all tasks, or by name
 DEVICES, PRECISIONS = ("auto", "cpu", "cuda"), ("auto", "off", *DTYPES)
 GROUPS = {  # first option -> heading in the help
     "option": "what to train",
@@ -47,17 +48,13 @@ class Options:
 
     epochs: int | None = setting(None, "over the longest task (default: 2, or as make 200 steps)", positive_int)
     max_steps: int | None = setting(None, "at most so many; the learning rate then falls over these", positive_int)
-    batch_size: Mapping[str, int] = setting(
-        None, "rows of a task in a batch (default: the task's)", by_name(positive_int), metavar="N|A=N,B=N"
-    )
+    batch_size: Mapping[str, int] = setting(None, "rows in a batch (default: the task's)", by_name(positive_int), **OF)
     grad_accum: int = setting(1, "batches of each task a step", positive_int)
     lr: float = setting(1e-4, "peak learning rate", positive)
     warmup: float = setting(0.1, "share of the steps that it rises in", rate)
     weight_decay: float = setting(0.01, "of matrices", non_negative)
     max_grad_norm: float = setting(1.0, "of all gradients together, after surgery", positive)
-    loss_scale: Mapping[str, float] = setting(
-        None, "what a task's loss is multiplied by (default: the task's)", by_name(positive), metavar="X|A=X,B=X"
-    )
+    loss_scale: Mapping[str, float] = setting(None, "factor of the loss (default: the task's)", by_name(positive), **OF)
     patience: int = setting(0, "end after so many evaluations without a better score; 0: never", non_negative_int)
 
     device: str = setting("auto", "where to compute", choices=DEVICES)

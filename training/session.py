@@ -86,11 +86,8 @@ class Session:
         self.total_steps = min(self.steps_an_epoch * epochs, options.max_steps or math.inf)
         self.warmup_steps = min(int(self.total_steps * options.warmup), self.total_steps - 1)
         self.last_step = self.total_steps  # that this process takes
-        self.resumed = False
-        self.last_good: int | None = None  # the step of the checkpoint that was written or read last
+        self.last_good: int | None = None  # the step of the checkpoint that was read or written last
         self.damaged: set[int] = set()  # the steps of those that could not be read: they stay, for people to look at
-
-    # ---- going through the steps -------------------------------------------------------------------------------------
 
     def steps(self) -> Iterator[int]:
         """The numbers of the steps still to take, from 0. A signal lets the step end and be saved; then SystemExit."""
@@ -120,8 +117,6 @@ class Session:
         self.optimizer.zero_grad()
         self.gradients.forget()
         self.previous.pending.clear()
-
-    # ---- saving ------------------------------------------------------------------------------------------------------
 
     def save_best(self, score: float | None) -> None:
         """Write best/, in the layout of heads/files.py: the model is the best so far."""
@@ -190,28 +185,6 @@ class Session:
             for split in self.splits[name].values()
         }
 
-    # ---- resuming ----------------------------------------------------------------------------------------------------
-
-    def resume(self) -> None:
-        """Put the newest checkpoint in place, or the one that --resume names; `resumed` says whether there was one."""
-        choice, out, folder = self.options.resume, self.out, self.out / "checkpoints"
-        if choice == "auto":
-            newest = checkpoint.load_latest(folder)
-            if newest is None and (out / "metrics.json").is_file():
-                advice = "take --overwrite or another --output_dir"
-                raise UsageError(f"--resume auto: {out} holds a finished run without a checkpoint; {advice}")
-            if newest is None:
-                return say(f"--resume auto: no checkpoint in {folder}; starting from the beginning")
-            self.restore(*newest)
-            there, step = map(checkpoint.step_of, checkpoint.saved(folder)), self.state.step
-            self.damaged = {other for other in there if other > step}
-        elif choice != "never":
-            path = Path(choice)
-            if path.resolve().parent != folder.resolve():
-                expected = f"--resume: expected auto, never or a checkpoint in {folder}"
-                raise UsageError(f"{expected}; found {path}; to start from another run take --init_from")
-            self.restore(path, *checkpoint.load(path))
-
     def restore(self, path: Path, tensors: checkpoint.Tensors, numbers: dict) -> None:
         """Tensors and numbers of a checkpoint, bit for bit.
 
@@ -240,8 +213,7 @@ class Session:
         there = self.out / "best" / "step.json"
         if not there.is_file() or read_json(there) != {"step": state.best_step}:  # of a later step than path's
             state.best_score = None  # the next evaluation replaces it
-        self.state, self.last_good, self.resumed = state, state.step, True
-        say(f"resumed from {path}: step {state.step} of {self.total_steps}")
+        self.state, self.last_good = state, state.step
 
     def check_same(self, stored: dict) -> None:
         """Raise where the run was started with other options or other data."""
