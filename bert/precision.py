@@ -8,6 +8,7 @@ import torch
 from runtime.errors import UnavailableError, UsageError
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DEVICES, PRECISIONS = ("auto", "cpu", "cuda"), ("auto", "off", *DTYPES)
 
 
 def resolve_device(name: str) -> torch.device:

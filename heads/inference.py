@@ -34,7 +34,7 @@ def encode(model, texts: Sequence[str], pooling: str | None, layer: int | None, 
     there = [name for name in POOLINGS if name != "cnn" or model.cnn]
     if pooling not in there:
         raise ValueError(f"pooling: expected one of this model's {', '.join(there)}; found {pooling!r}")
-    if amp not in ("auto", "off", *precision.DTYPES):
+    if amp not in precision.PRECISIONS:
         raise ValueError(f"amp: expected off, bf16, fp16 or auto; found {amp!r}")
     weight = model.bert.embeddings.word.weight
     amp = precision.resolve_precision(amp, weight.device) if amp == "auto" else amp

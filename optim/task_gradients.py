@@ -193,6 +193,12 @@ class Conflict(NamedTuple):
     infinite: list[str]  # the tasks whose gradient of the shared parameters is infinite or undefined
     norm: float  # of all gradients together, before clipping; inf where it is not finite
 
+    @property
+    def problem(self) -> str:
+        """What forbids a step with .grad; "" where nothing does."""
+        of_tasks = f" of {', '.join(self.infinite)}" if self.infinite else ""
+        return "" if math.isfinite(self.norm) else f"infinite gradient{of_tasks}"
+
 
 def clip_and_combine(
     gradients: TaskGradients,

@@ -40,7 +40,6 @@ def _exchange(final: Path) -> Iterator[Path]:
         final.parent.mkdir(parents=True, exist_ok=True)
         sync(final.parent.parent)
         try:
-            remove(temporary)
             yield temporary
             for path in (*temporary.rglob("*"), temporary):
                 sync(path)
@@ -121,8 +120,7 @@ def read_json(path: Path) -> dict:
 def check_plain(path: Path, links: bool = True) -> None:
     """Raise CheckpointError for what is no file: from a pipe, say, reading never ends. links: whether those pass."""
     if not path.is_file() or (path.is_symlink() and not links):
-        found = "another kind" if path.exists() else "none"
-        raise CheckpointError(f"{path}: expected a plain file; found {found}; copy it anew or take another")
+        raise CheckpointError(f"{path}: expected a plain file; found none; copy it anew or take another")
 
 
 def sha256(path: Path) -> str:
@@ -154,8 +152,7 @@ def check_space(folder: Path, needed: int, option: str = "--output_dir") -> Path
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise DiskError(f"{option}: expected a folder that can be written; found another at {there}; choose another")
-    free = shutil.disk_usage(there).free
-    if free < needed:
+    if (free := shutil.disk_usage(there).free) < needed:
         numbers = f"expected {needed / 1e6:.1f} MB of free space; found {free / 1e6:.1f} MB"
         raise DiskError(f"{option}: {numbers} at {there}; free some or choose another folder")
     return there

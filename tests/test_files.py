@@ -53,7 +53,6 @@ writers = pytest.mark.parametrize("write", WRITERS)
 @writers
 def test_what_is_written_takes_the_old_one_s_place(tmp_path, write):
     folder = tmp_path / "runs" / "x"
-    fill(folder, f".tmp-best.{os.getpid()}/left", f".tmp-metrics.json.{os.getpid()}")  # by another of this number
     for text in ("é\r\n\n", ""):
         write(folder, text)
         assert (folder / WRITERS[write]).read_bytes() == text.encode()

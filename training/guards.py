@@ -36,10 +36,8 @@ def attempts(session: Session) -> Iterator[AbstractContextManager]:
         if not done:  # out here, where the error, and the graph that hangs on it, are gone
             state.parts *= 2
             session.forget_step()
-            say(
-                f"warning: out of memory at step {state.step + 1}; batches are computed in {state.parts} parts from "
-                "here on, with as many rows a step as before"
-            )
+            parts = f"in {state.parts} parts from here on, with as many rows a step as before"
+            say(f"warning: out of memory at step {state.step + 1}; batches are computed {parts}")
 
 
 def finite_losses(losses: Mapping[str, Tensor], batches: Mapping[str, TaskBatch], step: int) -> dict[str, float]:
@@ -47,23 +45,17 @@ def finite_losses(losses: Mapping[str, Tensor], batches: Mapping[str, TaskBatch]
     values = {name: loss.item() for name, loss in losses.items()}
     for name, value in values.items():
         if not math.isfinite(value):
-            raise DivergedError(
-                f"expected a finite loss; found {value} for {name} at step {step + 1}, rows "
-                f"{', '.join(batches[name].ids)}; lower --lr or look at these rows; the last checkpoint stands"
-            )
+            place = f"{name} at step {step + 1}, rows {', '.join(batches[name].ids)}"
+            advice = "lower --lr or look at these rows; the last checkpoint stands"
+            raise DivergedError(f"expected a finite loss; found {value} for {place}; {advice}")
     return values
 
 
 def why_skipped(conflict: Conflict, state: State) -> str:
-    """Why the step must move nothing; "" where its gradient is finite. Raises DivergedError after too many in a row."""
-    if math.isfinite(conflict.norm):
-        state.skipped_in_a_row = 0
-        return ""
-    state.skipped_in_a_row += 1
-    reason = "infinite gradient" + (f" of {', '.join(conflict.infinite)}" if conflict.infinite else "")
+    """Why the step must move nothing; "" where it may. Raises DivergedError after too many in a row."""
+    state.skipped_in_a_row = state.skipped_in_a_row + 1 if conflict.problem else 0
     if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-        raise DivergedError(
-            f"expected finite gradients; found {MAX_SKIPPED_IN_A_ROW} steps in a row with an {reason}, "
-            f"up to step {state.step + 1}; lower --lr or take --amp off; the last checkpoint stands"
-        )
-    return reason
+        found = f"{MAX_SKIPPED_IN_A_ROW} steps in a row with an {conflict.problem}, up to step {state.step + 1}"
+        advice = "lower --lr or take --amp off; the last checkpoint stands"
+        raise DivergedError(f"expected finite gradients; found {found}; {advice}")
+    return conflict.problem

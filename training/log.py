@@ -12,10 +12,9 @@ from runtime.files import disk_errors
 
 
 class RunLog:
-    """One JSON object a line, on disk as soon as it is written; NaN and infinity become null.
+    """One JSON object a line, on disk at once, or in the file's buffer while the disk is full; NaN becomes null.
 
-    A disk that is full does not end training: the lines wait in the file's buffer for the next one, or for close().
-    Args: size: bytes of the file that are the run's so far; what a killed process wrote after them goes.
+    size: the bytes of the file that are the run's so far; what a killed process wrote after them goes.
     """
 
     def __init__(self, path: Path, size: int = 0):
@@ -30,7 +29,6 @@ class RunLog:
         return self._file.tell()
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append the record: strings, numbers, None, and lists and dicts of them."""
         finite = json.loads(json.dumps(record), parse_constant=lambda _: None)
         try:
             self._file.write(json.dumps(finite).encode() + b"\n")

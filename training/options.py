@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from bert.precision import DTYPES
+from bert.precision import DEVICES, PRECISIONS
 from data import find_data_dir
 from data.task_file import load as load_task_file
 from data.tasks import LEADERBOARD, TASKS, Task, by_name, by_task, choose_tasks, names
@@ -21,14 +21,8 @@ from runtime.settings import OptionParser, non_negative, non_negative_int, posit
 
 free = partial(setting, may_change=True)  # when a run goes on: the weights do not depend on it
 OF = {"metavar": "X|A=X,B=X"}  # one for all tasks, or by name
-DEVICES, PRECISIONS = ("auto", "cpu", "cuda"), ("auto", "off", *DTYPES)
-GROUPS = {  # first option -> heading in the help
-    "option": "what to train",
-    "data_dir": "data",
-    "epochs": "optimisation",
-    "device": "machine",
-    "output_dir": "the run's folder",
-}
+# First option -> heading in the help
+GROUPS = {"option": "training", "data_dir": "data", "epochs": "optimisation", "device": "machine", "output_dir": "run"}
 
 
 @dataclass(frozen=True)
@@ -88,8 +82,8 @@ class Options:
                 if "word" in field.metadata and (all_of_them or not field.metadata["may_change"]):
                     value = getattr(part, field.name)
                     values[field.name] = str(value) if isinstance(value, Path) else value
-        definitions = [task.to_json(files=all_of_them) for task in self.tasks]
-        return values | {"tasks": self.task_names, "task_definitions": definitions}
+        tasks = {task.name: task.to_json(files=all_of_them) for task in self.tasks}
+        return values | {"tasks": [*tasks], "task_definitions": [*tasks.values()]}
 
 
 def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
@@ -110,9 +104,9 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
     given |= model_source(given, heads)
     if given.get("strategy", Options.strategy) == "gs":
         given.setdefault("surgery", "pcgrad")
-    names = [task.name for task in tasks]
-    kind = [given.get(name, getattr(Options, name)) for name in ("option", "strategy")]
-    given.setdefault("output_dir", Path("runs") / "-".join([*kind, *(names if names != list(LEADERBOARD) else [])]))
+    chosen = tuple(task.name for task in tasks)
+    name = [given.get(name, getattr(Options, name)) for name in ("option", "strategy")]
+    given.setdefault("output_dir", Path("runs", "-".join([*name, *(chosen if chosen != LEADERBOARD else ())])))
     given.setdefault("predictions_dir", given["output_dir"] / "predictions")
     folder, name = find_data_dir(tasks)
     name = str(given["data_dir"]) if "data_dir" in given else f"{name} in {folder}"
@@ -141,11 +135,10 @@ def model_source(given: Mapping[str, Any], asked: dict[str, Any]) -> dict[str, A
 
 def check_options(options: Options) -> None:
     """What options mean together. Raises UsageError."""
-    strategy, count, chosen = options.strategy, len(options.tasks), ",".join(options.task_names)
-    if strategy == "single" and count != 1:
-        raise UsageError(f"--strategy single: expected one task; found {chosen}; name it with --tasks")
-    if strategy != "single" and count == 1:
-        raise UsageError(f"--strategy {strategy}: expected two tasks or more; found {chosen}; or --strategy single")
+    strategy, chosen = options.strategy, ",".join(options.task_names)
+    if (strategy == "single") != (len(options.tasks) == 1):
+        expected = "one task" if strategy == "single" else "two tasks or more"
+        raise UsageError(f"--strategy {strategy}: expected {expected}; found {chosen}; name others with --tasks")
     if options.surgery and strategy != "gs":
         raise UsageError(f"--surgery {options.surgery}: belongs to --strategy gs; found --strategy {strategy}")
     if options.surgery:
