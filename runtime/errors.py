@@ -1,7 +1,6 @@
 """How a program ends, and what it says: exit codes, signals, lines on stderr.
 
-0 done, 1 our own bug, 2 to 8 as below (6: out of memory), 128 + number for a signal: 130 SIGINT, 143 SIGTERM, 129
-SIGHUP (a terminal that is closed).
+0 done, 1 our own bug, 2 to 8 as below (6: out of memory), 128 + a signal's number: 130 SIGINT, 143 SIGTERM, 129 SIGHUP.
 """
 
 import difflib
@@ -67,10 +66,8 @@ def run_cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[s
 
 @contextmanager
 def stop_signals(at_once: bool = False) -> Iterator[SimpleNamespace]:
-    """Gives an object whose `number` is that of the first signal inside, 0 for none.
-
-    A SIGINT after it, or with `at_once` any signal, raises KeyboardInterrupt: temporary files go on the way out.
-    """
+    """Gives an object whose `number` is that of the first signal inside, 0 for none. A SIGINT after it, or `at_once`
+    any signal, raises KeyboardInterrupt, so that temporary files go on the way out."""
     stop = SimpleNamespace(number=0)
 
     def handle(number: int, _frame: object) -> None:
@@ -114,8 +111,8 @@ def explain(error: BaseException, number: int = 0) -> tuple[int, str]:
     if is_out_of_memory(error):
         return 6, f"out of memory ({text or 'no details'}); take a smaller --batch_size or --max_length"
     if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
-        place = f" at {error.filename}" if error.filename else ""
-        return 7, f"{error.strerror}{place}; free some space, check the permissions or choose another folder"
+        place = error.filename or "the disk"
+        return 7, f"{place}: {error.strerror}; free some space, check the permissions or choose another folder"
     return 1, f"{type(error).__name__}: {text}; a bug of this program: --debug shows the traceback to report"
 
 

@@ -101,8 +101,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     except DiskError:
         raise
     except OSError as error:
-        why = error.strerror or error
-        raise DiskError(f"{path}: not written ({why}); free some space or choose another folder") from error
+        raise DiskError(f"{path}: not written ({error.strerror}); free some space or choose another folder") from error
 
 
 def read_json(path: Path) -> dict:

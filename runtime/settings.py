@@ -26,8 +26,8 @@ class OptionParser(argparse.ArgumentParser):
     """argparse with `--batch_size` and `--batch-size` alike, no abbreviations, and UsageError instead of an exit."""
 
     def __init__(self, description: str):
-        as_it_is = argparse.RawDescriptionHelpFormatter
-        super().__init__(description=description, allow_abbrev=False, formatter_class=as_it_is)
+        kind = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, allow_abbrev=False, formatter_class=kind)
 
     def add_settings(self, settings: type, groups: Mapping[str, str]) -> None:
         """An option for every setting of a dataclass. groups: of some options, the heading that begins with them."""

@@ -35,7 +35,7 @@ def raising(error):
         (torch.OutOfMemoryError("CUDA out of memory"), 6, "--batch_size"),
         (DiskError("runs/x: full"), 7, "runs/x: full"),
         (OSError(ENOSPC, "No space left on device"), 7, "No space left on device; free some space"),
-        (OSError(EFBIG, "File too large", "x.json"), 7, "File too large at x.json; free some space"),
+        (OSError(EFBIG, "File too large", "x.json"), 7, "x.json: File too large; free some space"),
         (PermissionError(EACCES, "Permission denied", "x"), 7, "check the permissions"),
         (errors.UnavailableError("no GPU"), 8, "no GPU"),
         (KeyboardInterrupt(), 130, "interrupted"),
@@ -140,4 +140,4 @@ def test_nothing_that_cannot_be_printed_is_an_error():
     with open("/dev/full", "w") as full:
         assert program("say('step 1')\nsay('step 2')\nprint('done')", stderr=full) == (0, b"done\n", b"")
         code, _, err = program("print('result')", stdout=full)  # but a result that is lost is one
-        assert (code, err[:24], err.count(b"\n")) == (7, b"error: No space left on ", 1)
+        assert (code, err[:34], err.count(b"\n")) == (7, b"error: the disk: No space left on ", 1)

@@ -40,7 +40,7 @@ class Options:
     data_dir: Path | None = free(None, "the course's files (default: the downloaded ones, else the sample)", Path)
     predictions_dir: Path | None = free(None, "for prediction files (default: predictions/ in the run's folder)", Path)
 
-    epochs: int | None = setting(None, "over the longest task (default: 2, or as make 200 steps)", positive_int)
+    epochs: int | None = setting(None, "passes over the longest task (default: 2, or 200 steps)", positive_int)
     max_steps: int | None = setting(None, "at most so many; the learning rate then falls over these", positive_int)
     batch_size: Mapping[str, int] = setting(None, "rows in a batch (default: the task's)", by_name(positive_int), **OF)
     grad_accum: int = setting(1, "batches of each task a step", positive_int)

@@ -101,8 +101,7 @@ class Session:
 
     @property
     def finished(self) -> bool:
-        stopped_early = 0 < self.options.patience <= self.state.evaluations_since_best
-        return self.state.step >= self.last_step or stopped_early
+        return self.state.step >= self.last_step or 0 < self.options.patience <= self.state.evaluations_since_best
 
     def is_due(self, every: int | None) -> bool:
         """Whether the step just taken is one of each `every` (None: an epoch's steps), or the last."""
@@ -166,13 +165,12 @@ class Session:
 
     def numbers(self) -> dict:
         """The rest of a checkpoint, as JSON gives it back: numbers, and what a resumed run must agree with."""
-        fixed = self.options.as_json(all_of_them=False) | {"amp": self.amp, "device": self.device.type}
         numbers = {
             "progress": asdict(self.state),
             "scaler": self.scaler.state_dict(),
             "surgery": self.surgery.state_dict() if self.surgery else {},
             "weighing": self.weigh.state_dict(),
-            "options": fixed,  # that the weights depend on; of "auto", what it came to
+            "options": self.options.as_json(all_of_them=False) | {"amp": self.amp, "device": self.device.type},
             "data": self.fingerprints(),
         }
         return json.loads(json.dumps(numbers))
@@ -197,7 +195,6 @@ class Session:
         moments = defaultdict(dict)
         try:
             state, weights = State(**numbers["progress"]), tensors["model"] | tensors["heads"]
-            vectors = tensors["triplets"]
             for name, value in tensors["optimizer"].items():
                 index, kind = name.split(".")
                 moments[int(index)][kind] = value if value.dim() else value.item()
@@ -206,7 +203,7 @@ class Session:
         check_fit(self.model.state_dict(), weights, path, advice=advice)
         self.model.load_state_dict(weights)
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
-        self.previous.vectors = {name: value.to(self.device) for name, value in vectors.items()}
+        self.previous.vectors = {name: value.to(self.device) for name, value in tensors["triplets"].items()}
         for part, saved in ((self.surgery, "surgery"), (self.weigh, "weighing"), (self.scaler, "scaler")):
             if part and numbers[saved]:
                 part.load_state_dict(numbers[saved])
