@@ -15,7 +15,7 @@ MAX_SKIPPED_IN_A_ROW = 20  # steps with an infinite gradient: loss scaling settl
 
 
 def attempts(session: Session) -> Iterator[AbstractContextManager]:
-    """Contexts for one block, until it goes through: where memory runs out, the next has smaller parts, while it can."""
+    """Contexts for one block, until it goes through: where memory runs out, the next has smaller parts, if it can."""
     state, done, largest = session.state, False, max(session.options.batch_size.values())
 
     @contextmanager
