@@ -4,8 +4,6 @@ python evaluate.py runs/x                       # dev metrics on stdout, predict
 python evaluate.py runs/x --split all --data_dir DIR --predictions_dir DIR
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

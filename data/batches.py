@@ -4,8 +4,6 @@ Rows of like length share a batch, for each is padded to its longest row. The or
 (seed, task, epoch), so that a run goes on at any position without a replay of what came before.
 """
 
-from __future__ import annotations
-
 import math
 import zlib
 from collections.abc import Sequence

@@ -5,8 +5,6 @@
 Exit code 3 where training would refuse the data.
 """
 
-from __future__ import annotations
-
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence

@@ -6,8 +6,6 @@
 Source: the course's public starter repository, gpoesia/minbert-default-final-project, folder data/.
 """
 
-from __future__ import annotations
-
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence

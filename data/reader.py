@@ -4,8 +4,6 @@ What is wrong with a file is a DataError, which names the line; what is odd but 
 physical line, counted from 1, the one where the row starts. Texts stay as they stand in the file.
 """
 
-from __future__ import annotations
-
 import reprlib
 import zlib
 from collections.abc import Collection, Iterable, Sequence

@@ -1,7 +1,5 @@
 """A file of rows (.csv, .tsv, .jsonl) -> the cells of the columns asked for, each row with its physical line."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """Tasks of a user's own, from a TOML file; what it leaves out is taken from the labels in train."""
 
-from __future__ import annotations
-
 import math
 import re
 import sys

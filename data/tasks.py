@@ -4,8 +4,6 @@ The course's tasks stand below; a user's own come from a file (data/task_file.py
 is said in heads/kinds.py.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -99,7 +97,7 @@ class Task:
         return content if files else content | {"files": {}, "folder": None}
 
     @classmethod
-    def from_json(cls, content: dict) -> Task:
+    def from_json(cls, content: dict) -> "Task":
         """What `to_json` wrote. Raises ValueError, TypeError or KeyError for anything else."""
         values = {field.name: content[field.name] for field in fields(cls)}
         values |= {name: tuple(values[name]) for name in ("texts", "classes", "range") if values[name] is not None}
