@@ -7,6 +7,7 @@ Rows of like length share a batch, for each is padded to its longest row. The or
 import math
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -35,13 +36,9 @@ class BatchStream:
     """A task's batches, of one row or more, epoch after epoch: `stream[position]` is a list of row numbers."""
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, task: str):
-        self.lengths, self.batch_size, self.seed, self.task = lengths, batch_size, seed, task
         self.batches_per_epoch = math.ceil(len(lengths) / batch_size)
-        self._epoch, self._batches = -1, []  # the epoch asked for last
+        self._epoch = lru_cache(maxsize=1)(partial(epoch_batches, lengths, batch_size, seed, task))
 
     def __getitem__(self, position: int) -> list[int]:
         epoch, index = divmod(position, self.batches_per_epoch)
-        if epoch != self._epoch:
-            self._batches = epoch_batches(self.lengths, self.batch_size, self.seed, self.task, epoch)
-            self._epoch = epoch
-        return self._batches[index]
+        return self._epoch(epoch)[index]
