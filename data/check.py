@@ -6,7 +6,7 @@ Exit code 3 where training would refuse the data.
 """
 
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from bert import BertTokenizer
 from data import find_data_dir
-from data.reader import Split, folded, overlap, read
+from data.reader import Split, class_counts, folded, overlap, read
 from data.task_file import load
 from data.tasks import TASKS, Task, choose_tasks, names
 from heads.kinds import KINDS
@@ -26,10 +26,9 @@ RARE = 10  # rows of a class in train: fewer are hardly enough to learn it
 
 def label_counts(task: Task, split: Split) -> dict[str, int]:
     """Rows of each class, or of each fifth of the range."""
-    labels = [example.label for example in split.examples if example.label is not None]
     if task.range is None:
-        counts = Counter(number for label in labels for number in (label if task.several else [label]))
-        return {str(name): counts[number] for number, name in enumerate(task.classes)}
+        return class_counts(task, split.examples)
+    labels = [example.label for example in split.examples if example.label is not None]
     counts, edges = np.histogram(labels, bins=5, range=task.range)
     return {f"{edges[i]:.3g}..{edges[i + 1]:.3g}": count for i, count in enumerate(counts)}
 

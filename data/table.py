@@ -22,7 +22,7 @@ def data_error(place: object, expected: str, found: object, advice: str) -> Data
 def read_table(path: Path, columns: Sequence[str | None], course: bool = False) -> tuple[str, list[tuple[int, list]]]:
     """Read a file, of the course or a user's: its sha256, and of each row (line, cells of the columns).
 
-    A cell of csv is a text; one of JSON may be anything. It is None where JSON has none, or the column is None.
+    A cell of csv is a text; one of JSON may be anything but null, which is "" as in csv. So is a column's that is None.
     Raises: DataError.
     """
     try:
@@ -39,7 +39,7 @@ def read_table(path: Path, columns: Sequence[str | None], course: bool = False) 
         if name is not None and names.count(name) != 1:
             found = f"{names.count(name)} among {reprlib.repr(names)}{nearest(name, names)}"
             raise data_error(f"{path}:{line}", f"one column {name!r}", found, "correct the name")
-    return hashlib.sha256(content).hexdigest(), [(line, [row.get(name) for name in columns]) for line, row in rows]
+    return hashlib.sha256(content).hexdigest(), [(line, [row.get(name, "") for name in columns]) for line, row in rows]
 
 
 def _lines(content: bytes, path: Path) -> io.StringIO:
@@ -78,8 +78,8 @@ def _csv_rows(content: bytes, path: Path, delimiter: str) -> tuple[int, list[str
 
 
 def _json_rows(content: bytes, path: Path) -> tuple[int, list[str], list[tuple[int, dict]]]:
-    """The same of a JSON object a line; the columns are the keys of all of them. true and false become texts."""
-    rows = []
+    """The same of a JSON object a line; the columns are the keys of all of them. true, false and null become texts."""
+    rows, words = [], {True: "true", False: "false", None: ""}
     for line, text in enumerate(_lines(content, path), start=1):
         try:
             row = json.loads(text) if text.strip() else {}
@@ -89,5 +89,5 @@ def _json_rows(content: bytes, path: Path) -> tuple[int, list[str], list[tuple[i
         except (ValueError, RecursionError) as error:
             raise data_error(f"{path}:{line}", "a JSON object", error, "correct the line") from None
         if row:
-            rows.append((line, {key: str(v).lower() if isinstance(v, bool) else v for key, v in row.items()}))
+            rows.append((line, {key: words[v] if v is None or isinstance(v, bool) else v for key, v in row.items()}))
     return 1, list(dict.fromkeys(name for _, row in rows for name in row)), rows

@@ -69,8 +69,7 @@ def _task(path: Path, name: str, given: dict[str, Any], kinds: Mapping[str, Any]
     _check(place, name, given, kinds)
     train, labels = path.resolve().parent / given["train"], []
     if "kind" not in given or not given.keys() & {"classes", "range"}:
-        cells = (cell for _, (cell,) in read_table(train, [given["label"]])[1])
-        labels = [cell for cell in cells if cell is not None and str(cell).strip()]
+        labels = [cell for _, (cell,) in read_table(train, [given["label"]])[1] if str(cell).strip()]
     table = given | {"kind": given.get("kind") or _kind_of(labels, given)}
     kind, binary = kinds[table["kind"]], table["kind"] == "binary"
     key, needless = ("range", "classes") if kind.labels == "number" else ("classes", "range")
