@@ -15,8 +15,8 @@ DELIMITERS = {".csv": ",", ".tsv": "\t", ".jsonl": ""}  # of a user's files; the
 csv.field_size_limit(2**31 - 1)  # csv's own limit of 131,072 characters is less than some texts have
 
 
-def data_error(place: object, expected: str, found: object, advice: str) -> DataError:
-    return DataError(f"{place}: expected {expected}; found {found}; {advice}")
+def data_error(place: object, expected: str, found: object, advice: str, kind: type = DataError) -> ValueError:
+    return kind(f"{place}: expected {expected}; found {found}; {advice}")
 
 
 def read_table(path: Path, columns: Sequence[str | None], course: bool = False) -> tuple[str, list[tuple[int, list]]]:
