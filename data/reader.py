@@ -50,9 +50,12 @@ def overlap(train: Split, dev: Split) -> int:
     return len(set(map(folded, train.examples)) & set(map(folded, dev.examples)))
 
 
-def class_counts(task: Task, examples: Iterable[Example]) -> dict[str, int]:
-    """Rows of each class, in the order of task.classes."""
+def label_counts(task: Task, examples: Iterable[Example]) -> dict[str, int]:
+    """Rows of each class, or of each fifth of the range."""
     labels = [example.label for example in examples if example.label is not None]
+    if task.range:
+        counts, edges = np.histogram(labels, bins=5, range=task.range)
+        return {f"{edges[i]:.3g}..{edges[i + 1]:.3g}": count for i, count in enumerate(counts)}
     counts = Counter(number for label in labels for number in (label if task.several else [label]))
     return {str(name): counts[number] for number, name in enumerate(task.classes)}
 
@@ -86,7 +89,7 @@ def read(task: Task, split: str, data_dir: str | Path = "", seed: int = 0) -> Sp
             raise data_error(path, f"rows with a label and text for {split}", "none", "add some")
         if split == "dev":
             warnings = []  # train's say it already
-        elif absent := [name for name, count in class_counts(task, examples).items() if not count]:
+        elif absent := [name for name, count in label_counts(task, examples).items() if task.classes and not count]:
             warnings.append(f"{path}: no row has {task.label} {', '.join(absent)}: it cannot be learnt")
     return Split(task.name, path, fingerprint, examples, warnings)
 
