@@ -27,8 +27,7 @@ RARE = 10  # rows of a class in train: fewer are hardly enough to learn it
 def summary(split: Split, counts: dict[str, int], tokenizer: BertTokenizer, max_length: int) -> str:
     """Rows; tokens of a row's longer text, uncut, [CLS] and [SEP] included; the share of each label."""
     texts = [text for example in split.examples for text in example.texts]
-    lengths = [len(ids) for ids in tokenizer.ids(texts, max_length=sys.maxsize)]
-    tokens = np.reshape(lengths, (len(split.examples), -1)).max(axis=1)
+    tokens = np.reshape(tokenizer.lengths(texts), (len(split.examples), -1)).max(axis=1)
     labelled = max(1, sum(example.label is not None for example in split.examples))
     line = f"{len(tokens):9,} rows   median {np.median(tokens):4.0f} tokens, longest {tokens.max():5,}"
     shares = [f"{label} {count / labelled:.1%}" for label, count in counts.items()]

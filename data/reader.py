@@ -83,7 +83,11 @@ def read(task: Task, split: str, data_dir: str | Path = "", seed: int = 0) -> Sp
     lacking, warnings = _check_rows(task, split, path, examples, from_train)
     if from_train:
         examples = [example for example in examples if example.line not in lacking]
-        drawn = _drawn_for_dev(examples, share, seed, task.name)
+        # Dev gets of every label its share, up to a row; by chance among the rows of one label.
+        generator = np.random.default_rng([seed, zlib.crc32(f"dev of {task.name}".encode())])
+        by_label = sorted(generator.permutation(len(examples)).tolist(), key=lambda row: examples[row].label)
+        count = min(len(examples), max(1, round(share * len(examples)))) if share else 0
+        drawn = {by_label[int((n + 0.5) * len(examples) / count)] for n in range(count)}
         examples = [example for row, example in enumerate(examples) if (row in drawn) == (split == "dev")]
         if not examples:
             raise data_error(path, f"rows with a label and text for {split}", "none", "add some")
@@ -109,14 +113,6 @@ def _example(task: Task, path: Path, number: int, line: int, cells: list) -> Exa
     except ValueError:
         found = f"{reprlib.repr(label)}{nearest(str(label), map(str, task.classes))}"
         raise data_error(place, f"a {task.label} that is {task.expected}", found, "correct the row") from None
-
-
-def _drawn_for_dev(examples: Sequence[Example], share: float, seed: int, name: str) -> set[int]:
-    """Which rows of train are dev's: of every label its share, up to a row; by chance among those of one label."""
-    generator = np.random.default_rng([seed, zlib.crc32(f"dev of {name}".encode())])
-    by_label = sorted(generator.permutation(len(examples)).tolist(), key=lambda row: examples[row].label)
-    count = min(len(examples), max(1, round(share * len(examples)))) if share else 0
-    return {by_label[int((number + 0.5) * len(examples) / count)] for number in range(count)}
 
 
 def _check_rows(task: Task, split: str, path: Path, examples: list[Example], from_train: bool) -> tuple[set, list[str]]:

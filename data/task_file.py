@@ -47,13 +47,12 @@ KEYS = {  # of a task: what its value must be, in words and as a function
 REQUIRED = ("texts", "label", "train", "dev")
 
 
-def load(path: str | Path, kinds: Mapping[str, Any]) -> dict[str, Task]:
+def load(path: Path, kinds: Mapping[str, Any]) -> dict[str, Task]:
     """Read a task file, and the labels in train of each task that leaves out its kind, classes or range.
 
     Args:   kinds: heads.kinds.KINDS.
     Raises: UsageError for the file itself; DataError for the labels.
     """
-    path = Path(path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:  # a name that stands there twice is no TOML either
