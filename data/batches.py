@@ -17,8 +17,7 @@ POOL = 50  # batches that are sorted together: many enough for little padding, f
 def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, task: str, epoch: int) -> list[list[int]]:
     """One epoch of a task: each row number once, in batches of `batch_size`, at most one of them shorter.
 
-    The rows are shuffled and cut into pools of POOL batches; each pool is sorted by length and cut into batches; the
-    batches are shuffled.
+    Shuffled rows are cut into pools of POOL batches; each pool is sorted by length; all batches are shuffled.
     Args: lengths: of each row, in tokens. seed, epoch: 0 or more. task: its name stirs the seed.
     """
     generator = np.random.default_rng([seed, zlib.crc32(task.encode()), epoch])  # hash() differs between processes

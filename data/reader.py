@@ -68,9 +68,8 @@ def read_splits(tasks: Iterable[Task], names: Sequence[str], data_dir: Path, see
 def read(task: Task, split: str, data_dir: str | Path = "", seed: int = 0) -> Split:
     """Read the rows of a split ("train", "dev", "test").
 
-    A row without a label, or with an empty text, is left out of train; files of dev and test keep every row, for each
-    id gets a prediction. Labels in test are never read. Where dev is a share of train, the task's name and the seed say
-    which rows are dev's; train is the rest.
+    Files of dev and test keep every row, for each id gets a prediction. Labels in test are never read. Where dev is a
+    share of train, the task's name and the seed say which rows are dev's; train is the rest.
     Args:   data_dir: of the course files, for tasks without a folder of their own.
     Raises: DataError, with path and line: a file, a column or rows missing; what is no row, no UTF-8 or none of the
             task's labels; an id that the predictions cannot hold, or hold once; over 1 % of train without a label.
@@ -103,8 +102,7 @@ def _example(task: Task, path: Path, number: int, line: int, cells: list) -> Exa
     place = f"{path}:{line}"
     row_id, *texts, label = cells
     row_id = str(number if task.id is None else row_id)
-    breaks_line = row_id.splitlines() != [row_id] or (task.course and " , " in f"{row_id} ")  # `ID , PREDICTION`
-    if not row_id.strip() or breaks_line:
+    if not row_id.strip() or row_id.splitlines() != [row_id] or (task.course and " , " in f"{row_id} "):
         raise data_error(place, "an id on one line, without ' , '", reprlib.repr(row_id), "correct the row")
     if not all(isinstance(text, str) for text in texts):
         raise data_error(place, "texts", reprlib.repr(texts), "correct the row")

@@ -108,12 +108,12 @@ def _from_labels(train: Path, kinds: Mapping[str, Any], given: dict[str, Any]) -
     else:
         kind = "binary" if len(given.get("classes", _classes_of(labels, None))) == 2 else "classes"
     kind = given.get("kind", kind)
-    key = "range" if kinds[kind].labels == "number" else "classes"
-    if key == "range":
-        values = [*numbers[:1], *numbers[-1:]]
+    if kinds[kind].labels == "number":
+        key, values = "range", [*numbers[:1], *numbers[-1:]]
     else:
         between = given.get("separator", Task.separator) if kinds[kind].labels == "classes" else None
-        values = _classes_of(labels, between)[: 2 if kind == "binary" else None]  # nor does it take a third of two
+        found = _classes_of(labels, between)
+        key, values = "classes", found[:2] if kind == "binary" else found  # nor does it take a third of two
     if key not in given and len(set(values)) < 2:
         raise data_error(train, f"two different labels or more in {given['label']!r}", values, "add some")
     return {"kind": kind, key: values}
