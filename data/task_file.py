@@ -19,30 +19,23 @@ else:
     import tomli as tomllib
 
 
-usage_error = partial(data_error, advice="correct it", kind=UsageError)
-
-
 def is_list(value: object, types: set[type], least: int, most: float = math.inf) -> bool:
     return isinstance(value, list) and {*map(type, value)} <= types and least <= len({*value}) == len(value) <= most
 
 
+usage_error = partial(data_error, advice="correct it", kind=UsageError)
 TEXT = ("a text", lambda v: isinstance(v, str) and v.strip() != "")
 FILE = ("a .csv, .tsv or .jsonl file", lambda v: isinstance(v, str) and Path(v).suffix in DELIMITERS)
 KEYS = {  # of a task: what its value must be, in words and as a function
-    "kind": TEXT,
+    **dict.fromkeys(("kind", "label", "id", "separator", "metric"), TEXT),
+    **dict.fromkeys(("train", "test"), FILE),
+    "dev": (f"{FILE[0]}, or a share of train like 0.1", lambda v: FILE[1](v) or (type(v) is float and 0 < v < 1)),
     "texts": ("a list of one column or two", lambda v: is_list(v, {str}, 1, 2)),
-    "label": TEXT,
     "classes": ("a list of names, or of whole numbers", lambda v: is_list(v, {str}, 2) or is_list(v, {int}, 2)),
     "range": ("two numbers, low and high", lambda v: is_list(v, {int, float}, 2, 2) and 0 < v[1] - v[0] < math.inf),
-    "separator": TEXT,
-    "train": FILE,
-    "dev": (f"{FILE[0]}, or a share of train like 0.1", lambda v: FILE[1](v) or (type(v) is float and 0 < v < 1)),
-    "test": FILE,
-    "id": TEXT,
     "pairs": ("siamese (cross is not built yet)", lambda v: v == "siamese"),
     "batch_size": ("a whole number, 1 or more", lambda v: type(v) is int and v >= 1),
     "loss_scale": ("a number above 0", lambda v: type(v) in (int, float) and 0 < v < math.inf),
-    "metric": TEXT,
 }
 REQUIRED = ("texts", "label", "train", "dev")
 
@@ -50,8 +43,7 @@ REQUIRED = ("texts", "label", "train", "dev")
 def load(path: Path, kinds: Mapping[str, Any]) -> dict[str, Task]:
     """Read a task file, and the labels in train of each task that leaves out its kind, classes or range.
 
-    Args:   kinds: heads.kinds.KINDS.
-    Raises: UsageError for the file itself; DataError for the labels.
+    kinds: heads.kinds.KINDS. Raises UsageError for the file itself, DataError for the labels.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -82,11 +74,8 @@ def _task(path: Path, name: str, table: dict[str, Any], kinds: Mapping[str, Any]
         raise usage_error(f"{place} {needless}", f"none, for the kind is {table['kind']}", table[needless])
     if table["kind"] == "binary" and len(classes) != 2:
         raise usage_error(f"{place} classes", "two, for the kind is binary", classes)
-    for label in map(str, classes):  # as one is read, and as a prediction is written
-        if label.splitlines() != [label.strip()]:
-            raise usage_error(f"{place} classes", "names on one line, without spaces around", repr(label))
-        if several and separator in label:
-            raise usage_error(f"{place} separator", f"one that none of {classes} holds", repr(separator))
+    if several and any(separator in str(label) for label in classes):
+        raise usage_error(f"{place} separator", f"one that none of {classes} holds", repr(separator))
     check_name(f"{place} metric", kind.metrics, table.setdefault("metric", next(iter(kind.metrics))))
     files = {split: table.pop(split) for split in SPLITS if split in table}
     tuples = {key: tuple(table.pop(key)) for key in ("texts", "classes", "range") if key in table}

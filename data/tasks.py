@@ -110,8 +110,7 @@ def course_task(name: str, kind: str, texts: tuple[str, ...], label: str, files:
     return Task(name, kind, texts, label, of_split, id="id", **settings)
 
 
-# Batch sizes: the course's files are of unlike size, so each is gone through about as often as the others (of Quora's
-# rows a sixth, as in docs/results.md).
+# Batch sizes: each file is gone through about as often as the others (of Quora's rows a sixth, docs/results.md).
 COURSE_TASKS = (
     course_task(
         "sst", "classes", ("sentence",), "sentiment", "ids-sst-{}.csv", batch_size=8, metric="acc",
