@@ -4,11 +4,8 @@ python evaluate.py runs/x                       # dev metrics on stdout, predict
 python evaluate.py runs/x --split all --data_dir DIR --predictions_dir DIR
 """
 
-from __future__ import annotations
-
 import csv
 import io
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,13 +16,13 @@ from torch import Tensor
 from bert.precision import DTYPES, resolve_device, resolve_precision
 from data import find_data_dir
 from data.reader import Split, read_splits
-from data.tasks import LEADERBOARD, SPLITS, TASKS, Task, choose_tasks, names
+from data.tasks import LEADERBOARD, TASKS, Task, choose_tasks, names
 from heads import MultitaskBert
 from heads.files import model_folder, read_heads
-from heads.inference import UndefinedOutput, outputs
+from heads.inference import outputs
 from heads.kinds import KINDS
-from runtime.errors import CheckpointError, DivergedError, UsageError, run_cli, say
-from runtime.files import check_space, write_atomic
+from runtime.errors import CheckpointError, UsageError, run_cli, say
+from runtime.files import check_space, read_json, write_atomic
 from runtime.seeds import seeded
 from runtime.settings import OptionParser
 from training.session import Session
@@ -67,13 +64,10 @@ def undefined(metrics: Mapping[str, float | None]) -> dict[str, str]:
 
 def report(metrics: Mapping[str, float | None]) -> str:
     """The metrics as lines of text, for people."""
-    values = {name: "" if value is None else f"{value:.4f}" for name, value in metrics.items()}
-    values |= {name: f"not defined: {reason}" for name, reason in undefined(metrics).items()}
+    texts = {name: f"{value:.4f}" for name, value in metrics.items() if value is not None}
+    texts |= {name: f"not defined: {reason}" for name, reason in undefined(metrics).items()}
     width = max(map(len, metrics), default=0) + 2
-    return "\n".join(f"  {name:<{width}}{value}" for name, value in values.items())
-
-
-# ---- prediction files ------------------------------------------------------------------------------------------------
+    return "\n".join(f"  {name:<{width}}{texts[name]}" for name in metrics)
 
 
 def prediction_text(task: Task, ids: Sequence[str], y: Tensor) -> str:
@@ -124,7 +118,8 @@ def predict_and_score(
     metrics: dict[str, float | None] = {}
     for name in ("dev", "test"):
         for split in splits.get(name, {}).values():
-            task, y = model.tasks[split.task], split_outputs(model, split, amp)
+            sides = zip(*(example.texts for example in split.examples), strict=True)
+            task, y = model.tasks[split.task], outputs(model, split.task, [list(side) for side in sides], amp)
             if folder:
                 path, ids = folder / f"{task.name}-{name}-output.csv", [e.id for e in split.examples]
                 text = prediction_text(task, ids, y)
@@ -134,16 +129,6 @@ def predict_and_score(
             if name == "dev":
                 metrics |= task_metrics(task, KINDS[task.kind].predict(task, y), [e.label for e in split.examples])
     return metrics | averages(metrics)
-
-
-def split_outputs(model: MultitaskBert, split: Split, amp: str) -> Tensor:
-    """Every row's output, in file order. Raises DivergedError, with the row's id, for one that is no finite number."""
-    sides = zip(*(example.texts for example in split.examples), strict=True)
-    try:
-        return outputs(model, split.task, [list(side) for side in sides], amp)
-    except UndefinedOutput as error:
-        place = f"{split.examples[error.row].id} of {split.path}"
-        raise DivergedError(f"{error}: {place}; train with a lower --lr, or take --amp off") from None
 
 
 def finish(session: Session) -> None:
@@ -167,10 +152,18 @@ def finish(session: Session) -> None:
     print(f"dev of {options.data_name}, weights of step {state.best_step}:\n{report(metrics)}")
 
 
-# ---- command line ----------------------------------------------------------------------------------------------------
+def read_run(run: Path) -> tuple[dict, Mapping[str, Task]]:
+    """config.json and the tasks in it; the built-in ones if it is BERT's, in a model's folder. Or CheckpointError."""
+    path = run / "config.json"
+    config = read_json(path)
+    try:
+        tasks = {task["name"]: Task.from_json(task) for task in config.get("task_definitions", ())}
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path}: expected a run's tasks; found {error!r}; copy it back") from None
+    return config, tasks or TASKS
 
 
-def build_parser() -> OptionParser:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = OptionParser(__doc__)
     parser.add_argument("run", type=Path, help="a run's folder, or a folder with a saved model (its built-in tasks)")
     parser.add_argument("--data_dir", type=Path, help="the course's csv files (default: the run's own)")
@@ -180,48 +173,29 @@ def build_parser() -> OptionParser:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--amp", choices=("auto", "off", *DTYPES), help="the precision (default: the run's)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
-
-
-def read_run(run: Path) -> dict:
-    """What a run's config.json says; {} for a model's folder, whose config.json is BERT's. Raises CheckpointError."""
-    path = run / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if "task_definitions" not in config:
-            return {}
-        tasks = {task["name"]: Task.from_json(task) for task in config["task_definitions"]}
-        seed, precision = int(config["seed"]), str(config["machine"]["precision"])
-        return {"tasks": tasks, "data_dir": Path(config["data_dir"]), "seed": seed, "precision": precision}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CheckpointError(f"{path}: expected a run's options; found {error!r}; copy it back") from None
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
+    args = parser.parse_args(argv)
     folder = model_folder(args.run)
-    heads = read_heads(folder)
-    if not heads:
+    if not (heads := read_heads(folder)):
         raise UsageError(f"{args.run}: expected best/heads.json in it; found none; finish the run (--resume auto)")
-    config, stored = read_run(args.run), [task.name for task in heads[1]]
-    known = {name: task for name, task in config.get("tasks", TASKS).items() if name in stored}
+    config, tasks = read_run(args.run)
+    stored = [task.name for task in heads[1]]
+    known = {name: task for name, task in tasks.items() if name in stored}
     if not known:
         raise UsageError(f"{args.run}: does not say where the data of {', '.join(stored)} are; give the run's folder")
-    tasks = choose_tasks(args.tasks or list(config.get("tasks", stored)), known)
-    data_dir = args.data_dir or config.get("data_dir") or find_data_dir(tasks)[0]
-    wanted, seed = [name for name in SPLITS[1:] if args.split in (name, "all")], config.get("seed", 0)
-    splits = read_splits(tasks, wanted, data_dir, seed)
+    tasks = choose_tasks(args.tasks or list(known), known)
+    data_dir = Path(args.data_dir or config.get("data_dir") or find_data_dir(tasks)[0])
+    wanted = ("dev", "test") if args.split == "all" else (args.split,)
+    splits = read_splits(tasks, wanted, data_dir, config.get("seed", 0))
     for line in [line for by_task in splits.values() for split in by_task.values() for line in split.warnings]:
         say(f"warning: {line}")
     device = resolve_device(args.device)
-    amp = resolve_precision(args.amp or config.get("precision", "auto"), device)
+    amp = resolve_precision(args.amp or config.get("machine", {}).get("precision", "auto"), device)
     out = args.predictions_dir or args.run / "predictions"
     check_space(out, 0, option="--predictions_dir")
     metrics = predict_and_score(MultitaskBert.from_pretrained(folder).to(device), splits, amp, out)
     if metrics:
         places = dict.fromkeys(str(split.path.parent) for split in splits["dev"].values())
         print(f"dev of {', '.join(places)}\n{report(metrics)}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """From files of rows to batches of rows, and where those files are."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -4,11 +4,10 @@ Rows of like length share a batch, for each is padded to its longest row. The or
 (seed, task, epoch), so that a run goes on at any position without a replay of what came before.
 """
 
-from __future__ import annotations
-
 import math
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -18,8 +17,7 @@ POOL = 50  # batches that are sorted together: many enough for little padding, f
 def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, task: str, epoch: int) -> list[list[int]]:
     """One epoch of a task: each row number once, in batches of `batch_size`, at most one of them shorter.
 
-    The rows are shuffled and cut into pools of POOL batches; each pool is sorted by length and cut into batches; the
-    batches are shuffled.
+    Shuffled rows are cut into pools of POOL batches; each pool is sorted by length; all batches are shuffled.
     Args: lengths: of each row, in tokens. seed, epoch: 0 or more. task: its name stirs the seed.
     """
     generator = np.random.default_rng([seed, zlib.crc32(task.encode()), epoch])  # hash() differs between processes
@@ -37,13 +35,9 @@ class BatchStream:
     """A task's batches, of one row or more, epoch after epoch: `stream[position]` is a list of row numbers."""
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, task: str):
-        self.lengths, self.batch_size, self.seed, self.task = lengths, batch_size, seed, task
         self.batches_per_epoch = math.ceil(len(lengths) / batch_size)
-        self._epoch, self._batches = -1, []  # the epoch asked for last
+        self._epoch = lru_cache(maxsize=1)(partial(epoch_batches, lengths, batch_size, seed, task))
 
     def __getitem__(self, position: int) -> list[int]:
         epoch, index = divmod(position, self.batches_per_epoch)
-        if epoch != self._epoch:
-            self._batches = epoch_batches(self.lengths, self.batch_size, self.seed, self.task, epoch)
-            self._epoch = epoch
-        return self._batches[index]
+        return self._epoch(epoch)[index]

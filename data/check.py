@@ -5,10 +5,8 @@
 Exit code 3 where training would refuse the data.
 """
 
-from __future__ import annotations
-
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import numpy as np
 
 from bert import BertTokenizer
 from data import find_data_dir
-from data.reader import Split, folded, overlap, read
+from data.reader import Split, folded, label_counts, overlap, read
 from data.task_file import load
 from data.tasks import TASKS, Task, choose_tasks, names
 from heads.kinds import KINDS
@@ -26,21 +24,10 @@ from runtime.settings import OptionParser, positive_int
 RARE = 10  # rows of a class in train: fewer are hardly enough to learn it
 
 
-def label_counts(task: Task, split: Split) -> dict[str, int]:
-    """Rows of each class, or of each fifth of the range."""
-    labels = [example.label for example in split.examples if example.label is not None]
-    if task.range is None:
-        counts = Counter(number for label in labels for number in (label if task.several else [label]))
-        return {str(name): counts[number] for number, name in enumerate(task.classes)}
-    counts, edges = np.histogram(labels, bins=5, range=task.range)
-    return {f"{edges[i]:.3g}..{edges[i + 1]:.3g}": count for i, count in enumerate(counts)}
-
-
 def summary(split: Split, counts: dict[str, int], tokenizer: BertTokenizer, max_length: int) -> str:
     """Rows; tokens of a row's longer text, uncut, [CLS] and [SEP] included; the share of each label."""
     texts = [text for example in split.examples for text in example.texts]
-    lengths = [len(ids) for ids in tokenizer.ids(texts, max_length=sys.maxsize)]
-    tokens = np.reshape(lengths, (len(split.examples), -1)).max(axis=1)
+    tokens = np.reshape(tokenizer.lengths(texts), (len(split.examples), -1)).max(axis=1)
     labelled = max(1, sum(example.label is not None for example in split.examples))
     line = f"{len(tokens):9,} rows   median {np.median(tokens):4.0f} tokens, longest {tokens.max():5,}"
     shares = [f"{label} {count / labelled:.1%}" for label, count in counts.items()]
@@ -48,7 +35,7 @@ def summary(split: Split, counts: dict[str, int], tokenizer: BertTokenizer, max_
 
 
 def what_is_odd(task: Task, name: str, split: Split, counts: dict[str, int], train: Split | None) -> list[str]:
-    """A line for each finding in the split of this name, with what to do."""
+    """A line for each finding in the split of this name, with what to do. train: None for train itself."""
     least = 0 if task.range else RARE if name == "train" else 1
     few = [f"{label} ({count})" for label, count in counts.items() if count < least]
     equal = sum(len(set(folded(example))) < len(example.texts) for example in split.examples)
@@ -58,7 +45,7 @@ def what_is_odd(task: Task, name: str, split: Split, counts: dict[str, int], tra
     again = [same for same in rows.values() if len(same) > 1]
     differ = [same for same in again if len({example.label for example in same}) > 1]
     lines = ", ".join(" and ".join(str(example.line) for example in same) for same in differ[:5])
-    shared = overlap(train, split) if train and name != "train" else 0
+    shared = overlap(train, split) if train else 0
     findings = [
         (few, f"labels of few rows: {', '.join(few)}; add some, or take these labels out"),
         (equal, f"{equal} pairs with equal sides; see whether they should be there"),
@@ -66,8 +53,7 @@ def what_is_odd(task: Task, name: str, split: Split, counts: dict[str, int], tra
         (differ, f"{len(differ)} of them with labels that disagree; decide, such as lines {lines}"),
         (shared, f"{shared} texts that train has too; take them out of train, or scores are too good"),
     ]
-    odd = split.warnings + [f"{name}: {finding}" for is_there, finding in findings if is_there]
-    return [f"{task.name}: {finding}" for finding in odd]
+    return split.warnings + [f"{name}: {finding}" for is_there, finding in findings if is_there]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,16 +71,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokenizer = BertTokenizer.from_pretrained(args.checkpoint)
     for task in tasks:
         print(f"{task.name}: {task.kind}, {' + '.join(task.texts)} -> {task.label}")
-        splits = {}
+        train = None
         for name in task.splits:
             try:
-                split = splits[name] = read(task, name, data_dir)
+                split = read(task, name, data_dir)
             except DataError as error:
                 errors.append(f"{task.name}: {error}")
                 continue
-            counts = label_counts(task, split) if name != "test" else {}
+            counts = label_counts(task, split.examples) if name != "test" else {}
             print(f"  {name:5}{summary(split, counts, tokenizer, args.max_length)}")
-            odd += what_is_odd(task, name, split, counts, splits.get("train"))
+            odd += [f"{task.name}: {finding}" for finding in what_is_odd(task, name, split, counts, train)]
+            train = split if name == "train" else train
         print()
     for heading, lines in (("Training refuses this", dict.fromkeys(errors)), ("What to do", odd)):
         if lines:

@@ -6,8 +6,6 @@
 Source: the course's public starter repository, gpoesia/minbert-default-final-project, folder data/.
 """
 
-from __future__ import annotations
-
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -35,7 +33,6 @@ BLOB_IDS = {
     "sts-test-student.csv": "25f0cf8fafdd1f82b9e2bb460c708af34341ce60",
     "sts-train.csv": "12b17760e7795fee35aeeabc290d5651de02622a",
 }
-TIMEOUT = 30  # seconds without a byte
 
 
 def blob_id(content: bytes) -> str:
@@ -61,7 +58,7 @@ def main(argv: Sequence[str] | None = None, blob_ids: Mapping[str, str] = BLOB_I
         url = f"{args.base_url.rstrip('/')}/{name}"
         print(f"fetching {url}", file=sys.stderr)
         try:
-            with urlopen(url, timeout=TIMEOUT) as response:
+            with urlopen(url, timeout=30) as response:  # seconds without a byte
                 content = response.read()
         except (OSError, HTTPException, ValueError) as error:  # a body that ends early; an address that is none
             by_hand = f"{', '.join(lacking[done:])} by hand into {args.dest.resolve()}"

@@ -4,10 +4,9 @@ What is wrong with a file is a DataError, which names the line; what is odd but 
 physical line, counted from 1, the one where the row starts. Texts stay as they stand in the file.
 """
 
-from __future__ import annotations
-
 import reprlib
 import zlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,39 +50,50 @@ def overlap(train: Split, dev: Split) -> int:
     return len(set(map(folded, train.examples)) & set(map(folded, dev.examples)))
 
 
-def read_splits(
-    tasks: Iterable[Task], names: Sequence[str], data_dir: str | Path, seed: int
-) -> dict[str, dict[str, Split]]:
+def label_counts(task: Task, examples: Iterable[Example]) -> dict[str, int]:
+    """Rows of each class, or of each fifth of the range."""
+    labels = [example.label for example in examples if example.label is not None]
+    if task.range:
+        counts, edges = np.histogram(labels, bins=5, range=task.range)
+        return {f"{edges[i]:.3g}..{edges[i + 1]:.3g}": count for i, count in enumerate(counts)}
+    counts = Counter(number for label in labels for number in (label if task.several else [label]))
+    return {str(name): counts[number] for number, name in enumerate(task.classes)}
+
+
+def read_splits(tasks: Iterable[Task], names: Sequence[str], data_dir: Path, seed: int) -> dict[str, dict[str, Split]]:
     """The splits of these names that there are, by name and task."""
     return {name: {t.name: read(t, name, data_dir, seed) for t in tasks if name in t.splits} for name in names}
 
 
-def read(task: Task, split: str, data_dir: str | Path | None = None, seed: int = 0) -> Split:
+def read(task: Task, split: str, data_dir: str | Path = "", seed: int = 0) -> Split:
     """Read the rows of a split ("train", "dev", "test").
 
-    A row without a label, or with an empty text, is left out of train; files of dev and test keep every row, for each
-    id gets a prediction. Labels in test are never read. Where dev is a share of train, the task's name and the seed say
-    which rows are dev's; train is the rest.
+    Files of dev and test keep every row, for each id gets a prediction. Labels in test are never read. Where dev is a
+    share of train, the task's name and the seed say which rows are dev's; train is the rest.
     Args:   data_dir: of the course files, for tasks without a folder of their own.
     Raises: DataError, with path and line: a file, a column or rows missing; what is no row, no UTF-8 or none of the
             task's labels; an id that the predictions cannot hold, or hold once; over 1 % of train without a label.
     """
     share = task.files["dev"] if isinstance(task.files.get("dev"), float) else 0.0
-    path, from_train = task.path(split, data_dir or ""), split == "train" or (split == "dev" and share > 0)
+    path, from_train = task.path(split, data_dir), split == "train" or (split == "dev" and share > 0)
     columns = [task.id, *task.texts, None if split == "test" else task.label]
     fingerprint, rows = read_table(path, columns, course=task.folder is None)
     examples = [_example(task, path, number, *row) for number, row in enumerate(rows, start=1)]
     lacking, warnings = _check_rows(task, split, path, examples, from_train)
     if from_train:
         examples = [example for example in examples if example.line not in lacking]
-        drawn = _drawn_for_dev(examples, share, seed, task.name)
+        # Dev gets of every label its share, up to a row; by chance among the rows of one label.
+        generator = np.random.default_rng([seed, zlib.crc32(f"dev of {task.name}".encode())])
+        by_label = sorted(generator.permutation(len(examples)).tolist(), key=lambda row: examples[row].label)
+        count = min(len(examples), max(1, round(share * len(examples)))) if share else 0
+        drawn = {by_label[int((n + 0.5) * len(examples) / count)] for n in range(count)}
         examples = [example for row, example in enumerate(examples) if (row in drawn) == (split == "dev")]
         if not examples:
             raise data_error(path, f"rows with a label and text for {split}", "none", "add some")
-    if split == "train":
-        warnings += _absent_classes(examples, task, path)
-    elif from_train:
-        warnings = []  # train's say it already
+        if split == "dev":
+            warnings = []  # train's say it already
+        elif absent := [name for name, count in label_counts(task, examples).items() if task.classes and not count]:
+            warnings.append(f"{path}: no row has {task.label} {', '.join(absent)}: it cannot be learnt")
     return Split(task.name, path, fingerprint, examples, warnings)
 
 
@@ -91,32 +101,21 @@ def _example(task: Task, path: Path, number: int, line: int, cells: list) -> Exa
     """A row, complete or not."""
     place = f"{path}:{line}"
     row_id, *texts, label = cells
-    row_id = str(number) if task.id is None else "" if row_id is None else str(row_id)
-    breaks_line = row_id.splitlines() != [row_id] or (task.course and " , " in f"{row_id} ")  # `ID , PREDICTION`
-    if not row_id.strip() or breaks_line:
+    row_id = str(number if task.id is None else row_id)
+    if not row_id.strip() or row_id.splitlines() != [row_id] or (task.course and " , " in f"{row_id} "):
         raise data_error(place, "an id on one line, without ' , '", reprlib.repr(row_id), "correct the row")
-    texts = tuple("" if text is None else text for text in texts)
     if not all(isinstance(text, str) for text in texts):
         raise data_error(place, "texts", reprlib.repr(texts), "correct the row")
-    unlabelled = label is None or not str(label).strip()
     try:
-        return Example(row_id, texts, None if unlabelled else task.parse(label), line)
+        return Example(row_id, tuple(texts), task.parse(label) if str(label).strip() else None, line)
     except ValueError:
         found = f"{reprlib.repr(label)}{nearest(str(label), map(str, task.classes))}"
         raise data_error(place, f"a {task.label} that is {task.expected}", found, "correct the row") from None
 
 
-def _drawn_for_dev(examples: Sequence[Example], share: float, seed: int, name: str) -> set[int]:
-    """Which rows of train are dev's: of every label its share, up to a row; by chance among those of one label."""
-    generator = np.random.default_rng([seed, zlib.crc32(f"dev of {name}".encode())])
-    by_label = sorted(generator.permutation(len(examples)).tolist(), key=lambda row: examples[row].label)
-    count = min(len(examples), max(1, round(share * len(examples)))) if share else 0
-    return {by_label[int((number + 0.5) * len(examples) / count)] for number in range(count)}
-
-
 def _check_rows(task: Task, split: str, path: Path, examples: list[Example], from_train: bool) -> tuple[set, list[str]]:
     """The lines of incomplete rows, and a warning for each kind of odd row. Raises DataError where none will do."""
-    first: dict[str, int] = {}
+    first = {}
     repeated = {e.line: e.id for e in examples if first.setdefault(e.id, e.line) != e.line}
     if repeated and (not from_train or isinstance(task.files.get("dev"), float)):  # each id gets one prediction
         line, row_id = next(iter(repeated.items()))
@@ -135,9 +134,3 @@ def _check_rows(task: Task, split: str, path: Path, examples: list[Example], fro
 def _rows(lines: Collection[int], rows: int, what: str) -> str:
     shown = ", ".join(map(str, sorted(lines)[:SHOWN])) + f" and {len(lines) - SHOWN} more" * (len(lines) > SHOWN)
     return f"{len(lines)} of {rows} rows have {what}; line{'s' * (len(lines) > 1)} {shown}"
-
-
-def _absent_classes(examples: Sequence[Example], task: Task, path: Path) -> list[str]:
-    seen = {number for example in examples for number in (example.label if task.several else (example.label,))}
-    absent = [str(name) for number, name in enumerate(task.classes) if number not in seen]
-    return [f"{path}: no row has {task.label} {', '.join(absent)}: it cannot be learnt"] if absent else []

@@ -1,12 +1,11 @@
 """Tasks of a user's own, from a TOML file; what it leaves out is taken from the labels in train."""
 
-from __future__ import annotations
-
 import math
 import re
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,34 +23,28 @@ def is_list(value: object, types: set[type], least: int, most: float = math.inf)
     return isinstance(value, list) and {*map(type, value)} <= types and least <= len({*value}) == len(value) <= most
 
 
+usage_error = partial(data_error, advice="correct it", kind=UsageError)
 TEXT = ("a text", lambda v: isinstance(v, str) and v.strip() != "")
 FILE = ("a .csv, .tsv or .jsonl file", lambda v: isinstance(v, str) and Path(v).suffix in DELIMITERS)
 KEYS = {  # of a task: what its value must be, in words and as a function
-    "kind": TEXT,
+    **dict.fromkeys(("kind", "label", "id", "separator", "metric"), TEXT),
+    **dict.fromkeys(("train", "test"), FILE),
+    "dev": (f"{FILE[0]}, or a share of train like 0.1", lambda v: FILE[1](v) or (type(v) is float and 0 < v < 1)),
     "texts": ("a list of one column or two", lambda v: is_list(v, {str}, 1, 2)),
-    "label": TEXT,
     "classes": ("a list of names, or of whole numbers", lambda v: is_list(v, {str}, 2) or is_list(v, {int}, 2)),
     "range": ("two numbers, low and high", lambda v: is_list(v, {int, float}, 2, 2) and 0 < v[1] - v[0] < math.inf),
-    "separator": TEXT,
-    "train": FILE,
-    "dev": (f"{FILE[0]}, or a share of train like 0.1", lambda v: FILE[1](v) or (type(v) is float and 0 < v < 1)),
-    "test": FILE,
-    "id": TEXT,
     "pairs": ("siamese (cross is not built yet)", lambda v: v == "siamese"),
     "batch_size": ("a whole number, 1 or more", lambda v: type(v) is int and v >= 1),
     "loss_scale": ("a number above 0", lambda v: type(v) in (int, float) and 0 < v < math.inf),
-    "metric": TEXT,
 }
 REQUIRED = ("texts", "label", "train", "dev")
 
 
-def load(path: str | Path, kinds: Mapping[str, Any]) -> dict[str, Task]:
+def load(path: Path, kinds: Mapping[str, Any]) -> dict[str, Task]:
     """Read a task file, and the labels in train of each task that leaves out its kind, classes or range.
 
-    Args:   kinds: heads.kinds.KINDS.
-    Raises: UsageError for the file itself; DataError for the labels.
+    kinds: heads.kinds.KINDS. Raises UsageError for the file itself, DataError for the labels.
     """
-    path = Path(path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:  # a name that stands there twice is no TOML either
@@ -62,48 +55,8 @@ def load(path: str | Path, kinds: Mapping[str, Any]) -> dict[str, Task]:
     return {name: _task(path, name, table, kinds) for name, table in tables.items()}
 
 
-def usage_error(place: object, expected: str, found: object) -> UsageError:
-    return UsageError(f"{place}: expected {expected}; found {found}; correct it")
-
-
-def _task(path: Path, name: str, given: dict[str, Any], kinds: Mapping[str, Any]) -> Task:
-    place = f"{path}: [tasks.{name}]"
-    _check(place, name, given, kinds)
-    train, labels = path.resolve().parent / given["train"], []
-    if "kind" not in given or not given.keys() & {"classes", "range"}:
-        cells = (cell for _, (cell,) in read_table(train, [given["label"]])[1])
-        labels = [cell for cell in cells if cell is not None and str(cell).strip()]
-    table = given | {"kind": given.get("kind") or _kind_of(labels, given)}
-    kind, binary = kinds[table["kind"]], table["kind"] == "binary"
-    key, needless = ("range", "classes") if kind.labels == "number" else ("classes", "range")
-    if needless in given:
-        raise usage_error(f"{place} {needless}", f"none, for the kind is {table['kind']}", given[needless])
-    if key not in given:
-        if key == "range":  # the reader refuses a label that is no number, by its line
-            numbers = sorted(_numbers(labels))
-            table[key] = [*numbers[:1], *numbers[-1:]]
-        else:  # as it does a third one in binary
-            between = given.get("separator", Task.separator) if kind.labels == "classes" else None
-            table[key] = _classes_of(labels, between)[: 2 if binary else None]
-        if len(set(table[key])) < 2:
-            raise data_error(train, f"two different labels or more in {given['label']!r}", table[key], "add some")
-    if binary and len(table["classes"]) != 2:
-        raise usage_error(f"{place} classes", "two, for the kind is binary", table["classes"])
-    for label in map(str, table.get("classes", ())):  # as one is read, and as a prediction is written
-        if label.splitlines() != [label.strip()]:
-            raise usage_error(f"{place} classes", "names on one line, without spaces around", repr(label))
-    separator = table.get("separator", Task.separator)
-    if kind.labels == "classes" and any(separator in str(name) for name in table["classes"]):
-        raise usage_error(f"{place} separator", f"one that none of {table['classes']} holds", repr(separator))
-    check_name(f"{place} metric", kind.metrics, table.setdefault("metric", next(iter(kind.metrics))))
-    files = {split: table.pop(split) for split in SPLITS if split in table}
-    tuples = {key: tuple(table.pop(key)) for key in ("texts", "classes", "range") if key in table}
-    folder = str(path.resolve().parent)
-    return Task(name, files=files, folder=folder, several=kind.labels == "classes", **tuples, **table)
-
-
-def _check(place: str, name: str, table: dict[str, Any], kinds: Mapping[str, Any]) -> None:
-    """What can be seen without the data. Raises UsageError."""
+def _task(path: Path, name: str, table: dict[str, Any], kinds: Mapping[str, Any]) -> Task:
+    place, folder = f"{path}: [tasks.{name}]", path.resolve().parent
     if not re.fullmatch("[A-Za-z0-9_-]+", name) or name in TASKS:
         raise usage_error(place, f"a name of letters, digits, _ and -, other than {', '.join(TASKS)}", repr(name))
     for key in [*table, *REQUIRED]:
@@ -112,15 +65,47 @@ def _check(place: str, name: str, table: dict[str, Any], kinds: Mapping[str, Any
         if key not in table or not fits(table[key]):
             raise usage_error(f"{place} {key}", expected, repr(table[key]) if key in table else "none")
     check_name(f"{place} kind", kinds, table.get("kind", next(iter(kinds))))
+    if "kind" not in table or not table.keys() & {"classes", "range"}:
+        table = _from_labels(folder / table["train"], kinds, table) | table
+    kind, classes = kinds[table["kind"]], table.get("classes", [])
+    several, separator = kind.labels == "classes", table.get("separator", Task.separator)
+    needless = "classes" if kind.labels == "number" else "range"
+    if needless in table:
+        raise usage_error(f"{place} {needless}", f"none, for the kind is {table['kind']}", table[needless])
+    if table["kind"] == "binary" and len(classes) != 2:
+        raise usage_error(f"{place} classes", "two, for the kind is binary", classes)
+    if several and any(separator in str(label) for label in classes):
+        raise usage_error(f"{place} separator", f"one that none of {classes} holds", repr(separator))
+    check_name(f"{place} metric", kind.metrics, table.setdefault("metric", next(iter(kind.metrics))))
+    files = {split: table.pop(split) for split in SPLITS if split in table}
+    tuples = {key: tuple(table.pop(key)) for key in ("texts", "classes", "range") if key in table}
+    return Task(name, files=files, folder=str(folder), several=several, **tuples, **table)
 
 
-def _kind_of(labels: list, given: dict[str, Any]) -> str:
+def _from_labels(train: Path, kinds: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """A task's kind, and its range or classes, as the labels in train have them and `given` leaves them out."""
+    labels = [cell for _, (cell,) in read_table(train, [given["label"]])[1] if str(cell).strip()]
+    numbers = []
+    for label in labels:  # the reader refuses one that is no number, by its line
+        with suppress(ValueError):
+            numbers.append(number(label))
+    numbers = sorted(filter(math.isfinite, numbers))
     if "separator" in given or any(isinstance(label, list) for label in labels):
-        return "labels"
-    numbers = _numbers(labels)
-    if "range" in given or (len(numbers) == len(labels) and any(n % 1 for n in numbers)):
-        return "score"
-    return "binary" if len(given.get("classes", _classes_of(labels, None))) == 2 else "classes"
+        kind = "labels"
+    elif "range" in given or (len(numbers) == len(labels) and any(n % 1 for n in numbers)):
+        kind = "score"
+    else:
+        kind = "binary" if len(given.get("classes", _classes_of(labels, None))) == 2 else "classes"
+    kind = given.get("kind", kind)
+    if kinds[kind].labels == "number":
+        key, values = "range", [*numbers[:1], *numbers[-1:]]
+    else:
+        between = given.get("separator", Task.separator) if kinds[kind].labels == "classes" else None
+        found = _classes_of(labels, between)
+        key, values = "classes", found[:2] if kind == "binary" else found  # nor does it take a third of two
+    if key not in given and len(set(values)) < 2:
+        raise data_error(train, f"two different labels or more in {given['label']!r}", values, "add some")
+    return {"kind": kind, key: values}
 
 
 def _classes_of(labels: list, separator: str | None) -> list[int] | list[str]:
@@ -131,12 +116,3 @@ def _classes_of(labels: list, separator: str | None) -> list[int] | list[str]:
         names |= {str(part).strip() for part in parts} - {""}
     whole = all(re.fullmatch(r"-?(0|[1-9]\d{0,14})(\.0+)?", name) for name in names)  # not 007, which is a name
     return sorted({int(float(name)) for name in names}) if whole else sorted(names)
-
-
-def _numbers(labels: Collection) -> list[float]:
-    """Those of the labels that are numbers."""
-    numbers = []
-    for label in labels:
-        with suppress(ValueError):
-            numbers.append(number(label))
-    return [n for n in numbers if math.isfinite(n)]

@@ -4,8 +4,6 @@ The course's tasks stand below; a user's own come from a file (data/task_file.py
 is said in heads/kinds.py.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -61,14 +59,11 @@ class Task:
 
     def metric_key(self, metric: str) -> str:
         """A metric's name in metrics.json: NAME_metric, or as the leaderboard calls it."""
-        course_names = dict(self.course.metric_names) if self.course else {}
+        course_names = self.course.metric_names if self.course else {}
         return f"{self.name}_{course_names.get(metric, metric)}"
 
     def parse(self, cell: object) -> int | float | tuple[int, ...]:
-        """A label as it stands in a file -> its class's number, the numbers of several classes, or the number itself.
-
-        Raises ValueError where it is none; `expected` says what is one.
-        """
+        """A label as in a file -> its class's number, those of several classes, or the number itself. Or ValueError."""
         if self.range is not None:
             value = number(cell)
             if not self.range[0] <= value <= self.range[1]:
@@ -81,8 +76,6 @@ class Task:
 
     def _class(self, cell: object) -> int:
         """The number of the class that a cell names: "2", "2.0" and 2 are the class 2."""
-        if isinstance(cell, list | dict):
-            raise ValueError("no name")
         names, text = [str(name) for name in self.classes], str(cell).strip()
         return names.index(text if text in names else str(number(text)).removesuffix(".0"))
 
@@ -99,7 +92,7 @@ class Task:
         return content if files else content | {"files": {}, "folder": None}
 
     @classmethod
-    def from_json(cls, content: dict) -> Task:
+    def from_json(cls, content: dict) -> "Task":
         """What `to_json` wrote. Raises ValueError, TypeError or KeyError for anything else."""
         values = {field.name: content[field.name] for field in fields(cls)}
         values |= {name: tuple(values[name]) for name in ("texts", "classes", "range") if values[name] is not None}
@@ -111,37 +104,33 @@ def number(cell: object) -> float:
     return float(str(cell).replace("_", "x"))
 
 
-def course_files(pattern: str) -> dict[str, str]:
-    """The course's three file names."""
-    return {"train": pattern.format("train"), "dev": pattern.format("dev"), "test": pattern.format("test-student")}
+def course_task(name: str, kind: str, texts: tuple[str, ...], label: str, files: str, **settings: Any) -> Task:
+    """files: their name, with {} for the split."""
+    of_split = {split: files.format("test-student" if split == "test" else split) for split in SPLITS}
+    return Task(name, kind, texts, label, of_split, id="id", **settings)
 
 
-# Batch sizes: the course's files are of unlike size, so each is gone through about as often as the others (of Quora's
-# rows a sixth, as in docs/results.md).
-TASKS = {
-    task.name: task
-    for task in (
-        Task(
-            "sst", "classes", ("sentence",), "sentiment", course_files("ids-sst-{}.csv"), id="id",
-            classes=(0, 1, 2, 3, 4),  # the paper prints 0, 1, 2, 3, 5
-            batch_size=8, metric="acc", course=Course("id \t Predicted_Sentiment \n", metric_names={"macro_f1": "f1"}),
-        ),
-        Task(
-            "para", "binary", ("sentence1", "sentence2"), "is_duplicate", course_files("quora-{}.csv"), id="id",
-            classes=(0, 1), contrastive=True, batch_size=24, metric="acc",
-            course=Course("id \t Predicted_Is_Paraphrase \n", as_float=True),
-        ),
-        Task(
-            "sts", "score", ("sentence1", "sentence2"), "similarity", course_files("sts-{}.csv"), id="id",
-            range=(0.0, 5.0), batch_size=8, metric="pearson",
-            course=Course("id \t Predicted_Similiary \n", as_float=True),  # the misspelling is official
-        ),
-        Task(
-            "cfimdb", "binary", ("sentence",), "sentiment", course_files("ids-cfimdb-{}.csv"), id="id",
-            classes=(0, 1), batch_size=8, metric="acc", course=Course("id \t Predicted_Sentiment \n"),
-        ),
-    )
-}  # fmt: skip
+# Batch sizes: each file is gone through about as often as the others (of Quora's rows a sixth, docs/results.md).
+COURSE_TASKS = (
+    course_task(
+        "sst", "classes", ("sentence",), "sentiment", "ids-sst-{}.csv", batch_size=8, metric="acc",
+        classes=(0, 1, 2, 3, 4),  # the paper prints 0, 1, 2, 3, 5
+        course=Course("id \t Predicted_Sentiment \n", metric_names={"macro_f1": "f1"}),
+    ),
+    course_task(
+        "para", "binary", ("sentence1", "sentence2"), "is_duplicate", "quora-{}.csv", batch_size=24, metric="acc",
+        classes=(0, 1), contrastive=True, course=Course("id \t Predicted_Is_Paraphrase \n", as_float=True),
+    ),
+    course_task(
+        "sts", "score", ("sentence1", "sentence2"), "similarity", "sts-{}.csv", batch_size=8, metric="pearson",
+        range=(0.0, 5.0), course=Course("id \t Predicted_Similiary \n", as_float=True),  # misspelt officially
+    ),
+    course_task(
+        "cfimdb", "binary", ("sentence",), "sentiment", "ids-cfimdb-{}.csv", batch_size=8, metric="acc",
+        classes=(0, 1), course=Course("id \t Predicted_Sentiment \n"),
+    ),
+)  # fmt: skip
+TASKS = {task.name: task for task in COURSE_TASKS}
 LEADERBOARD = ("sst", "para", "sts")  # the default --tasks, and what the leaderboards' averages are of
 
 

@@ -12,18 +12,11 @@ from bert import precision
 from bert.fast import inference_copy
 from heads.config import POOLINGS
 from heads.pooling import sentence_vectors
+from runtime.errors import DivergedError
 
 # Enough to keep the processor busy, little enough for its caches or its memory.
 TOKENS_A_PASS = {"cpu": 2048, "cuda": 16384}
 TOKENS_A_GROUP = 256
-
-
-class UndefinedOutput(ArithmeticError):
-    """An output that is infinite or NaN, of which no class can be made; `row`: of which of the texts, from 0."""
-
-    def __init__(self, task: str, row: int):
-        super().__init__(f"{task}: expected finite outputs; found others, first in row {row}")
-        self.row = row
 
 
 @torch.no_grad()
@@ -56,7 +49,8 @@ def encode(model, texts: Sequence[str], pooling: str | None, layer: int | None, 
 def outputs(model, name: str, sides: Sequence[Sequence[str]], amp: str) -> Tensor:
     """A task's outputs y, as its kind has them, on the CPU, for N texts, or N pairs as two sides.
 
-    Raises: ValueError for a task that the model does not have, or one text for a pair; UndefinedOutput.
+    Raises: ValueError for a task that the model does not have, or one text for a pair; DivergedError for outputs that
+            are infinite or NaN, of which no class can be made.
     """
     words = {1: "single texts", 2: "pairs"}
     there = ", ".join(f"{task.name} ({words[len(task.texts)]})" for task in model.tasks.values())
@@ -74,9 +68,10 @@ def outputs(model, name: str, sides: Sequence[Sequence[str]], amp: str) -> Tenso
     weight = next(model.heads.parameters())
     heads = inference_copy(model.heads, weight.dtype)
     y = heads[name](heads.vectors({name: x.to(weight)})[name])
-    undefined = (~y.isfinite()).nonzero()  # (..., 1 or 2), the row first
-    if len(undefined):
-        raise UndefinedOutput(name, undefined[0, 0].item())
+    if not y.isfinite().all():
+        row = (~y.isfinite()).nonzero()[0, 0]
+        advice = "train with a lower --lr, or take --amp off"
+        raise DivergedError(f"{name}: expected finite outputs; found others, first of {sides[0][row]!r:.60}; {advice}")
     return y.cpu()
 
 

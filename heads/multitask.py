@@ -146,7 +146,7 @@ class MultitaskBert(nn.Module):
                  within its range (N,); for several labels a tuple of names for each text. With probabilities=True those
                  of the classes, (N, K), in the order of `model.tasks[task].classes`.
         Raises:  ValueError for a task that the model does not have, one text for a pair, probabilities of a score;
-                 UndefinedOutput where the model computes what is no finite number.
+                 DivergedError where the model computes what is no finite number.
         """
         y = inference.outputs(self, task, [texts_a] if texts_b is None else [texts_a, texts_b], amp)
         definition, kind = self.tasks[task], self.heads[task].kind

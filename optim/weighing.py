@@ -1,4 +1,4 @@
-"""What each task's loss counts: the one place where losses are weighed. A new way is a class here and a line below."""
+"""What each task's loss counts: the one place where losses are weighed. A new way is a class here."""
 
 from torch import Tensor
 
@@ -19,6 +19,3 @@ class Fixed:
 
     def load_state_dict(self, state: dict) -> None:
         """Take back what state_dict gave."""
-
-
-WEIGHINGS = {"fixed": Fixed}

@@ -109,7 +109,7 @@ def test_a_task_that_says_everything_is_not_read(tmp_path):
 
 @pytest.mark.fault(48)
 @pytest.mark.parametrize(("changes", "place", "expected", "found"), [
-    ({"lable": "x"}, "", "one of kind, texts, label", "'lable'; did you mean label?"),
+    ({"lable": "x"}, "", "one of kind, label, id", "'lable'; did you mean label?"),
     ({"kind": "clases"}, " kind", "one of classes, binary, score, labels", "'clases'; did you mean classes?"),
     ({"kind": 3}, " kind", "a text", "3"),
     ({"texts": "a"}, " texts", "a list of one column or two", "'a'"),
@@ -129,7 +129,6 @@ def test_a_task_that_says_everything_is_not_read(tmp_path):
     *(({"dev": dev}, " dev", "a .csv, .tsv or .jsonl file, or a share", toml(dev)) for dev in (0.0, 1.0, 1, -0.1, "d")),
     ({"dev": None}, " dev", "a .csv, .tsv or .jsonl file, or a share", "none"),
     ({"kind": "labels", "classes": ["a;b", "c"]}, " separator", "one that none of ['a;b', 'c'] holds", "';'"),
-    ({"classes": ["a", " b"]}, " classes", "names on one line, without spaces around", "' b'"),
     ({"pairs": "cross"}, " pairs", "siamese (cross is not built yet)", "'cross'"),
     *(({"batch_size": size}, " batch_size", "a whole number, 1 or more", repr(size)) for size in (0, 2.0, True, "8")),
     *(({"loss_scale": scale}, " loss_scale", "a number above 0", repr(scale)) for scale in (0, -1.5, "1")),
