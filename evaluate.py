@@ -6,6 +6,7 @@ python evaluate.py runs/x --split all --data_dir DIR --predictions_dir DIR
 
 import csv
 import io
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
