@@ -67,7 +67,7 @@ class Peer(nn.Module):
             return F.cross_entropy(self.heads["sst"](x).float(), labels)
         a, b = x.chunk(2)
         y = self.heads[task](torch.cat([a, b, (a - b).abs()], dim=1))[:, 0].float()
-        return F.binary_cross_entropy_with_logits(y, labels) if task == "para" else F.mse_loss(y, labels)
+        return (F.binary_cross_entropy_with_logits if task == "para" else F.mse_loss)(y, labels.float())
 
     def steps(self, batches: list[dict[str, TaskBatch]]) -> None:
         for batch in batches:
