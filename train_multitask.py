@@ -33,7 +33,7 @@ from runtime.errors import UsageError, run_cli, say
 from runtime.files import check_space, clean, disk_errors, lock, move_aside, write_atomic
 from runtime.seeds import generator, seeded
 from training import checkpoint, guards
-from training.log import Progress, RunLog
+from training.log import RunLog, progress, time_left
 from training.options import Options, parse
 from training.session import Session
 
@@ -45,7 +45,6 @@ def train(session: Session) -> None:
     options, state, model = session.options, session.state, session.model
     gradients, optimizer, scaler = session.gradients, session.optimizer, session.scaler
     log = RunLog(session.out / "log.jsonl", state.log_size)
-    progress = Progress(session.total_steps, state.step, every=options.log_every)
     with closing(log):
         for step in session.steps():  # from where it was resumed to the last, or until patience or a signal ends it
             started = time.monotonic()
@@ -84,8 +83,8 @@ def train(session: Session) -> None:
             state.seconds += time.monotonic() - started
             if session.is_due(options.log_every) or "skipped" in line:
                 log.write({"step": state.step, "seconds": round(state.seconds, 3), **line})
-            progress.update(state.step, losses)
-            if evaluated := session.is_due(options.eval_every):
+            progress(session, losses)
+            if evaluated := session.is_due(session.eval_every):
                 evaluate(session, log)
             state.log_size = log.size
             session.save_if_due(evaluated)
@@ -107,13 +106,18 @@ def evaluate(session: Session, log: RunLog) -> None:
     """Dev metrics of the run's tasks, and whether they are the best so far."""
     state, options, started = session.state, session.options, time.monotonic()
     metrics = predict_and_score(session.model, {"dev": session.splits["dev"]}, session.amp)
-    state.seconds += time.monotonic() - started
+    seconds = time.monotonic() - started
+    state.seconds += seconds
+    state.evaluation_seconds += seconds
+    state.evaluations += 1
     log.write({"step": state.step, "seconds": round(state.seconds, 3), "dev": metrics, "undefined": undefined(metrics)})
-    say(f"step {state.step}: dev " + "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if v is not None))
     value = score(metrics, options.tasks)
-    state.evaluations_since_best += 1
-    if value is not None and (state.best_score is None or value > state.best_score):
-        state.evaluations_since_best = 0
+    best = value is not None and (state.best_score is None or value > state.best_score)
+    state.evaluations_since_best = 0 if best else state.evaluations_since_best + 1
+    shown = {name: metrics[name] for name in (task.metric_key(task.metric) for task in options.tasks)} | {"mean": value}
+    texts = [f"{name} {number:.3f}" if number is not None else f"{name} -    " for name, number in shown.items()]
+    say(f"dev at {state.step:>{len(str(session.total_steps))}}  {'  '.join(texts)}{'  best' * best}")
+    if best:
         session.save_best(value)
 
 
@@ -124,7 +128,7 @@ def header(session: Session) -> str:
     lines = [f"warning: {line}" for split in splits for line in split.warnings]
     for learnt, dev in zip(by_name["train"].values(), by_name["dev"].values(), strict=True):
         if count := overlap(learnt, dev):
-            lines.append(f"warning: {dev.path}: {count} texts stand in {learnt.path.name} too: its metrics flatter")
+            lines.append(f"warning: {dev.path}: texts that are in {learnt.path.name} too: {count}; its scores flatter")
     lines.append(f"{options.option}, {options.strategy} on {', '.join(session.rows)}; data: {options.data_name}")
     for task in options.tasks:
         counts = [f"{len(by_name[name][task.name].examples)} {name}" for name in task.splits]
@@ -137,7 +141,9 @@ def header(session: Session) -> str:
         f"{trained / 1e6:.1f} million trained parameters",
         f"texts: up to {max(lengths)} tokens, {sum(n > model.max_length for n in lengths)} cut to {model.max_length}",
         f"device: {session.device}, {torch.get_num_threads()} threads, precision {session.amp}; seed {options.seed}",
-        f"steps: {session.total_steps}, {session.steps_an_epoch} an epoch; rows a step: {accum} x {sizes}",
+        f"steps: {session.total_steps}, {session.steps_an_epoch} an epoch, dev every {session.eval_every}; "
+        f"rows a step: {accum} x {sizes}",
+        f"disk: up to {disk_needed(options) / 1e6:.0f} MB in {session.out}",
     ]
     return "\n".join(lines)
 
@@ -184,25 +190,27 @@ def dry_run(session: Session) -> None:
     with disk_errors(place), tempfile.TemporaryDirectory(prefix=".tmp-", dir=place) as folder:
         session.out = Path(folder)
         session.last_step = min(session.total_steps, session.state.step + 2)
-        before = session.state.seconds
         train(session)
         if remaining:
-            path = checkpoint.saved(session.out / "checkpoints")[0]
-            session.restore(path, *checkpoint.load(path))
-            minutes = (session.state.seconds - before) / min(2, remaining) * remaining / 60
-            say(f"time: at most {minutes:.1f} minutes, by two steps and an evaluation")
+            session.restore(*checkpoint.load_latest(session.out / "checkpoints"))
+            session.last_step = session.total_steps
+            say(f"time: about {time_left(session)}, by two steps and an evaluation")
     say("dry run: data, options, a checkpoint and a step are in order; nothing was left")
 
 
-def check_output_space(options: Options) -> None:
-    """Room for two checkpoints and one that is being written, each the weights and AdamW's two moments, and for best/,
-    twice while it is replaced; less what is there already."""
+def disk_needed(options: Options) -> int:
+    """Bytes, at most: of two checkpoints and one that is being written, each the weights and AdamW's two moments, and
+    of best/, twice while it is replaced."""
     config = BertConfig.from_json(resolve(options.checkpoint) / "config.json")
     with torch.device("meta"):
-        weights = sum(weight.numel() for weight in BertModel(config).parameters())
+        return (3 * 3 + 2) * 4 * sum(weight.numel() for weight in BertModel(config).parameters())
+
+
+def check_output_space(options: Options) -> None:
+    """Room for what the run needs, less what is there already. Raises DiskError."""
     there = [p for name in ("checkpoints", "best") for p in (options.output_dir / name).rglob("*") if p.is_file()]
     held = 0 if options.overwrite else sum(path.stat().st_size for path in there)
-    check_space(options.output_dir, (3 * 3 + 2) * 4 * weights - held)
+    check_space(options.output_dir, disk_needed(options) - held)
     check_space(options.predictions_dir, 0, option="--predictions_dir")
 
 

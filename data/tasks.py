@@ -146,6 +146,8 @@ def by_name(value: Callable[[str], Any]) -> Callable[[str], dict[str, Any]]:
     """Another: `sst=1,sts=4` -> {"sst": value("1"), "sts": value("4")}, each name once; one value -> {ALL: value}."""
 
     def check(text: str) -> dict[str, Any]:
+        if ":" in text:
+            raise argparse.ArgumentTypeError(f"expected {text.replace(':', '=')}; found {text!r}")
         if "=" not in text:
             return {ALL: value(text)}
         pairs = [part.partition("=") for part in text.split(",")]

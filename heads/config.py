@@ -16,8 +16,8 @@ class HeadsConfig:
     The defaults did best on dev with minilm; the paper has attention_mean of layer -2 and a dropout of 0.65 or 0.7.
     """
 
-    arch: str = setting("v3a", "the paper's architecture", choices=ARCHITECTURES)
-    pooling: str = setting("mean", "how tokens make a sentence vector (default: mean; cls for v1)", choices=POOLINGS)
+    arch: str = setting("v3a", "the paper's architecture", usual=True, choices=ARCHITECTURES)
+    pooling: str = setting("mean", "from tokens to a vector (default: mean; cls for v1)", usual=True, choices=POOLINGS)
     layer: int = setting(-1, "to pool: -1 the last, -2, ...", negative_int)
     hidden_dropout_prob: float = setting(0.3, "dropout of the heads; BERT keeps its checkpoint's", rate)
     max_length: int = setting(128, "tokens of a sentence; longer ones are cut and counted", positive_int)

@@ -92,3 +92,20 @@ def decayed_matrices(model: nn.Module, weight_decay: float) -> list[dict]:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     matrices, vectors = ([p for p in trained if (p.dim() > 1) == wanted] for wanted in (True, False))
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def packed(state: dict) -> dict[str, Tensor]:
+    """A parameter's state as tensors, to be stored: of a table's moments the rows alone that were ever moved."""
+    rows = state["touched"].nonzero()[:, 0] if "touched" in state else ...
+    return {name: value[rows] if name.startswith("exp") else torch.as_tensor(value) for name, value in state.items()}
+
+
+def unpacked(stored: dict[str, Tensor]) -> dict:
+    """The state that `packed` was given."""
+    state = {**stored, "step": stored["step"].item()}
+    if "touched" in stored:
+        rows = stored["touched"].nonzero()[:, 0]
+        for name in ("exp_avg", "exp_avg_sq"):
+            whole = stored[name].new_zeros(len(stored["touched"]), stored[name].shape[1])
+            state[name] = whole.index_copy(0, rows, stored[name])
+    return state

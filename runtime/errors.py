@@ -11,7 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 from typing import TextIO
 
@@ -44,6 +44,10 @@ class UnavailableError(OSError):
     exit_code = 8  # a network or a device that is missing
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal that ends the program at once; with what people should know."""
+
+
 def run_cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
     """Call main(argv): its exit code, or that of its exception, told in one line. SystemExit goes through."""
     if hasattr(sys.stdout, "reconfigure"):
@@ -65,15 +69,23 @@ def run_cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[s
 
 
 @contextmanager
-def stop_signals(at_once: bool = False) -> Iterator[SimpleNamespace]:
+def stop_signals(
+    at_once: bool = False, first: Callable[[], str] = str, again: Callable[[], str] = str
+) -> Iterator[SimpleNamespace]:
     """Gives an object whose `number` is that of the first signal inside, 0 for none. A SIGINT after it, or `at_once`
-    any signal, raises KeyboardInterrupt, so that temporary files go on the way out."""
+    any signal, raises KeyboardInterrupt, so that temporary files go on the way out.
+
+    Args: what people read: `first` at the first signal, at once; `again` with the KeyboardInterrupt.
+    """
     stop = SimpleNamespace(number=0)
 
     def handle(number: int, _frame: object) -> None:
-        again, stop.number = stop.number != 0, stop.number or number
-        if at_once or (again and number == signal.SIGINT):
-            raise KeyboardInterrupt
+        before, stop.number = stop.number, stop.number or number
+        if at_once or (before and number == signal.SIGINT):
+            raise Stopped(again())
+        if not before and (notice := first()):
+            with suppress(OSError):  # not by print, which the signal may have interrupted
+                os.write(2, f"{CLEAR * sys.stderr.isatty()}{notice}\n".encode())
 
     heard = [n for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN or n == signal.SIGINT]  # but for nohup's
     before = {number: signal.signal(number, handle) for number in heard}
@@ -95,17 +107,26 @@ def say(text: str, end: str = "\n", stream: TextIO | None = None, forgiven: type
             raise
 
 
-def show(text: str) -> None:
-    """A line that the next one replaces, on a terminal alone."""
+def show(what: str, done: int, total: int, rest: str = "") -> None:
+    """A bar that the next line replaces, on a terminal alone; of `rest` the parts between double spaces that fit."""
     if sys.stderr.isatty():
-        say(text[: shutil.get_terminal_size().columns - 1], end="\r")  # a longer line would not be replaced
+        filled = 16 * done // max(1, total)
+        line = f"{what} [{'#' * filled}{'.' * (16 - filled)}] {done:,}/{total:,}  {rest}".rstrip()
+        while len(line) >= shutil.get_terminal_size().columns and "  " in line:  # a longer one would not be replaced
+            line = line.rpartition("  ")[0]
+        say(line, end="\r")
 
 
 def explain(error: BaseException, number: int = 0) -> tuple[int, str]:
     """The exit code of an exception, and what the user is told. number: of the signal that came before."""
     text = " ".join(str(error).split())
     if number or isinstance(error, KeyboardInterrupt):  # a library in C may raise its own error for ours
-        return 128 + (number or signal.SIGINT), "interrupted; give the command again"
+        told = (
+            text
+            if isinstance(error, Stopped) and text
+            else "give the command again; --resume auto goes on from the last save"
+        )
+        return 128 + (number or signal.SIGINT), f"interrupted; {told}"
     if hasattr(error, "exit_code"):
         return error.exit_code, text
     if is_out_of_memory(error):
@@ -123,8 +144,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`; did you mean X?`, of the names that there are; empty where none is near."""
-    near = difflib.get_close_matches(name, names, n=1)
+    """`; did you mean X?`: one that begins with the name, else holds it, else is spelled alike; empty for none."""
+    names, word = list(names), name.strip("-")
+    begins = [other for other in names if other.strip("-").startswith(word)] if word else []
+    holds = [other for other in names if word in other] if len(word) > 2 else []
+    near = begins or holds or difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -139,8 +139,12 @@ def lock(folder: Path) -> Iterator[None]:
             number = holder.read_text() if holder.is_file() else "of unknown number"
             raise UsageError(f"{folder}: in use by process {number}; wait for it or choose another folder") from None
         holder.write_text(str(os.getpid()))
-    with held:
+    try:
         yield
+    finally:
+        if folder.is_dir() and {*folder.iterdir()} <= {holder, path}:  # nothing came of it, and nothing is left
+            remove(folder)
+        held.lock.release()
 
 
 def check_space(folder: Path, needed: int, option: str = "--output_dir") -> Path:

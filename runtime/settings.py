@@ -10,16 +10,27 @@ from typing import Any, NoReturn
 from runtime.errors import UsageError, nearest
 
 
-def setting(default: Any, help: str, parse: Callable[[str], Any] = str, may_change: bool = False, **word: Any) -> Any:
+def setting(
+    default: Any,
+    help: str,
+    parse: Callable[[str], Any] = str,
+    may_change: bool = False,
+    usual: bool = False,
+    choices: Sequence[str] = (),
+    **word: Any,
+) -> Any:
     """A dataclass field that is an option.
 
     Args: default: said in the help, unless the help says it. parse: text -> value, bool for a flag.
-          may_change: whether it may differ when a run goes on. word: argparse's `choices` and `metavar`.
+          may_change: whether it may differ when a run goes on. usual: whether --help shows it, or --help all alone.
+          choices: all that it may be. word: argparse's `metavar`.
     """
     if type(default) in (str, int, float) and "(default" not in help:
         help += f" (default: {default})"
+    if choices:
+        parse, word["metavar"] = one_of(choices), "|".join(choices)
     word |= {"help": help, **({"action": "store_true"} if parse is bool else {"type": parse})}
-    return dataclasses.field(default=default, metadata={"word": word, "may_change": may_change})
+    return dataclasses.field(default=default, metadata={"word": word, "may_change": may_change, "usual": usual})
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -28,18 +39,24 @@ class OptionParser(argparse.ArgumentParser):
     def __init__(self, description: str):
         kind = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, allow_abbrev=False, formatter_class=kind)
+        self.rare: list[argparse.Action] = []  # that `--help all` alone shows
 
     def add_settings(self, settings: type, groups: Mapping[str, str]) -> None:
         """An option for every setting of a dataclass. groups: of some options, the heading that begins with them."""
-        add = self.add_argument
+        add, self.usage = self.add_argument, "%(prog)s [--OPTION VALUE] ..."
         for field in dataclasses.fields(settings):
             if field.name in groups:
                 add = self.add_argument_group(groups[field.name]).add_argument
-            if field.metadata:
-                add(f"--{field.name}", default=argparse.SUPPRESS, **field.metadata["word"])  # absent if not given
+            if field.metadata:  # absent from the result if not given
+                action = add(f"--{field.name}", default=argparse.SUPPRESS, **field.metadata["word"])
+                self.rare += [] if field.metadata["usual"] else [action]
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
         words = list(sys.argv[1:] if args is None else args)
+        if self.rare and {"-h", "--help"} & {*words} and "all" not in words:
+            self.epilog = f"{len(self.rare)} more options: --help all"
+            for action in self.rare:
+                action.help = argparse.SUPPRESS
         for i, word in enumerate(words):
             if word.startswith("--") and word != "--":
                 given, equals, value = word.partition("=")
@@ -47,10 +64,29 @@ class OptionParser(argparse.ArgumentParser):
                 if name not in self._option_string_actions:
                     self.error(f"{given}: no such option{nearest(name, self._option_string_actions)}")
                 words[i] = name + equals + value
-        return super().parse_args(words, namespace)
+        values, left = super().parse_known_args(words, namespace)
+        if left:
+            message, several = f"expected an option; found {left[0]!r}", words[: words.index(left[0]) + 1]
+            if options := [n for n, word in enumerate(several) if word.startswith("--")]:
+                option, *together = several[options[-1] :]
+                message += f"; several values have commas between: {option} {','.join(together)}"
+            self.error(message)
+        return values
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; {self.prog} --help lists every option")
+        raise UsageError(f"{message.removeprefix('argument ')}; {self.prog} --help all lists every option")
+
+
+def one_of(choices: Sequence[str]) -> Callable[[str], str]:
+    """A type of option: one of these texts."""
+
+    def check(text: str) -> str:
+        if text not in choices:
+            expected = f"expected one of {', '.join(choices)}"
+            raise argparse.ArgumentTypeError(f"{expected}; found {text!r}{nearest(text, choices)}")
+        return text
+
+    return check
 
 
 def _number(kind: type, fits: Callable[[float], bool], expected: str) -> Callable[[str], Any]:

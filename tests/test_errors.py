@@ -81,18 +81,19 @@ def test_a_signal_is_an_exit_that_cleans_up(number, error, capsys):
             raise error("could not determine the shape") from None
 
     assert (run_cli(main, []), cleaned) == (128 + number, [True])
-    assert capsys.readouterr().err == "error: interrupted; give the command again\n"
+    advice = "give the command again; --resume auto goes on from the last save"
+    assert capsys.readouterr().err == f"error: interrupted; {advice}\n"
     assert signal.getsignal(number) is before
     assert run_cli(raising(DataError("bad")), []) == 3  # it counts for the one call
 
 
 @pytest.mark.fault(17, 18)
 @SIGNALS
-def test_the_first_signal_lets_the_step_end_and_a_sigint_after_it_does_not(number):
+def test_the_first_signal_lets_the_step_end_and_a_sigint_after_it_does_not(number, capfd):
     noted = []
 
     def main(argv):
-        with stop_signals() as stop:
+        with stop_signals(first=lambda: "the step ends", again=lambda: "it is lost") as stop:
             for sent in (number, signal.SIGHUP, signal.SIGTERM):
                 os.kill(os.getpid(), sent)
                 noted.append(stop.number)
@@ -102,8 +103,9 @@ def test_the_first_signal_lets_the_step_end_and_a_sigint_after_it_does_not(numbe
 
     with pytest.raises(SystemExit, match=f"{128 + number}"):
         run_cli(main, [])
-    assert noted == [number] * 3
+    assert noted == [number] * 3 and capfd.readouterr().err == "the step ends\n"
     assert run_cli(main, ["again"]) == 128 + signal.SIGINT
+    assert capfd.readouterr().err == "the step ends\nerror: interrupted; it is lost\n"
 
 
 @pytest.mark.fault(18)

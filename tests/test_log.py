@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import child
 import pytest
@@ -16,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.errors import DiskError
-from training.log import Progress, RunLog
+from training.log import RunLog, progress, time_left
+from training.session import State
 
 HARD_LIMIT = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 
@@ -77,28 +79,35 @@ def test_a_full_disk_delays_the_lines(tmp_path, capsys, freed):
         assert [record["step"] for record in records(path)] == list(range(5))
 
 
-def test_plain_progress(capsys):
-    progress = Progress(total=7, start=2, every=3)
-    for step in range(3, 8):
-        progress.update(step, {"sst": 0.5, "sts": math.nan})
+def test_plain_progress_and_the_time_left(capsys):
+    """Steps of 2 seconds, evaluations of 10, of 30 rows, and 60 more to be predicted in the end."""
+    state, rows = State(), {"x": SimpleNamespace(examples=[None] * 30)}
+    splits = {"dev": rows, "test": rows | {"y": rows["x"]}}
+    session = SimpleNamespace(state=state, total_steps=40, last_step=40, eval_every=15, splits=splits)
+    for step in range(1, 41):
+        state.step, state.seconds = step, state.seconds + 2
+        progress(session, {"sst": 0.5, "sts": math.nan})
+        if step == 15:
+            assert time_left(session) == "50 seconds"
+            state.seconds, state.evaluation_seconds, state.evaluations = state.seconds + 10, 10, 1
+            assert time_left(session) == "1.7 minutes"  # 25 steps, two evaluations, three times as many rows
     out, err = capsys.readouterr()
     lines = err.splitlines()
-    assert (out, [line.split("  ")[0] for line in lines]) == ("", ["step 3/7", "step 6/7", "step 7/7"])
-    assert "sst 0.5000  sts nan" in lines[0]
-    assert lines[2].endswith("0.0 minutes left")
+    assert (out, [line.split("  ")[0] for line in lines]) == ("", [f"step {n}/40" for n in range(2, 41, 2)])
+    assert lines[0] == "step 2/40  76 seconds left  sst 0.500  sts nan"
 
 
 TRAINING = """
 import sys
 from pathlib import Path
-from runtime.errors import run_cli, say, stop_signals
-from training.log import Progress, RunLog
+from runtime.errors import run_cli, say, show, stop_signals
+from training.log import RunLog
 
 def main(argv):
-    log, progress = RunLog(Path(sys.argv[1])), Progress(total=10**9)
+    log = RunLog(Path(sys.argv[1]))
     with stop_signals() as stop:
         for step in range(1, 10**9):
-            progress.update(step, {"sst": 0.5})
+            show("training", step, 10**9, f"sst {step / 2}  {'x' * 99}")
             if step == 3:
                 say("dev 0.5")
             log.write({"step": step})
@@ -125,11 +134,11 @@ def test_a_live_line_and_a_terminal_that_hangs_up(tmp_path):
         os.close(slave)
         os.close(writer)
         shown = b""
-        while b"dev 0.5\r\n" not in shown or b"/1000000000" not in shown:
+        while b"dev 0.5\r\n" not in shown or b"/1,000,000,000" not in shown:
             shown += os.read(master, 1000)
         os.close(master)
         process.send_signal(signal.SIGHUP)
     assert process.returncode == 128 + signal.SIGHUP
-    assert b"sst 0.5000" in shown
+    assert b"training [................] 1/1,000,000,000  sst 0.5\r" in shown
     *steps, last = records(tmp_path / "log.jsonl")
     assert [record["step"] for record in steps] == list(range(1, last["step"] + 1)) and last["saved"]

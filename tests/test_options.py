@@ -24,7 +24,7 @@ from training.options import Options, parse
 
 @dataclass(frozen=True)
 class Settings:
-    batch_size: int = setting(16, "rows", settings.positive_int)
+    batch_size: int = setting(16, "rows", settings.positive_int, usual=True)
     layer: int | None = setting(None, "which", settings.negative_int)
     lr: float = setting(0.5, "peak", settings.positive)
     name: str = setting("x", "of it", choices=("x", "a-b_c", "--a-b"))
@@ -51,13 +51,16 @@ def test_underscores_and_hyphens_and_values_as_they_are(monkeypatch):
     ("argv", "message"),
     [
         (["--batchsize", "5"], "--batchsize: no such option; did you mean --batch_size?"),
-        (["--batch", "5"], "--batch: no such option"),  # no abbreviations
+        (["--batch", "5"], "--batch: no such option; did you mean --batch_size?"),  # no abbreviations
         (["--hidden", "3"], "--hidden: no such option"),  # a field, but no setting
         (["--lr", "nan"], "--lr: expected a number above 0; found 'nan'"),
         (["--batch_size", "1.5"], "found '1.5'"),
         (["--batch_size"], "--batch_size: expected one argument"),
-        (["--name", "y"], "invalid choice: 'y'"),
-        (["--", "--batch-size"], "unrecognized arguments: "),
+        (["--name", "y"], "--name: expected one of x, a-b_c, --a-b; found 'y'"),
+        (["--name", "a-b-c"], "did you mean a-b_c?"),
+        (["5", "--lr", "3"], "expected an option; found '5'; "),
+        (["--lr", "3", "4", "5"], "found '4'; several values have commas between: --lr 3,4; "),
+        (["--size", "5"], "--size: no such option; did you mean --batch_size?"),
     ],
 )
 def test_refusals(argv, message):
@@ -71,10 +74,15 @@ def test_help_names_every_option_with_its_default(capsys):
         given_options(["--help"])
     text = capsys.readouterr().out
     assert exit.value.code == 0 and "what it does" in text and "rows (default: 16)" in text and "steps:" in text
-    with pytest.raises(SystemExit) as exit:
-        run_cli(train_multitask.main, ["--help"])
-    text = capsys.readouterr().out
-    assert exit.value.code == 0 and all(f"--{name} " in text for name in option_names() - {"tasks"})
+    assert "--lr" not in text and "4 more options: --help all" in text and "rest:" not in text
+    shown = []
+    for words in (["--help"], ["--help", "all"]):
+        with pytest.raises(SystemExit) as exit:
+            run_cli(train_multitask.main, words)
+        text = capsys.readouterr().out
+        shown.append({name for name in option_names() if f"--{name}" in text})
+        assert exit.value.code == 0 and all(len(line) <= 120 for line in text.splitlines())
+    assert {"seed", "lr", "tasks", "resume"} < shown[0] < shown[1] == option_names()
 
 
 @pytest.mark.parametrize(
@@ -128,7 +136,8 @@ def test_options_are_complete_and_frozen():
     assert options.task_names == ["sst", "para", "sts"]
     assert options.batch_size == {"sst": 3, "para": 5, "sts": TASKS["sts"].batch_size}
     assert options.loss_scale == {"sst": 2.0, "para": 2.0, "sts": 2.0}
-    assert (options.surgery, options.output_dir) == ("pcgrad", Path("runs/finetune-gs"))
+    folder = "finetune-gs-batch_size=sst=3,para=5-loss_scale=2.0-arch=v1-sts_gamma=0.25"
+    assert (options.surgery, options.output_dir) == ("pcgrad", Path("runs") / folder)
     assert options.predictions_dir == options.output_dir / "predictions"
     assert (options.heads.arch, options.heads.pooling, options.losses.sts_gamma) == ("v1", "cls", 0.25)
     assert (options.data_dir / "sts-train.csv").is_file() and options.data_name.endswith(f" in {options.data_dir}")
@@ -152,6 +161,22 @@ def test_which_tasks(tmp_path):
     assert (single.output_dir, single.data_name) == (Path("runs/finetune-single-nli"), own[1])
 
 
+def test_the_default_folder_and_the_command_that_goes_on_with_it():
+    """The folder is the same where a run is made longer, or goes on with what is allowed to change."""
+    for words, folder in (
+        ([], "finetune-gs"),
+        (["--seed", "3", "--log_every", "2"], "finetune-gs-seed=3"),
+        (["--seed", "3", "--max_steps", "9", "--resume", "auto", "--allow_change", "seed"], "finetune-gs"),
+        (["--strategy", "single", "--tasks", "sts"], "finetune-single-sts"),
+        (["--checkpoint", "a folder/x"], "finetune-gs-checkpoint=a_folder_x"),
+    ):
+        assert parse(words).output_dir == Path("runs", folder)
+    words = ["--overwrite", "--seed", "3", "--output-dir", "my runs/x"]
+    command = "python train_multitask.py --seed 3 --output-dir 'my runs/x' --resume auto"
+    assert parse(words).command == command
+    assert parse([*words[1:], "--resume=auto", "--resume", "never"]).command == command
+
+
 @pytest.mark.fault(42)
 @pytest.mark.parametrize(
     ("options", "messages"),
@@ -161,6 +186,10 @@ def test_which_tasks(tmp_path):
         ("--strategy gs --tasks sst", ["--strategy gs: expected two tasks or more; found sst"]),
         ("--strategy mtl --tasks sst", ["--strategy mtl: expected two tasks or more; found sst"]),
         ("--strategy gs --option pretrain --arch v2", ["v2 trains nothing that tasks share; take mtl"]),
+        ("--strategy pcgrad", ["pcgrad is a surgery; take --strategy gs --surgery pcgrad"]),
+        ("--tasks sst sts", ["found 'sts'; several values have commas between: --tasks sst,sts"]),
+        ("--batch_size sst:8", ["--batch_size: expected sst=8; found 'sst:8'"]),
+        ("--dir x", ["--dir: no such option; did you mean --data_dir?"]),
         ("--surgery pcgard", ["--surgery: expected one of pcgrad", "found 'pcgard'; did you mean pcgrad?"]),
         ("--surgery pcgrad --strategy mtl", ["--surgery pcgrad: belongs to --strategy gs; found --strategy mtl"]),
         ("--lr -1", ["--lr", "expected a number above 0; found '-1'"]),

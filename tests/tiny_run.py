@@ -125,8 +125,8 @@ def outcome(out: Path) -> dict:
     newest = saved(out / "checkpoints")[0]
     state = json.loads((newest / "state.json").read_text())
     metrics = json.loads((out / "metrics.json").read_text())
-    spent = [state["progress"].pop("seconds"), state["progress"].pop("log_size"), metrics.pop("seconds")]
-    assert min(spent) >= 0  # the last rounded to tenths
+    spent = [state["progress"].pop(name) for name in ("seconds", "evaluation_seconds", "log_size")]
+    assert min(*spent, metrics.pop("seconds")) >= 0  # the last rounded to tenths
     return {
         "step": newest.name,
         "state": state,

@@ -2,13 +2,13 @@
 
 import json
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import say, show
 from runtime.files import disk_errors
+from training.session import Session
 
 
 class RunLog:
@@ -42,17 +42,20 @@ class RunLog:
             self._file.close()
 
 
-class Progress:
-    """Where a run stands, on stderr: on a terminal one line that changes, elsewhere a line every `every` steps."""
+def progress(session: Session, losses: Mapping[str, float]) -> None:
+    """Where a run stands after a step: a bar on a terminal, elsewhere a line for each twentieth of the run."""
+    step, total = session.state.step, session.total_steps
+    rest = "  ".join([f"{time_left(session)} left", *(f"{name} {loss:.3f}" for name, loss in losses.items())])
+    show("training", step, total, rest)
+    if not sys.stderr.isatty() and (step % max(1, total // 20) == 0 or step == total):
+        say(f"step {step}/{total}  {rest}")
 
-    def __init__(self, total: int, start: int = 0, every: int = 50):
-        self.total, self.start, self.every, self.began = total, start, every, time.monotonic()  # start: the steps done
 
-    def update(self, step: int, losses: Mapping[str, float]) -> None:
-        """After each step: its number, from 1, and the losses to show, by task."""
-        minutes = (self.total - step) * (time.monotonic() - self.began) / (step - self.start) / 60
-        shown = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
-        line = f"step {step}/{self.total}  {shown}  {minutes:.1f} minutes left"
-        show(line)
-        if not sys.stderr.isatty() and (step % self.every == 0 or step == self.total):
-            say(line)
+def time_left(session: Session) -> str:
+    """For people: that steps, evaluations and final predictions still take, by what those so far have taken."""
+    state, last, every = session.state, session.last_step, session.eval_every
+    step = (state.seconds - state.evaluation_seconds) / max(1, state.step)
+    rows = [sum(len(split.examples) for split in session.splits[name].values()) for name in ("dev", "test")]
+    evaluations = last // every - state.step // every + (last % every > 0) + sum(rows) / rows[0]
+    seconds = (last - state.step) * step + evaluations * state.evaluation_seconds / max(1, state.evaluations)
+    return f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"

@@ -1,5 +1,9 @@
 """The options of a run: declared here, in heads/config.py and in heads/losses.py; checked and frozen by `parse`."""
 
+import argparse
+import re
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -10,65 +14,79 @@ from typing import Any
 from bert.precision import DEVICES, PRECISIONS
 from data import find_data_dir
 from data.task_file import load as load_task_file
-from data.tasks import LEADERBOARD, TASKS, Task, by_name, by_task, choose_tasks, names
+from data.tasks import TASKS, Task, by_name, by_task, choose_tasks, names
 from heads.config import HeadsConfig
 from heads.files import model_folder, read_heads
 from heads.kinds import KINDS
 from heads.losses import LossSettings
 from optim.surgery import SURGERIES
 from runtime.errors import UsageError, check_name
-from runtime.settings import OptionParser, non_negative, non_negative_int, positive, positive_int, rate, setting
+from runtime.settings import OptionParser, non_negative, non_negative_int, one_of, positive, positive_int, rate, setting
 
+usual = partial(setting, usual=True)  # in the short help
 free = partial(setting, may_change=True)  # when a run goes on: the weights do not depend on it
 OF = {"metavar": "X|A=X,B=X"}  # one for all tasks, or by name
 # First option -> heading in the help
 GROUPS = {"option": "training", "data_dir": "data", "epochs": "optimisation", "device": "machine", "output_dir": "run"}
+# These may have to change when a run goes on in its default folder, so they are not in that folder's name.
+LENGTHS = {"epochs", "max_steps", "patience", "eval_every", "device", "amp", "deterministic"}
+
+
+def strategy(text: str) -> str:
+    if text in SURGERIES:
+        raise argparse.ArgumentTypeError(f"{text} is a surgery; take --strategy gs --surgery {text}")
+    return one_of(("single", "mtl", "gs"))(text)
 
 
 @dataclass(frozen=True)
 class Options:
     """A run's options, as `parse` gives them: checked, complete, frozen."""
 
-    option: str = setting("finetune", "pretrain: only what stands on a frozen BERT", choices=("finetune", "pretrain"))
-    strategy: str = setting("gs", "one task; the sum of losses; gradient surgery", choices=("single", "mtl", "gs"))
+    option: str = usual("finetune", "what to train; pretrain: only the heads", choices=("finetune", "pretrain"))
+    strategy: str = usual("gs", "one task; the sum of losses; gradient surgery", strategy, metavar="single|mtl|gs")
     surgery: str | None = setting(None, "how gs combines the tasks' gradients (default: pcgrad)", metavar="NAME")
-    tasks: tuple[Task, ...] = setting((), "their names (default: sst,para,sts, or the file's)", names, metavar="A,B")
-    task_file: Path | None = free(None, "tasks of your own: docs/tasks.md", Path, metavar="TOML")
-    checkpoint: str = setting("minilm", "minilm, bert-base-uncased, a folder or a Hub id")
-    init_from: Path | None = free(None, "start from an earlier run's best weights, heads included", Path, metavar="RUN")
+    tasks: tuple[Task, ...] = usual((), "their names (default: sst,para,sts, or the file's)", names, metavar="A,B")
+    task_file: Path | None = free(None, "tasks of your own: docs/tasks.md", Path, usual=True, metavar="TOML")
+    checkpoint: str = usual("minilm", "minilm, bert-base-uncased, a folder or a Hub id")
+    init_from: Path | None = free(None, "start from a run's best weights, heads too", Path, usual=True, metavar="RUN")
 
-    data_dir: Path | None = free(None, "the course's files (default: the downloaded ones, else the sample)", Path)
+    data_dir: Path | None = free(
+        None, "the course's files (default: the downloaded, else the sample)", Path, usual=True
+    )
     predictions_dir: Path | None = free(None, "for prediction files (default: predictions/ in the run's folder)", Path)
 
-    epochs: int | None = setting(None, "passes over the longest task (default: 2, or 200 steps)", positive_int)
-    max_steps: int | None = setting(None, "at most so many; the learning rate then falls over these", positive_int)
-    batch_size: Mapping[str, int] = setting(None, "rows in a batch (default: the task's)", by_name(positive_int), **OF)
+    epochs: int | None = usual(None, "passes over the longest task (default: 2, or 200 steps)", positive_int)
+    max_steps: int | None = setting(
+        None, "at most so many steps, over which the learning rate then falls", positive_int
+    )
+    batch_size: Mapping[str, int] = usual(None, "rows in a batch (default: the task's)", by_name(positive_int), **OF)
     grad_accum: int = setting(1, "batches of each task a step", positive_int)
-    lr: float = setting(1e-4, "peak learning rate", positive)
-    warmup: float = setting(0.1, "share of the steps that it rises in", rate)
-    weight_decay: float = setting(0.01, "of matrices", non_negative)
-    max_grad_norm: float = setting(1.0, "of all gradients together, after surgery", positive)
+    lr: float = usual(1e-4, "peak learning rate", positive)
+    warmup: float = setting(0.1, "share of the steps in which the learning rate rises", rate)
+    weight_decay: float = setting(0.01, "of matrices, a step, per unit of learning rate", non_negative)
+    max_grad_norm: float = setting(1.0, "of all gradients together, after surgery; larger ones are scaled", positive)
     loss_scale: Mapping[str, float] = setting(None, "factor of the loss (default: the task's)", by_name(positive), **OF)
-    patience: int = setting(0, "end after so many evaluations without a better score; 0: never", non_negative_int)
+    patience: int = setting(0, "evaluations without a better score that end the run; 0: none do", non_negative_int)
 
-    device: str = setting("auto", "where to compute", choices=DEVICES)
+    device: str = usual("auto", "where to compute", choices=DEVICES)
     amp: str = setting("auto", "the encoder's precision; auto: the fastest that the device has", choices=PRECISIONS)
-    seed: int = setting(0, "of every random draw", non_negative_int)
+    seed: int = usual(0, "of every random draw: order, dropout, fresh heads", non_negative_int)
     deterministic: bool = setting(False, "refuse the GPU operations whose result may vary", bool)
 
-    output_dir: Path | None = free(None, "default: runs/OPTION-STRATEGY, with the tasks where not the usual", Path)
-    resume: str = free("never", "go on from the newest, or that checkpoint; later ones go", metavar="auto|never|PATH")
+    output_dir: Path | None = free(None, "the run's (default: runs/ and what was chosen)", Path, usual=True)
+    resume: str = free("never", "go on from the newest save, or from that", usual=True, metavar="auto|never|PATH")
     allow_change: tuple[str, ...] = free((), "options that may differ on resuming", names, metavar="NAME,NAME")
-    overwrite: bool = free(False, "move a run that the folder holds to FOLDER.old", bool)
+    overwrite: bool = free(False, "move a run that the folder holds to FOLDER.old", bool, usual=True)
     save_every: int = free(500, "steps between two checkpoints", positive_int)
-    eval_every: int | None = setting(None, "steps between evaluations on dev (default: an epoch)", positive_int)
-    log_every: int = free(50, "steps from line to line", positive_int)
-    dry_run: bool = free(False, "check everything, take two steps, say how long it takes, leave nothing", bool)
+    eval_every: int | None = setting(None, "steps between evaluations on dev (default: 1 to 4 an epoch)", positive_int)
+    log_every: int = free(1, "steps between two lines of log.jsonl", positive_int)
+    dry_run: bool = free(False, "check all, take two steps, tell time and disk, leave nothing", bool, usual=True)
     debug: bool = free(False, "show the traceback of an error", bool)
 
     heads: HeadsConfig = HeadsConfig()
     losses: LossSettings = LossSettings()
     data_name: str = ""  # of the data, for people
+    command: str = ""  # that goes on with the run
 
     @property
     def task_names(self) -> list[str]:
@@ -93,6 +111,7 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
     parser.add_settings(HeadsConfig, {"arch": "model"})
     parser.add_settings(LossSettings, {"para_loss": "losses"})
     given = vars(parser.parse_args(argv))
+    name = folder_name(given)
     heads, losses = (
         {field.name: given.pop(field.name) for field in fields(part) if field.name in given}
         for part in (HeadsConfig, LossSettings)
@@ -104,16 +123,40 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
     given |= model_source(given, heads)
     if given.get("strategy", Options.strategy) == "gs":
         given.setdefault("surgery", "pcgrad")
-    chosen = tuple(task.name for task in tasks)
-    name = [given.get(name, getattr(Options, name)) for name in ("option", "strategy")]
-    given.setdefault("output_dir", Path("runs", "-".join([*name, *(chosen if chosen != LEADERBOARD else ())])))
+    given.setdefault("output_dir", Path("runs", name))
     given.setdefault("predictions_dir", given["output_dir"] / "predictions")
-    folder, name = find_data_dir(tasks)
-    name = str(given["data_dir"]) if "data_dir" in given else f"{name} in {folder}"
-    sources = {name if task.folder is None else str(given["task_file"]): None for task in tasks}
-    options = Options(**{"data_dir": folder, **given}, data_name=" and ".join(sources))
+    folder, data = find_data_dir(tasks)
+    data = str(given["data_dir"]) if "data_dir" in given else f"{data} in {folder}"
+    sources = {data if task.folder is None else str(given["task_file"]): None for task in tasks}
+    command = resume_command(sys.argv[1:] if argv is None else argv)
+    options = Options(**{"data_dir": folder, **given}, data_name=" and ".join(sources), command=command)
     check_options(options)
     return options
+
+
+def folder_name(given: Mapping[str, Any]) -> str:
+    """Option, strategy, tasks, and whatever else was given that the result depends on."""
+    heading = [given.get(name, getattr(Options, name)) for name in ("option", "strategy")]
+    named = {field.name for part in (Options, HeadsConfig, LossSettings) for field in fields(part) if field.metadata}
+    named -= {field.name for field in fields(Options) if field.metadata.get("may_change")}
+    named -= {"option", "strategy", "tasks", *LENGTHS, *given.get("allow_change", ())}
+    words = []
+    for name in [name for name in given if name in named]:
+        value = given[name]
+        pairs = value.items() if isinstance(value, dict) else [("", value)]
+        words.append(f"{name}={','.join(f'{key}={each}'.lstrip('=') for key, each in pairs)}")
+    return re.sub("[^A-Za-z0-9_.,=-]+", "_", "-".join([*heading, *given.get("tasks", ()), *words]))[:200]
+
+
+def resume_command(argv: Sequence[str]) -> str:
+    """What to write to go on with a run that this command started."""
+    words, skip = ["python", "train_multitask.py"], False
+    for word in argv:
+        name = word.partition("=")[0].replace("-", "_")
+        if not skip and name not in ("__resume", "__overwrite"):
+            words.append(word)
+        skip = name == "__resume" and "=" not in word
+    return shlex.join([*words, "--resume", "auto"])
 
 
 def model_source(given: Mapping[str, Any], asked: dict[str, Any]) -> dict[str, Any]:

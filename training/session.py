@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
-
 from bert import precision
 from bert.checkpoint import check_fit
 from data.reader import read_splits
@@ -21,7 +19,7 @@ from heads import MultitaskBert
 from heads.losses import PreviousStep
 from heads.rows import TaskBatch, TaskRows, step_batches
 from optim import AdamW, TaskGradients
-from optim.adamw import decayed_matrices
+from optim.adamw import decayed_matrices, packed, unpacked
 from optim.surgery import SURGERIES
 from optim.weighing import Fixed
 from runtime.errors import CheckpointError, DataError, DivergedError, UsageError, say, stop_signals
@@ -44,6 +42,8 @@ class State:
     best_step: int = 0
     evaluations_since_best: int = 0
     seconds: float = 0.0  # of steps and evaluations
+    evaluations: int = 0
+    evaluation_seconds: float = 0.0
     log_size: int = 0  # bytes of the log
     parts: int = 1  # that each batch is cut into, once memory has run out
     surgeries: int = 0
@@ -84,28 +84,40 @@ class Session:
         self.steps_an_epoch = math.ceil(longest.stream.batches_per_epoch / options.grad_accum)
         epochs = options.epochs or max(EPOCHS, math.ceil(MIN_STEPS / self.steps_an_epoch))
         self.total_steps = min(self.steps_an_epoch * epochs, options.max_steps or math.inf)
+        self.eval_every = options.eval_every or self.usual_eval_every()
         self.warmup_steps = min(int(self.total_steps * options.warmup), self.total_steps - 1)
         self.last_step = self.total_steps  # that this process takes
         self.last_good: int | None = None  # the step of the checkpoint that was read or written last
         self.damaged: set[int] = set()  # the steps of those that could not be read: they stay, for people to look at
 
+    def usual_eval_every(self) -> int:
+        """As often as costs a tenth of the time (a text trains as long as 8 are read), 1 to 4 times an epoch."""
+        options, dev = self.options, self.splits["dev"]
+        read = sum(len(task.texts) * len(dev[task.name].examples) for task in options.tasks)
+        trained = sum(len(task.texts) * options.batch_size[task.name] for task in options.tasks) * options.grad_accum
+        times = min(4, max(1, int(0.8 * trained * self.steps_an_epoch / read)))
+        return max(math.ceil(self.steps_an_epoch / times), min(self.steps_an_epoch, 100))
+
     def steps(self) -> Iterator[int]:
         """The numbers of the steps still to take, from 0. A signal lets the step end and be saved; then SystemExit."""
-        with stop_signals() as self.stop:
+        go_on = f"go on with: {self.options.command}"
+        first = lambda: f"finishing step {self.state.step + 1}; Ctrl-C again stops at once"  # noqa: E731
+        again = lambda: f"the steps after {self.last_good or 0} are lost; {go_on}"  # noqa: E731
+        with stop_signals(first=first, again=again) as self.stop:
             self.stopping = self.stop.number
             while not self.finished and not self.stopping:
                 yield self.state.step
             if self.stop.number:  # also one that came while the last step was saved
-                say(f"stopped; step {self.state.step} is saved; go on with the same command and --resume auto")
+                say(f"stopped and saved at step {self.state.step} of {self.total_steps}; {go_on}")
                 raise SystemExit(128 + self.stop.number)
 
     @property
     def finished(self) -> bool:
         return self.state.step >= self.last_step or 0 < self.options.patience <= self.state.evaluations_since_best
 
-    def is_due(self, every: int | None) -> bool:
-        """Whether the step just taken is one of each `every` (None: an epoch's steps), or the last."""
-        return self.state.step % (every or self.steps_an_epoch) == 0 or self.state.step == self.last_step
+    def is_due(self, every: int) -> bool:
+        """Whether the step just taken is one of each `every`, or the last."""
+        return self.state.step % every == 0 or self.state.step == self.last_step
 
     def micro_batches(self, step: int) -> Iterator[tuple[dict[str, TaskBatch], dict[str, float]]]:
         """See heads/rows.py."""
@@ -159,7 +171,7 @@ class Session:
         return {
             "model": {f"bert.{name}": value for name, value in self.model.bert.state_dict().items()},
             "heads": self.model.head_state(),
-            "optimizer": {f"{i}.{k}": torch.as_tensor(v) for i, state in moments.items() for k, v in state.items()},
+            "optimizer": {f"{i}.{k}": v for i, state in moments.items() for k, v in packed(state).items()},
             "triplets": self.previous.vectors,
         }
 
@@ -194,10 +206,11 @@ class Session:
         self.check_same(numbers)
         moments = defaultdict(dict)
         try:
-            state, weights = State(**numbers["progress"]), tensors["model"] | tensors["heads"]
+            progress, weights = State(**numbers["progress"]), tensors["model"] | tensors["heads"]
             for name, value in tensors["optimizer"].items():
                 index, kind = name.split(".")
-                moments[int(index)][kind] = value if value.dim() else value.item()
+                moments[int(index)][kind] = value
+            moments = {index: unpacked(state) for index, state in moments.items()}
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: a state that does not fit this run ({error!r}); {advice}") from None
         check_fit(self.model.state_dict(), weights, path, advice=advice)
@@ -208,9 +221,9 @@ class Session:
             if part and numbers[saved]:
                 part.load_state_dict(numbers[saved])
         there = self.out / "best" / "step.json"
-        if not there.is_file() or read_json(there) != {"step": state.best_step}:  # of a later step than path's
-            state.best_score = None  # the next evaluation replaces it
-        self.state, self.last_good = state, state.step
+        if not there.is_file() or read_json(there) != {"step": progress.best_step}:  # of a later step than path's
+            progress.best_score = None  # the next evaluation replaces it
+        self.state, self.last_good = progress, progress.step
 
     def check_same(self, stored: dict) -> None:
         """Raise where the run was started with other options or other data."""
