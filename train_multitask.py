@@ -38,6 +38,7 @@ from training.options import Options, parse
 from training.session import Session
 
 RUN_NAMES = ("best", "step-*", "config.json", "metrics.json", "log.jsonl", "*-output.csv")  # of temporary files, too
+COPIES = 3 * 3 + 2  # of the weights on disk: two checkpoints and one being written, with two moments; best/ twice
 
 
 def train(session: Session) -> None:
@@ -143,7 +144,7 @@ def header(session: Session) -> str:
         f"device: {session.device}, {torch.get_num_threads()} threads, precision {session.amp}; seed {options.seed}",
         f"steps: {session.total_steps}, {session.steps_an_epoch} an epoch, dev every {session.eval_every}; "
         f"rows a step: {accum} x {sizes}",
-        f"disk: up to {disk_needed(options) / 1e6:.0f} MB in {session.out}",
+        f"disk: up to {COPIES * 4 * sum(map(torch.numel, model.parameters())) / 1e6:.0f} MB in {session.out}",
     ]
     return "\n".join(lines)
 
@@ -198,19 +199,14 @@ def dry_run(session: Session) -> None:
     say("dry run: data, options, a checkpoint and a step are in order; nothing was left")
 
 
-def disk_needed(options: Options) -> int:
-    """Bytes, at most: of two checkpoints and one that is being written, each the weights and AdamW's two moments, and
-    of best/, twice while it is replaced."""
-    config = BertConfig.from_json(resolve(options.checkpoint) / "config.json")
-    with torch.device("meta"):
-        return (3 * 3 + 2) * 4 * sum(weight.numel() for weight in BertModel(config).parameters())
-
-
 def check_output_space(options: Options) -> None:
     """Room for what the run needs, less what is there already. Raises DiskError."""
+    config = BertConfig.from_json(resolve(options.checkpoint) / "config.json")
+    with torch.device("meta"):
+        weights = sum(weight.numel() for weight in BertModel(config).parameters())
     there = [p for name in ("checkpoints", "best") for p in (options.output_dir / name).rglob("*") if p.is_file()]
     held = 0 if options.overwrite else sum(path.stat().st_size for path in there)
-    check_space(options.output_dir, disk_needed(options) - held)
+    check_space(options.output_dir, COPIES * 4 * weights - held)
     check_space(options.predictions_dir, 0, option="--predictions_dir")
 
 

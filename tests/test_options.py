@@ -168,7 +168,7 @@ def test_the_default_folder_and_the_command_that_goes_on_with_it():
         (["--seed", "3", "--log_every", "2"], "finetune-gs-seed=3"),
         (["--seed", "3", "--max_steps", "9", "--resume", "auto", "--allow_change", "seed"], "finetune-gs"),
         (["--strategy", "single", "--tasks", "sts"], "finetune-single-sts"),
-        (["--checkpoint", "a folder/x"], "finetune-gs-checkpoint=a_folder_x"),
+        (["--checkpoint", "a folder/x"], "finetune-gs-checkpoint=x"),
     ):
         assert parse(words).output_dir == Path("runs", folder)
     words = ["--overwrite", "--seed", "3", "--output-dir", "my runs/x"]

@@ -142,7 +142,7 @@ def folder_name(given: Mapping[str, Any]) -> str:
     named -= {"option", "strategy", "tasks", *LENGTHS, *given.get("allow_change", ())}
     words = []
     for name in [name for name in given if name in named]:
-        value = given[name]
+        value = Path(given[name]).name if name == "checkpoint" else given[name]
         pairs = value.items() if isinstance(value, dict) else [("", value)]
         words.append(f"{name}={','.join(f'{key}={each}'.lstrip('=') for key, each in pairs)}")
     return re.sub("[^A-Za-z0-9_.,=-]+", "_", "-".join([*heading, *given.get("tasks", ()), *words]))[:200]
