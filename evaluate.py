@@ -1,7 +1,10 @@
 """Metrics on dev and prediction files for dev and test, from a trained run.
 
 python evaluate.py runs/x                       # dev metrics on stdout, prediction files into runs/x/predictions
+python evaluate.py runs/x --report              # and a page on each task: what is mixed up, whether it knows
 python evaluate.py runs/x --split all --data_dir DIR --predictions_dir DIR
+
+Beside dev's prediction files lies readable/TASK-dev.tsv: its rows with their texts, the worst first.
 """
 
 import csv
@@ -22,17 +25,21 @@ from heads import MultitaskBert
 from heads.files import model_folder, read_heads
 from heads.inference import outputs
 from heads.kinds import KINDS
+from heads.readable import mistakes, page
 from runtime.errors import CheckpointError, UsageError, run_cli, say
-from runtime.files import check_space, read_json, write_atomic
+from runtime.files import check_space, clean, read_json, write_atomic
 from runtime.seeds import seeded
 from runtime.settings import OptionParser
 from training.session import Session
 
+Splits = Mapping[str, Mapping[str, Split]]  # by name ("dev", "test"; what else there is is passed over) and task
+READABLE = "readable"  # the folder of mistakes, beside the prediction files
+
 
 def task_metrics(task: Task, predictions: np.ndarray, labels: Sequence) -> dict[str, float | None]:
     """A task's metrics, over the rows whose label is not None; None = not defined on these rows."""
-    kind, rows = KINDS[task.kind], [row for row, label in enumerate(labels) if label is not None]
-    gold = kind.target(task, [labels[row] for row in rows]).numpy()
+    kind = KINDS[task.kind]
+    rows, gold = kind.gold(task, labels)
     return {task.metric_key(name): metric(predictions[rows], gold) for name, metric in kind.metrics.items()}
 
 
@@ -107,12 +114,12 @@ def check_predictions(text: str, task: Task, ids: Sequence[str]) -> None:
 
 
 def predict_and_score(
-    model: MultitaskBert, splits: Mapping[str, Mapping[str, Split]], amp: str, folder: Path | None = None
+    model: MultitaskBert, splits: Splits, amp: str, folder: Path | None = None, pages: list[str] | None = None
 ) -> dict[str, float | None]:
     """Predict every row, also those without a label or with an empty text.
 
-    Args:    splits: by name ("dev", "test"; what else there is is passed over) and task.
-             folder: for a prediction file of each split, whose text is checked before it replaces an old one.
+    Args:    folder: for a prediction file of each split, and dev's mistakes.
+             pages: to which a page on each task's dev is added.
     Returns: dev's metrics, with the leaderboards' averages; {} without dev.
     Raises:  DivergedError for an output that is no finite number; DiskError.
     """
@@ -122,14 +129,25 @@ def predict_and_score(
             sides = zip(*(example.texts for example in split.examples), strict=True)
             task, y = model.tasks[split.task], outputs(model, split.task, [list(side) for side in sides], amp)
             if folder:
-                path, ids = folder / f"{task.name}-{name}-output.csv", [e.id for e in split.examples]
-                text = prediction_text(task, ids, y)
-                check_predictions(text, task, ids)
-                write_atomic(path, text)
-                say(f"wrote {path}")
+                write_predictions(folder, name, task, split, y)
             if name == "dev":
-                metrics |= task_metrics(task, KINDS[task.kind].predict(task, y), [e.label for e in split.examples])
+                labels = [example.label for example in split.examples]
+                metrics |= task_metrics(task, KINDS[task.kind].predict(task, y), labels)
+                if pages is not None:
+                    pages.append(page(task, labels, y))
     return metrics | averages(metrics)
+
+
+def write_predictions(folder: Path, name: str, task: Task, split: Split, y: Tensor) -> None:
+    """A split's prediction file, whose text is checked before it replaces an old one; of dev the mistakes too."""
+    path, ids = folder / f"{task.name}-{name}-output.csv", [example.id for example in split.examples]
+    text = prediction_text(task, ids, y)
+    check_predictions(text, task, ids)
+    write_atomic(path, text)
+    say(f"wrote {path}")
+    if name == "dev":
+        write_atomic(path := folder / READABLE / f"{task.name}-dev.tsv", mistakes(task, split.examples, y))
+        say(f"wrote {path}")
 
 
 def finish(session: Session) -> None:
@@ -139,6 +157,7 @@ def finish(session: Session) -> None:
         session.save_best(None)
     with seeded(options.seed, "finish"):  # heads are made before they are loaded
         model = MultitaskBert.from_pretrained(best).to(session.device)
+    clean(options.predictions_dir / READABLE, "*-dev.tsv")
     metrics = predict_and_score(model, session.splits, session.amp, options.predictions_dir)
     result = {
         "dev": metrics,
@@ -170,11 +189,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data_dir", type=Path, help="the course's csv files (default: the run's own)")
     parser.add_argument("--tasks", type=names, help="which of the run's tasks (default: all)")
     parser.add_argument("--split", choices=("dev", "test", "all"), default="dev", help="what to predict (default: dev)")
+    parser.add_argument("--report", action="store_true", help="a page on each task's dev: mix-ups, calibration")
     parser.add_argument("--predictions_dir", type=Path, help="where the files go (default: RUN/predictions)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--amp", choices=("auto", "off", *DTYPES), help="the precision (default: the run's)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
+    if args.report and args.split == "test":
+        raise UsageError("--report: expected --split dev or all; found test, whose labels are never read; take one")
     folder = model_folder(args.run)
     if not (heads := read_heads(folder)):
         raise UsageError(f"{args.run}: expected best/heads.json in it; found none; finish the run (--resume auto)")
@@ -193,10 +215,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     amp = resolve_precision(args.amp or config.get("machine", {}).get("precision", "auto"), device)
     out = args.predictions_dir or args.run / "predictions"
     check_space(out, 0, option="--predictions_dir")
-    metrics = predict_and_score(MultitaskBert.from_pretrained(folder).to(device), splits, amp, out)
+    pages = [] if args.report else None
+    metrics = predict_and_score(MultitaskBert.from_pretrained(folder).to(device), splits, amp, out, pages)
     if metrics:
         places = dict.fromkeys(str(split.path.parent) for split in splits["dev"].values())
-        print(f"dev of {', '.join(places)}\n{report(metrics)}")
+        print("\n\n".join([f"dev of {', '.join(places)}\n{report(metrics)}", *(pages or ())]))
 
 
 if __name__ == "__main__":

@@ -159,6 +159,10 @@ def evaluate_run(*words: object) -> int:
     return run_cli(evaluate.main, list(map(str, words)))
 
 
+def dev_files(name: str) -> tuple[str, str]:
+    return f"{name}-dev-output.csv", f"readable/{name}-dev.tsv"
+
+
 @pytest.mark.parametrize("names", [("dev",), ("test",), ("dev", "test")])
 def test_evaluating_a_run_gives_what_the_run_gave(run, tmp_path, capsys, names):
     """On the run's own data and in its precision, which its config.json names, without being told. To the byte."""
@@ -166,9 +170,11 @@ def test_evaluating_a_run_gives_what_the_run_gave(run, tmp_path, capsys, names):
     split = "all" if len(names) == 2 else names[0]
     assert evaluate_run(run, "--split", split, "--predictions-dir", tmp_path) == 0
     streams = capsys.readouterr()
-    expected = {name for name in before if re.match(rf"predictions/\w+-({'|'.join(names)})-output.csv", name)}
-    assert contents(tmp_path) == {Path(name).name: before[name] for name in expected}
-    assert len(expected) == 3 * len(names) == streams.err.count("wrote ") and contents(run) == before
+    pattern = rf"predictions/(readable/)?\w+-({'|'.join(names)})(-output\.csv|\.tsv)"
+    expected = {name for name in before if re.fullmatch(pattern, name)}
+    assert contents(tmp_path) == {name.removeprefix("predictions/"): before[name] for name in expected}
+    assert len(expected) == 3 * len(names) + 3 * ("dev" in names) == streams.err.count("wrote ")
+    assert contents(run) == before
     lines = [f"  {name:<14}{value:.4f}" for name, value in json.loads(before["metrics.json"])["dev"].items()]
     assert streams.out.splitlines()[1:] == (lines if "dev" in names else [])
 
@@ -178,13 +184,13 @@ def test_a_run_on_tasks_of_ones_own(home, tmp_path, capsys):
     options = ("--task_file", make_own_tasks(tmp_path / "own"), "--max_steps", 1, "--seed", 3)
     assert train(home, tmp_path / "run", *options) == 0
     before = contents(tmp_path / "run" / "predictions")
-    files = {f"{name}-dev-output.csv" for name in ("nli", "urgency", "topics", "mood")}
+    files = {file for name in ("nli", "urgency", "topics", "mood") for file in dev_files(name)}
     assert before.keys() == files | {"nli-test-output.csv"}
     assert evaluate_run(tmp_path / "run", "--split", "all", "--predictions_dir", tmp_path / "again") == 0
     assert contents(tmp_path / "again") == before
     options = ("--tasks", "urgency,mood", "--predictions_dir", tmp_path / "two")
     assert evaluate_run(tmp_path / "run", *options) == 0
-    assert contents(tmp_path / "two").keys() == {"urgency-dev-output.csv", "mood-dev-output.csv"}
+    assert contents(tmp_path / "two").keys() == {*dev_files("urgency"), *dev_files("mood")}
     assert evaluate_run(tmp_path / "run" / "best") == 2
     assert "where the data of nli" in capsys.readouterr().err
 
@@ -202,6 +208,7 @@ def test_the_best_folder_alone_and_other_data(run, tmp_path, capsys):
     ("words", "code", "message"),
     [
         ("{home}/data", 2, "expected best/heads.json in it; found none"),
+        ("{home}/run --split test --report", 2, "--report: expected --split dev or all; found test"),
         ("{home}/run --data_dir {home}/nowhere", 3, "nowhere"),
         ("{home}/run --tasks cfimdb", 2, "--tasks: expected one of sst, para, sts; found 'cfimdb'"),
         ("{home}/run --predictions_dir {home}/run/config.json", 7, "config.json"),
@@ -223,6 +230,21 @@ def test_a_damaged_config_of_the_run(run, tmp_path, capsys):
         path.write_text(damaged)
         assert evaluate_run(tmp_path / "run", "--predictions_dir", tmp_path / "p") == 4
         assert str(path) in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "p").exists()
+
+
+def test_the_report_follows_the_metrics(home, tmp_path, capsys):
+    """A page a task, on stdout; without the option there is none."""
+    options = ("--task_file", make_own_tasks(tmp_path / "own"), "--max_steps", 1)
+    assert train(home, tmp_path / "run", *options) == 0
+    plain, full = [], []
+    for found, words in ((plain, ()), (full, ("--report",))):
+        capsys.readouterr()
+        assert evaluate_run(tmp_path / "run", *words) == 0
+        found += capsys.readouterr().out.split("\n\n")
+    assert len(plain) == 1 and full[0] == plain[0].rstrip("\n")
+    heads = [part.splitlines()[0] for part in full[1:] if not part.startswith("  ")]
+    rows = {"nli": 40, "urgency": 7, "topics": 20, "mood": 20}
+    assert heads == [f"{name}: {count} rows with a label" for name, count in rows.items()]
 
 
 def enter_a_locale_with_decimal_commas(folder: Path) -> None:
