@@ -207,7 +207,7 @@ def test_the_best_folder_alone_and_other_data(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ("{home}/data", 2, "expected best/heads.json in it; found none"),
+        ("{home}/data", 2, "expected best/heads.json or a checkpoint in it; found none yet; wait for"),
         ("{home}/run --split test --report", 2, "--report: expected --split dev or all; found test"),
         ("{home}/run --data_dir {home}/nowhere", 3, "nowhere"),
         ("{home}/run --tasks cfimdb", 2, "--tasks: expected one of sst, para, sts; found 'cfimdb'"),
@@ -230,6 +230,61 @@ def test_a_damaged_config_of_the_run(run, tmp_path, capsys):
         path.write_text(damaged)
         assert evaluate_run(tmp_path / "run", "--predictions_dir", tmp_path / "p") == 4
         assert str(path) in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        *((keys, None) for keys in (("task_definitions",), ("seed",), ("data_dir",), ("machine",), ("arch",))),
+        (("machine", "precision"), None),
+        *((("seed",), value) for value in ("0", 1.0, True, -1)),
+        *((("data_dir",), value) for value in (7, ["data"])),
+        *((("machine", "precision"), value) for value in (16, "fp8")),
+        (("machine",), "cpu"),
+        (("task_definitions",), 3),
+    ],
+)
+def test_a_config_that_lacks_a_key_or_holds_another_type(run, tmp_path, capsys, keys, value):
+    """value: None = the key is taken out. Evaluated by a default, figures would be of other rows or precision."""
+    path = shutil.copytree(run, tmp_path / "run") / "config.json"
+    config = part = json.loads(path.read_text())
+    *outer, key = keys
+    for name in outer:
+        part = part[name]
+    del part[key]
+    if value is not None:
+        part[key] = value
+    path.write_text(json.dumps(config))
+    assert evaluate_run(tmp_path / "run", "--predictions_dir", tmp_path / "p") == 4
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert str(path) in error and (value is not None or key in error) and not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize("source", ["plain", "trained"])
+def test_a_run_without_a_best_model_yet(home, run, tmp_path, capsys, source):
+    """Of the newest checkpoint that is whole the same figures and files as of its weights in best/."""
+    out, options = tmp_path / "run", ("--max_steps", 2, "--save_every", 1, "--lr", 0.01, "--arch", "v2")
+    if source == "trained":
+        options = (*options[:-2], "--init_from", run, "--tasks", "para,sts")
+    assert train(home, out, *options) == 0
+    assert evaluate_run(out, "--split", "all") == 0
+    expected, before = capsys.readouterr().out.splitlines()[-4:], contents(out / "predictions")
+    for name in ("best", "predictions"):
+        shutil.rmtree(out / name)
+    assert evaluate_run(out, "--split", "all") == 0
+    streams = capsys.readouterr()
+    assert streams.err.splitlines()[0] == "no best model yet: taking checkpoint step-000002"
+    assert streams.out.splitlines()[-4:] == expected and contents(out / "predictions") == before
+    (out / "checkpoints" / "step-000002" / "model.safetensors").write_bytes(b"")
+    assert evaluate_run(out) == 0
+    assert "no best model yet: taking checkpoint step-000001" in capsys.readouterr().err
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(config | {"pooling": "cnn"}))
+    assert evaluate_run(out) == (4 if source == "plain" else 2)  # of trained heads the pooling is known
+    shutil.rmtree(out / "checkpoints")
+    capsys.readouterr()
+    assert evaluate_run(out) == 2
+    assert "found none yet" in capsys.readouterr().err
 
 
 def test_the_report_follows_the_metrics(home, tmp_path, capsys):
