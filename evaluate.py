@@ -1,7 +1,10 @@
 """Metrics on dev and prediction files for dev and test, from a trained run.
 
 python evaluate.py runs/x                       # dev metrics on stdout, prediction files into runs/x/predictions
+python evaluate.py runs/x --report              # and a page on each task: what is mixed up, whether it knows
 python evaluate.py runs/x --split all --data_dir DIR --predictions_dir DIR
+
+Beside dev's prediction files lies readable/TASK-dev.tsv: its rows with their texts, the worst first.
 """
 
 import csv
@@ -9,30 +12,38 @@ import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from bert.precision import DTYPES, resolve_device, resolve_precision
+from bert.checkpoint import check_fit
+from bert.precision import DTYPES, PRECISIONS, resolve_device, resolve_precision
 from data import find_data_dir
 from data.reader import Split, read_splits
 from data.tasks import LEADERBOARD, TASKS, Task, choose_tasks, names
 from heads import MultitaskBert
-from heads.files import model_folder, read_heads
+from heads.config import HeadsConfig
+from heads.files import model_folder
 from heads.inference import outputs
 from heads.kinds import KINDS
+from heads.readable import mistakes, page
 from runtime.errors import CheckpointError, UsageError, run_cli, say
-from runtime.files import check_space, read_json, write_atomic
+from runtime.files import check_space, clean, read_json, write_atomic
 from runtime.seeds import seeded
 from runtime.settings import OptionParser
+from training.checkpoint import load_latest
 from training.session import Session
+
+Splits = Mapping[str, Mapping[str, Split]]  # by name ("dev", "test"; what else there is is passed over) and task
+READABLE = "readable"  # the folder of mistakes, beside the prediction files
 
 
 def task_metrics(task: Task, predictions: np.ndarray, labels: Sequence) -> dict[str, float | None]:
     """A task's metrics, over the rows whose label is not None; None = not defined on these rows."""
-    kind, rows = KINDS[task.kind], [row for row, label in enumerate(labels) if label is not None]
-    gold = kind.target(task, [labels[row] for row in rows]).numpy()
+    kind = KINDS[task.kind]
+    rows, gold = kind.gold(task, labels)
     return {task.metric_key(name): metric(predictions[rows], gold) for name, metric in kind.metrics.items()}
 
 
@@ -107,12 +118,12 @@ def check_predictions(text: str, task: Task, ids: Sequence[str]) -> None:
 
 
 def predict_and_score(
-    model: MultitaskBert, splits: Mapping[str, Mapping[str, Split]], amp: str, folder: Path | None = None
+    model: MultitaskBert, splits: Splits, amp: str, folder: Path | None = None, pages: list[str] | None = None
 ) -> dict[str, float | None]:
     """Predict every row, also those without a label or with an empty text.
 
-    Args:    splits: by name ("dev", "test"; what else there is is passed over) and task.
-             folder: for a prediction file of each split, whose text is checked before it replaces an old one.
+    Args:    folder: for a prediction file of each split, and dev's mistakes.
+             pages: to which a page on each task's dev is added.
     Returns: dev's metrics, with the leaderboards' averages; {} without dev.
     Raises:  DivergedError for an output that is no finite number; DiskError.
     """
@@ -122,14 +133,25 @@ def predict_and_score(
             sides = zip(*(example.texts for example in split.examples), strict=True)
             task, y = model.tasks[split.task], outputs(model, split.task, [list(side) for side in sides], amp)
             if folder:
-                path, ids = folder / f"{task.name}-{name}-output.csv", [e.id for e in split.examples]
-                text = prediction_text(task, ids, y)
-                check_predictions(text, task, ids)
-                write_atomic(path, text)
-                say(f"wrote {path}")
+                write_predictions(folder, name, task, split, y)
             if name == "dev":
-                metrics |= task_metrics(task, KINDS[task.kind].predict(task, y), [e.label for e in split.examples])
+                labels = [example.label for example in split.examples]
+                metrics |= task_metrics(task, KINDS[task.kind].predict(task, y), labels)
+                if pages is not None:
+                    pages.append(page(task, labels, y))
     return metrics | averages(metrics)
+
+
+def write_predictions(folder: Path, name: str, task: Task, split: Split, y: Tensor) -> None:
+    """A split's prediction file, whose text is checked before it replaces an old one; of dev the mistakes too."""
+    path, ids = folder / f"{task.name}-{name}-output.csv", [example.id for example in split.examples]
+    text = prediction_text(task, ids, y)
+    check_predictions(text, task, ids)
+    write_atomic(path, text)
+    say(f"wrote {path}")
+    if name == "dev":
+        write_atomic(path := folder / READABLE / f"{task.name}-dev.tsv", mistakes(task, split.examples, y))
+        say(f"wrote {path}")
 
 
 def finish(session: Session) -> None:
@@ -139,6 +161,7 @@ def finish(session: Session) -> None:
         session.save_best(None)
     with seeded(options.seed, "finish"):  # heads are made before they are loaded
         model = MultitaskBert.from_pretrained(best).to(session.device)
+    clean(options.predictions_dir / READABLE, "*-dev.tsv")
     metrics = predict_and_score(model, session.splits, session.amp, options.predictions_dir)
     result = {
         "dev": metrics,
@@ -154,14 +177,41 @@ def finish(session: Session) -> None:
 
 
 def read_run(run: Path) -> tuple[dict, Mapping[str, Task]]:
-    """config.json and the tasks in it; the built-in ones if it is BERT's, in a model's folder. Or CheckpointError."""
+    """config.json, checked, with the heads' settings as "heads", and its tasks; of a model's folder, whose config.json
+    is BERT's, what stands for them. Raises CheckpointError."""
+    if (run / "heads.json").is_file():
+        return {"seed": 0, "data_dir": None, "machine": {"precision": "auto"}}, TASKS
     path = run / "config.json"
     config = read_json(path)
     try:
-        tasks = {task["name"]: Task.from_json(task) for task in config.get("task_definitions", ())}
+        tasks = {task["name"]: Task.from_json(task) for task in config["task_definitions"]}
+        config["heads"] = HeadsConfig(**{field.name: config[field.name] for field in fields(HeadsConfig)})
+        values = config["seed"], config["data_dir"], config["checkpoint"], config["machine"]["precision"]
+        if [*map(type, values)] != [int, str, str, str] or values[0] < 0 or values[-1] not in PRECISIONS:
+            raise ValueError(f"{values} as seed, data_dir, checkpoint and machine.precision")
     except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path}: expected a run's tasks; found {error!r}; copy it back") from None
-    return config, tasks or TASKS
+        raise CheckpointError(f"{path}: expected all that a run writes; found {error!r}; copy it back") from None
+    return config, tasks
+
+
+def load_model(run: Path) -> MultitaskBert:
+    """The best model; where a run has none yet, that of its newest checkpoint.
+
+    Raises: UsageError where there is neither; CheckpointError for files that cannot be used.
+    """
+    folder = model_folder(run)
+    if (folder / "heads.json").is_file():
+        return MultitaskBert.from_pretrained(folder)
+    if not (newest := load_latest(run / "checkpoints")):
+        advice = "wait for its first checkpoint, go on with --resume auto, or give another folder"
+        raise UsageError(f"{run}: expected best/heads.json or a checkpoint in it; found none yet; {advice}")
+    (path, tensors, _), (config, tasks) = newest, read_run(run)
+    say(f"no best model yet: taking checkpoint {path.name}")
+    model = MultitaskBert.from_pretrained(config["checkpoint"], list(tasks.values()), config["heads"])
+    weights = tensors.get("model", {}) | tensors.get("heads", {})
+    check_fit(model.state_dict(), weights, path, advice="copy the run's config.json back")
+    model.load_state_dict(weights)
+    return model
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -170,33 +220,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data_dir", type=Path, help="the course's csv files (default: the run's own)")
     parser.add_argument("--tasks", type=names, help="which of the run's tasks (default: all)")
     parser.add_argument("--split", choices=("dev", "test", "all"), default="dev", help="what to predict (default: dev)")
+    parser.add_argument("--report", action="store_true", help="a page on each task's dev: mix-ups, calibration")
     parser.add_argument("--predictions_dir", type=Path, help="where the files go (default: RUN/predictions)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--amp", choices=("auto", "off", *DTYPES), help="the precision (default: the run's)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
-    folder = model_folder(args.run)
-    if not (heads := read_heads(folder)):
-        raise UsageError(f"{args.run}: expected best/heads.json in it; found none; finish the run (--resume auto)")
+    if args.report and args.split == "test":
+        raise UsageError("--report: expected --split dev or all; found test, whose labels are never read; take one")
+    model = load_model(args.run)
     config, tasks = read_run(args.run)
-    stored = [task.name for task in heads[1]]
-    known = {name: task for name, task in tasks.items() if name in stored}
+    known = {name: task for name, task in tasks.items() if name in model.tasks}
     if not known:
-        raise UsageError(f"{args.run}: does not say where the data of {', '.join(stored)} are; give the run's folder")
+        there = ", ".join(model.tasks)
+        raise UsageError(f"{args.run}: does not say where the data of {there} are; give the run's folder")
     tasks = choose_tasks(args.tasks or list(known), known)
-    data_dir = Path(args.data_dir or config.get("data_dir") or find_data_dir(tasks)[0])
+    data_dir = Path(args.data_dir or config["data_dir"] or find_data_dir(tasks)[0])
     wanted = ("dev", "test") if args.split == "all" else (args.split,)
-    splits = read_splits(tasks, wanted, data_dir, config.get("seed", 0))
+    splits = read_splits(tasks, wanted, data_dir, config["seed"])
     for line in [line for by_task in splits.values() for split in by_task.values() for line in split.warnings]:
         say(f"warning: {line}")
     device = resolve_device(args.device)
-    amp = resolve_precision(args.amp or config.get("machine", {}).get("precision", "auto"), device)
+    amp = resolve_precision(args.amp or config["machine"]["precision"], device)
     out = args.predictions_dir or args.run / "predictions"
     check_space(out, 0, option="--predictions_dir")
-    metrics = predict_and_score(MultitaskBert.from_pretrained(folder).to(device), splits, amp, out)
+    pages = [] if args.report else None
+    metrics = predict_and_score(model.to(device), splits, amp, out, pages)
     if metrics:
         places = dict.fromkeys(str(split.path.parent) for split in splits["dev"].values())
-        print(f"dev of {', '.join(places)}\n{report(metrics)}")
+        print("\n\n".join([f"dev of {', '.join(places)}\n{report(metrics)}", *(pages or ())]))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,11 @@ class Kind:
         """-> predictions in the user's words: (B,) of task.classes, or the numbers themselves"""
         return np.asarray(task.classes)[predictions] if task.classes else predictions
 
+    def gold(self, task: Task, labels: Sequence) -> tuple[list[int], np.ndarray]:
+        """The rows whose label is not None, and their targets"""
+        rows = [row for row, label in enumerate(labels) if label is not None]
+        return rows, self.target(task, [labels[row] for row in rows]).numpy()
+
 
 class Classes(Kind):
     labels = "class"  # what Task.parse returns: "class" a class's number, "classes" those of several, "number" a float
@@ -62,6 +67,14 @@ class Classes(Kind):
     def predict(self, task: Task, y: Tensor) -> np.ndarray:
         """y on the CPU -> what the metrics compare with targets: (B,) int64 numbers of classes"""
         return y.argmax(dim=1).numpy()
+
+    def confidence(self, task: Task, y: Tensor) -> np.ndarray:
+        """-> the probability of what `predict` says, of its shape"""
+        return self.probabilities(task, y).amax(dim=1).numpy()
+
+    def errors(self, task: Task, y: Tensor, gold: np.ndarray) -> np.ndarray:
+        """How wrong each row is (B,), 0 = not at all; gold: targets. 1 - the gold class's probability, in float64"""
+        return 1 - self.probabilities(task, y.double()).numpy()[np.arange(len(gold)), gold]
 
 
 class Binary(Classes):
@@ -104,6 +117,13 @@ class Labels(Binary):
     def probabilities(self, task: Task, y: Tensor) -> Tensor:
         return y
 
+    def confidence(self, task: Task, y: Tensor) -> np.ndarray:
+        return y.maximum(1 - y).numpy()
+
+    def errors(self, task: Task, y: Tensor, gold: np.ndarray) -> np.ndarray:
+        """-> how many classes differ"""
+        return (self.predict(task, y) != gold).sum(axis=1)
+
     def names(self, task: Task, predictions: np.ndarray) -> list[tuple]:
         return [tuple(name for name, has in zip(task.classes, row, strict=True) if has) for row in predictions]
 
@@ -138,6 +158,10 @@ class Score(Kind):
     def predict(self, task: Task, y: Tensor) -> np.ndarray:
         """-> (B,) float64, within the range, whose ends float32 may not have"""
         return y.double().clamp(*task.range).numpy()
+
+    def errors(self, task: Task, y: Tensor, gold: np.ndarray) -> np.ndarray:
+        """-> the absolute error"""
+        return np.abs(self.predict(task, y) - gold)
 
 
 KINDS = {"classes": Classes(), "binary": Binary(), "score": Score(), "labels": Labels()}

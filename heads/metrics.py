@@ -48,3 +48,15 @@ def exact_match(predictions: np.ndarray, gold: np.ndarray) -> float | None:
     """EM: share of rows where prediction and gold, each rounded to the nearest integer (halves up), agree."""
     predictions = predictions.astype(np.float64)  # in float32, 0.49999997 + 0.5 would be 1
     return accuracy(np.floor(predictions + 0.5), np.floor(gold + 0.5))
+
+
+def calibration(confidence: np.ndarray, right: np.ndarray, bins: int = 5) -> tuple[float, list[tuple[float, ...]]]:
+    """The expected calibration error (Guo et al. 2017, equation 3), and what it is the sum of: for each bin that is not
+    empty (low, high, share of the N elements, mean confidence, accuracy). Bins are equally wide, with their upper end.
+
+    Args: (N,) or (N, K), at least one element: probability of what was predicted, and whether that was right.
+    """
+    bin_of = np.clip(np.ceil(confidence * bins) - 1, 0, bins - 1)
+    of_bins = {number: bin_of == number for number in range(bins) if (bin_of == number).any()}
+    rows = [(n / bins, (n + 1) / bins, i.mean(), confidence[i].mean(), right[i].mean()) for n, i in of_bins.items()]
+    return float(sum(share * abs(mean - acc) for _, _, share, mean, acc in rows)), rows

@@ -159,6 +159,10 @@ def evaluate_run(*words: object) -> int:
     return run_cli(evaluate.main, list(map(str, words)))
 
 
+def dev_files(name: str) -> tuple[str, str]:
+    return f"{name}-dev-output.csv", f"readable/{name}-dev.tsv"
+
+
 @pytest.mark.parametrize("names", [("dev",), ("test",), ("dev", "test")])
 def test_evaluating_a_run_gives_what_the_run_gave(run, tmp_path, capsys, names):
     """On the run's own data and in its precision, which its config.json names, without being told. To the byte."""
@@ -166,9 +170,11 @@ def test_evaluating_a_run_gives_what_the_run_gave(run, tmp_path, capsys, names):
     split = "all" if len(names) == 2 else names[0]
     assert evaluate_run(run, "--split", split, "--predictions-dir", tmp_path) == 0
     streams = capsys.readouterr()
-    expected = {name for name in before if re.match(rf"predictions/\w+-({'|'.join(names)})-output.csv", name)}
-    assert contents(tmp_path) == {Path(name).name: before[name] for name in expected}
-    assert len(expected) == 3 * len(names) == streams.err.count("wrote ") and contents(run) == before
+    pattern = rf"predictions/(readable/)?\w+-({'|'.join(names)})(-output\.csv|\.tsv)"
+    expected = {name for name in before if re.fullmatch(pattern, name)}
+    assert contents(tmp_path) == {name.removeprefix("predictions/"): before[name] for name in expected}
+    assert len(expected) == 3 * len(names) + 3 * ("dev" in names) == streams.err.count("wrote ")
+    assert contents(run) == before
     lines = [f"  {name:<14}{value:.4f}" for name, value in json.loads(before["metrics.json"])["dev"].items()]
     assert streams.out.splitlines()[1:] == (lines if "dev" in names else [])
 
@@ -178,13 +184,13 @@ def test_a_run_on_tasks_of_ones_own(home, tmp_path, capsys):
     options = ("--task_file", make_own_tasks(tmp_path / "own"), "--max_steps", 1, "--seed", 3)
     assert train(home, tmp_path / "run", *options) == 0
     before = contents(tmp_path / "run" / "predictions")
-    files = {f"{name}-dev-output.csv" for name in ("nli", "urgency", "topics", "mood")}
+    files = {file for name in ("nli", "urgency", "topics", "mood") for file in dev_files(name)}
     assert before.keys() == files | {"nli-test-output.csv"}
     assert evaluate_run(tmp_path / "run", "--split", "all", "--predictions_dir", tmp_path / "again") == 0
     assert contents(tmp_path / "again") == before
     options = ("--tasks", "urgency,mood", "--predictions_dir", tmp_path / "two")
     assert evaluate_run(tmp_path / "run", *options) == 0
-    assert contents(tmp_path / "two").keys() == {"urgency-dev-output.csv", "mood-dev-output.csv"}
+    assert contents(tmp_path / "two").keys() == {*dev_files("urgency"), *dev_files("mood")}
     assert evaluate_run(tmp_path / "run" / "best") == 2
     assert "where the data of nli" in capsys.readouterr().err
 
@@ -201,7 +207,8 @@ def test_the_best_folder_alone_and_other_data(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ("{home}/data", 2, "expected best/heads.json in it; found none"),
+        ("{home}/data", 2, "expected best/heads.json or a checkpoint in it; found none yet; wait for"),
+        ("{home}/run --split test --report", 2, "--report: expected --split dev or all; found test"),
         ("{home}/run --data_dir {home}/nowhere", 3, "nowhere"),
         ("{home}/run --tasks cfimdb", 2, "--tasks: expected one of sst, para, sts; found 'cfimdb'"),
         ("{home}/run --predictions_dir {home}/run/config.json", 7, "config.json"),
@@ -223,6 +230,76 @@ def test_a_damaged_config_of_the_run(run, tmp_path, capsys):
         path.write_text(damaged)
         assert evaluate_run(tmp_path / "run", "--predictions_dir", tmp_path / "p") == 4
         assert str(path) in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        *((keys, None) for keys in (("task_definitions",), ("seed",), ("data_dir",), ("machine",), ("arch",))),
+        (("machine", "precision"), None),
+        *((("seed",), value) for value in ("0", 1.0, True, -1)),
+        *((("data_dir",), value) for value in (7, ["data"])),
+        *((("machine", "precision"), value) for value in (16, "fp8")),
+        (("machine",), "cpu"),
+        (("task_definitions",), 3),
+    ],
+)
+def test_a_config_that_lacks_a_key_or_holds_another_type(run, tmp_path, capsys, keys, value):
+    """value: None = the key is taken out. Evaluated by a default, figures would be of other rows or precision."""
+    path = shutil.copytree(run, tmp_path / "run") / "config.json"
+    config = part = json.loads(path.read_text())
+    *outer, key = keys
+    for name in outer:
+        part = part[name]
+    del part[key]
+    if value is not None:
+        part[key] = value
+    path.write_text(json.dumps(config))
+    assert evaluate_run(tmp_path / "run", "--predictions_dir", tmp_path / "p") == 4
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert str(path) in error and (value is not None or key in error) and not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize("source", ["plain", "trained"])
+def test_a_run_without_a_best_model_yet(home, run, tmp_path, capsys, source):
+    """Of the newest checkpoint that is whole the same figures and files as of its weights in best/."""
+    out, options = tmp_path / "run", ("--max_steps", 2, "--save_every", 1, "--lr", 0.01, "--arch", "v2")
+    if source == "trained":
+        options = (*options[:-2], "--init_from", run, "--tasks", "para,sts")
+    assert train(home, out, *options) == 0
+    assert evaluate_run(out, "--split", "all") == 0
+    expected, before = capsys.readouterr().out.splitlines()[-4:], contents(out / "predictions")
+    for name in ("best", "predictions"):
+        shutil.rmtree(out / name)
+    assert evaluate_run(out, "--split", "all") == 0
+    streams = capsys.readouterr()
+    assert streams.err.splitlines()[0] == "no best model yet: taking checkpoint step-000002"
+    assert streams.out.splitlines()[-4:] == expected and contents(out / "predictions") == before
+    (out / "checkpoints" / "step-000002" / "model.safetensors").write_bytes(b"")
+    assert evaluate_run(out) == 0
+    assert "no best model yet: taking checkpoint step-000001" in capsys.readouterr().err
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(config | {"pooling": "cnn"}))
+    assert evaluate_run(out) == (4 if source == "plain" else 2)  # of trained heads the pooling is known
+    shutil.rmtree(out / "checkpoints")
+    capsys.readouterr()
+    assert evaluate_run(out) == 2
+    assert "found none yet" in capsys.readouterr().err
+
+
+def test_the_report_follows_the_metrics(home, tmp_path, capsys):
+    """A page a task, on stdout; without the option there is none."""
+    options = ("--task_file", make_own_tasks(tmp_path / "own"), "--max_steps", 1)
+    assert train(home, tmp_path / "run", *options) == 0
+    plain, full = [], []
+    for found, words in ((plain, ()), (full, ("--report",))):
+        capsys.readouterr()
+        assert evaluate_run(tmp_path / "run", *words) == 0
+        found += capsys.readouterr().out.split("\n\n")
+    assert len(plain) == 1 and full[0] == plain[0].rstrip("\n")
+    heads = [part.splitlines()[0] for part in full[1:] if not part.startswith("  ")]
+    rows = {"nli": 40, "urgency": 7, "topics": 20, "mood": 20}
+    assert heads == [f"{name}: {count} rows with a label" for name, count in rows.items()]
 
 
 def enter_a_locale_with_decimal_commas(folder: Path) -> None:

@@ -115,6 +115,7 @@ def test_the_folder_holds_these_files_and_config_json_all_that_it_takes(home, ru
         *("best/tokenizer.json", "best/tokenizer_config.json", "best/vocab.txt"),
         *("best/modules.json", "best/sentence_bert_config.json", "best/1_Pooling/config.json", "best/step.json"),
         *(f"predictions/{task}-{split}-output.csv" for task in LEADERBOARD for split in ("dev", "test")),
+        *(f"predictions/readable/{task}-dev.tsv" for task in LEADERBOARD),
     }
     assert not leftovers(run) and steps == {"step-000003", "step-000006"}  # the newest and the one before
     config = json.loads((run / "config.json").read_text())
@@ -192,7 +193,7 @@ def test_a_fresh_process_in_a_folder_with_other_letters(home, tmp_path):
     assert all(text in stderr for text in ("warning: ", "step 1/1", "finetune, single on sst", r"sch\xe4tze"))
     assert sorted(place.iterdir()) == [place / "runs", place / "schätze"]
     subprocess.run([sys.executable, ROOT / "evaluate.py", out, "--split", "all"], **given)
-    assert contents(out / "predictions") == contents(place / "schätze") and len(contents(out / "predictions")) == 2
+    assert contents(out / "predictions") == contents(place / "schätze") and len(contents(out / "predictions")) == 3
 
 
 @pytest.mark.fault(27)
@@ -229,6 +230,7 @@ def test_strategies(home, tmp_path, capsys, strategy, tasks):
     assert list(metrics_of(tmp_path / "run")["conflicts"]) == (pairs if strategy == "gs" else [])
     assert {name.split("_")[0] for name in metrics_of(tmp_path / "run")["dev"]} - {"average", "overall"} == {*tasks}
     files = {f"{task}-{split}-output.csv" for task in tasks for split in ("dev", "test")}
+    files |= {f"readable/{task}-dev.tsv" for task in tasks}
     assert contents(tmp_path / "run" / "predictions").keys() == files
     newest = load_file(tmp_path / "run" / "checkpoints" / "step-000002" / "heads.safetensors")
     heads = moved(make_session(home, *options).model.head_state(), newest)

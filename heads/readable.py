@@ -1,0 +1,131 @@
+"""What a person reads of a task's predictions: the mistakes one by one, and a page on where they lie.
+
+Letters: B rows, K classes.
+"""
+
+import csv
+from collections.abc import Sequence
+from itertools import pairwise
+from types import SimpleNamespace
+from unicodedata import combining, east_asian_width
+
+import numpy as np
+from torch import Tensor
+
+from data.reader import Example
+from data.tasks import Task
+from heads.kinds import KINDS
+from heads.metrics import calibration
+
+WIDTH = 80  # of a page
+short = "{:.5g}".format
+
+
+def mistakes(task: Task, examples: Sequence[Example], y: Tensor) -> str:
+    """A table with tabs, quoted as csv does: each row, the worst first, those without a label last.
+
+    Columns: error, as the kind has it, and gold, both empty without a label; prediction; confidence: the probability
+    of what is predicted, of several labels their product, of a score empty; id; the texts as they stand in the file.
+    """
+    kind, lines = KINDS[task.kind], []
+    rows, gold = kind.gold(task, [example.label for example in examples])
+    errors = dict(zip(rows, kind.errors(task, y[rows], gold), strict=True))
+    golds = dict(zip(rows, words(task, kind.names(task, gold)), strict=True))
+    predicted = words(task, kind.names(task, kind.predict(task, y)))
+    shares = [short(share.prod()) for share in kind.confidence(task, y)] if task.classes else [""] * len(predicted)
+    # csv quotes a lone \r only where its lines end in one, and calls `write` once a line.
+    table = csv.writer(SimpleNamespace(write=lines.append), delimiter="\t", lineterminator="\r\n")
+    table.writerow(["error", "gold", "prediction", "confidence", "id", *("text_a", "text_b")[: len(task.texts)]])
+    for row in sorted(range(len(examples)), key=lambda row: -errors.get(row, -1)):  # of equals, the file's first
+        error = short(errors[row]) if row in errors else ""
+        said = golds.get(row, ""), predicted[row], shares[row]
+        table.writerow([error, *said, examples[row].id, *examples[row].texts])
+    return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
+
+
+def words(task: Task, values: Sequence) -> list:
+    """What `Kind.names` gives, for people: (none) where there may be several classes and is none."""
+    if task.several:
+        return [task.separator.join(map(str, value)) or "(none)" for value in values]
+    return [short(value) if task.range else value for value in values]
+
+
+def page(task: Task, labels: Sequence, y: Tensor) -> str:
+    """Text on the rows whose label is not None: which classes are taken for which, or how the error depends on the
+    score; and how far the probabilities can be believed."""
+    kind = KINDS[task.kind]
+    rows, gold = kind.gold(task, labels)
+    predictions, lines = kind.predict(task, y[rows]), [f"{task.name}: {len(rows)} rows with a label"]
+    if rows:
+        lines += {"class": confusion, "classes": by_class, "number": by_fifth}[kind.labels](task, predictions, gold)
+    if rows and task.classes:
+        error, bins = calibration(kind.confidence(task, y[rows]), predictions == gold)
+        table = [["confidence", "decisions" if task.several else "rows", "mean confidence", "accuracy"]]
+        for low, high, share, *means in bins:
+            table.append([f"{low:.1f} to {high:.1f}", f"{share:.1%}", *map("{:.3f}".format, means)])
+        lines += [*aligned(table), f"  expected calibration error {error:.3f}"]
+    return "\n".join(lines)
+
+
+def confusion(task: Task, predictions: np.ndarray, gold: np.ndarray) -> list[str]:
+    """A matrix with a column for each predicted class; where that is too wide, classes, and the ten worst mix-ups."""
+    size, names = len(task.classes), [str(name) for name in task.classes]
+    one_hot, first = np.eye(size, dtype=int), 24 if size < 4 else 12
+    counts = one_hot[gold].T @ one_hot[predictions]
+    room = (WIDTH - 2 - first - 8) // size - 2  # for a name, beside the first and the last column
+    if room < 5:
+        wrong = counts * (1 - one_hot)
+        pairs = sorted(zip(*wrong.nonzero(), strict=True), key=lambda pair: -wrong[pair])[:10]
+        mixed = [(cut(names[g], 30), cut(names[p], 30), wrong[g, p]) for g, p in pairs]
+        classes = by_class(task, one_hot[predictions], one_hot[gold])
+        return [*classes, *aligned([("gold", "taken for", "rows"), *mixed], left=2)]
+    recalls, precisions = (map(ratio, counts.diagonal(), counts.sum(axis=axis)) for axis in (1, 0))
+    rows = [(cut(name, first), *row, recall) for name, row, recall in zip(names, counts, recalls, strict=True)]
+    header = ("", *(cut(name, room) for name in names), "recall")
+    return ["  lines: gold; columns: predicted", *aligned([header, *rows, ("precision", *precisions, "")])]
+
+
+def by_class(task: Task, predictions: np.ndarray, gold: np.ndarray) -> list[str]:
+    """How many rows have each class, are said to, and both. Arrays: (B, K) of 0 and 1."""
+    names, both = [cut(str(name), 30) for name in task.classes], (predictions * gold).sum(axis=0)
+    counts = gold.sum(axis=0), predictions.sum(axis=0), both
+    f1s = map(ratio, 2 * both, (gold + predictions).sum(axis=0))
+    return aligned([("class", "gold", "predicted", "both", "F1"), *zip(names, *counts, f1s, strict=True)])
+
+
+def by_fifth(task: Task, predictions: np.ndarray, gold: np.ndarray) -> list[str]:
+    """The mean absolute error where gold is in each fifth of the range, and over all."""
+    edges, errors = np.linspace(*task.range, 6), abs(predictions - gold)
+    fifth = np.searchsorted(edges[1:-1], gold, side="right")
+    places = [(f"{low:.3g} to {high:.3g}", fifth == n) for n, (low, high) in enumerate(pairwise(edges))]
+    table = [("gold", "rows", "mean error", "mean prediction")]
+    for place, there in (*places, ("all", fifth >= 0)):
+        table.append((place, there.sum(), *(ratio(of[there].sum(), there.sum()) for of in (errors, predictions))))
+    return aligned(table)
+
+
+def ratio(part: float, whole: float) -> str:
+    return f"{part / whole:.3f}" if whole else "-"
+
+
+def columns(text: str) -> int:
+    """On a terminal: two for a wide letter, as Chinese has them, none for an accent that stands by itself."""
+    return sum(1 + (east_asian_width(letter) in "WF") - (combining(letter) > 0) for letter in text)
+
+
+def cut(name: str, room: int) -> str:
+    """A name on one line, abbreviated where it is too wide."""
+    name = " ".join(name.split())
+    while columns(name) > room:
+        name = name.removesuffix(".")[:-1] + "."
+    return name
+
+
+def aligned(rows: Sequence[Sequence], left: int = 1) -> list[str]:
+    """An empty line, and rows of cells as lines: the first `left` columns to the left, the others to the right."""
+    padded = []
+    for n, column in enumerate(zip(*rows, strict=True)):
+        width = max(columns(str(cell)) for cell in column)
+        gaps = [" " * (width - columns(str(cell))) for cell in column]
+        padded.append([f"{cell}{gap}" if n < left else f"{gap}{cell}" for cell, gap in zip(column, gaps, strict=True)])
+    return ["", *("  " + "  ".join(row).rstrip() for row in zip(*padded, strict=True))]
