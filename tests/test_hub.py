@@ -265,5 +265,5 @@ def test_a_hub(tmp_path):
     assert nobody[1].startswith("someone/nobody: ") and nobody[1].endswith("run: hf auth login")
     assert sha256(b"tampered") in minilm[1] and REAL_SHA256 in minilm[1]
     assert sha256(b"weights") in spoilt[1] and sha256(b"sthgiew") in spoilt[1] and "model.safetensors" in spoilt[1]
-    assert "fetching someone/bert from the Hub" in stderr
+    assert "fetching someone/bert from the Hugging Face Hub" in stderr
     assert b"sthgiew" not in [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
