@@ -80,6 +80,7 @@ class Layer(nn.Module):
 class BertOutput(NamedTuple):
     last_hidden_state: Tensor  # (B, T, D)
     pooler_output: Tensor | None  # (B, D); None of a model without a pooler
+    attentions: tuple[Tensor, ...] | None = None  # (B, H, T, T) of each layer, from the first; None unless asked for
 
 
 class BertModel(nn.Module):
@@ -125,13 +126,20 @@ class BertModel(nn.Module):
         Returns: hidden states (B, T, D) and the attention of that layer (B, H, T, T), rows summing to 1.
         Raises:  ValueError for a layer that is not there, or texts longer than the position embeddings.
         """
-        blocks, positions = self.layers_up_to(layer), self.positions(input_ids)
-        mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        x = self.embeddings(input_ids, types, positions)  # (B, T, D)
+        blocks = self.layers_up_to(layer)
+        x, mask = self.embed(input_ids, attention_mask, token_type_ids)
         for block in blocks:
             x, attention = block(x, mask)
         return x, attention
+
+    def embed(
+        self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What the layers start from: x (B, T, D) and the mask (B, T), all True where none is given."""
+        positions = self.positions(input_ids)
+        mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        return self.embeddings(input_ids, types, positions), mask
 
     def layers_up_to(self, layer: int) -> nn.ModuleList:
         """The layers that `layer` (-1 the last, -2 the second to last, ...) needs, itself the last of them."""
@@ -149,8 +157,22 @@ class BertModel(nn.Module):
         return torch.arange(shape[1], device=input_ids.device)  # (T,)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        output_attentions: bool = False,
     ) -> BertOutput:
-        """input_ids, attention_mask, token_type_ids: (B, T) -> last_hidden_state (B, T, D), pooler_output (B, D)."""
-        x, _ = self.hidden_state(input_ids, attention_mask, token_type_ids)
-        return BertOutput(x, None if self.pooler is None else torch.tanh(self.pooler(x[:, 0])))
+        """input_ids, attention_mask, token_type_ids: (B, T) -> last_hidden_state (B, T, D), pooler_output (B, D).
+
+        output_attentions: give each layer's attention, too: (B, H, T, T), a query a row, which sums to 1; before
+        dropout, also in training, where transformers gives it after.
+        """
+        x, mask = self.embed(input_ids, attention_mask, token_type_ids)
+        attentions = []
+        for block in self.layers:
+            x, attention = block(x, mask)
+            if output_attentions:  # else no more than one layer's is held
+                attentions.append(attention)
+        pooled = None if self.pooler is None else torch.tanh(self.pooler(x[:, 0]))  # (B, D)
+        return BertOutput(x, pooled, tuple(attentions) if output_attentions else None)

@@ -124,6 +124,10 @@ class BertTokenizer:
             types.append([0] * (len(a) + 2) + [1] * (len(b) + 1))
         return ids, types
 
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """Each id's token as the vocabulary has it: "##s" goes on with the word before it."""
+        return [self._tokenizer.id_to_token(number) for number in ids]
+
     def lengths(self, texts: Texts, pairs: Texts | None = None) -> list[int]:
         """How many tokens each text, or pair, has before it is cut, [CLS] and [SEP] included."""
         uncut = self.ids(texts, sys.maxsize) if pairs is None else self.pair_ids(texts, pairs, sys.maxsize)[0]

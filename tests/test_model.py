@@ -55,7 +55,7 @@ def test_attention_sums_to_1_over_real_tokens_and_is_0_on_padding(lengths, scale
 
 
 def test_the_pooler_is_a_tanh_of_the_first_token_or_none(model):
-    x, pooled = model(**make_batch())
+    x, pooled, _ = model(**make_batch())
     assert_same(pooled, torch.tanh(x[:, 0] @ model.pooler.weight.T + model.pooler.bias))
     without = make_model()
     without.pooler = None
@@ -96,6 +96,21 @@ def test_each_layers_states_and_attention_are_transformers(dtype, layer):
     x, attention = ours.hidden_state(**batch, layer=layer)
     assert_same(x, expected.hidden_states[layer])
     assert_same(attention, expected.attentions[layer])
+
+
+@pytest.mark.parametrize("dtype", SAME)
+def test_the_attentions_of_all_layers_are_transformers(dtype):
+    ours, batch = make_model(dtype), make_batch()  # rows with padding
+    output, expected = ours(**batch, output_attentions=True), make_reference(ours)(**batch, output_attentions=True)
+    assert len(output.attentions) == CONFIG.num_hidden_layers
+    for attention, theirs in zip(output.attentions, expected.attentions, strict=True):
+        assert attention.shape == (B, CONFIG.num_attention_heads, T, T)
+        assert_same(attention, theirs)
+        assert_same(attention.sum(-1), torch.ones_like(attention[..., 0]))
+    plain = ours(**batch)
+    assert plain.attentions is None
+    assert torch.equal(plain.last_hidden_state, output.last_hidden_state)
+    assert torch.equal(plain.pooler_output, output.pooler_output)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 14])
@@ -170,7 +185,7 @@ def test_padding_changes_nothing_at_real_positions(model, length, padding, seed)
 def test_neither_the_order_of_the_rows_nor_their_company_matters(model, rows):
     batch = make_batch()
     some = model(**{name: value[rows] for name, value in batch.items()})
-    for ours, expected in zip(some, model(**batch), strict=True):
+    for ours, expected in zip(some[:2], model(**batch)[:2], strict=True):
         assert_same(ours, expected[rows])
 
 

@@ -10,22 +10,20 @@ Needs the extra: pip install -e '.[pictures]'
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from experiments import pictures
+from experiments.pictures import names, new_figure, save, series
 from optim import pcgrad, pcgrad_weights
-from runtime.errors import DataError, UsageError, run_cli
+from runtime.errors import DataError, run_cli
 
-try:
-    from matplotlib import pyplot as plt
+if TYPE_CHECKING:
     from matplotlib.axes import Axes
-except ImportError:
-    plt = None
 
 DOCS = Path(__file__).parents[1] / "docs"
 A, B, PLAIN, SURGERY = "#1f6fb4", "#c8502d", "#6b6b6b", "#2c8a3c"  # task A, task B, the plain sum, PCGrad's
@@ -67,7 +65,8 @@ def normal(gradient: Tensor) -> Tensor:
 
 def draw_pcgrad(path: Path) -> None:
     (a, b), parts, total = CONFLICT, projected(CONFLICT), pcgrad(CONFLICT)
-    figure, ((plain, project), (surgery, agree)) = plt.subplots(2, 2, figsize=(8, 5.8), layout="constrained")
+    figure = new_figure(8, 5.8)
+    (plain, project), (surgery, agree) = figure.subplots(2, 2)
     for ax in (plain, surgery):
         ax.fill(*torch.cat([normal(b), normal(b).flip(0) - 9 * b]).T.tolist(), color=B, alpha=0.1, linewidth=0)
         ax.text(2.6, -0.6, "task B gets worse here", color=B, ha="center")
@@ -97,58 +96,32 @@ def draw_pcgrad(path: Path) -> None:
         ax.set(xlim=(-2.5, 4.2), ylim=(-0.8, 3.5), aspect="equal", xticks=[], yticks=[])
         ax.set_title(title, loc="left")
         ax.spines[:].set_color("#dddddd")
-    figure.savefig(path, dpi=200, bbox_inches="tight", pad_inches=0.05)
-
-
-def read_cosines(log: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The steps (N,), and of each pair of tasks the cosines of their gradients (N,), in [-1, 1]."""
-    try:
-        found = [json.loads(text) for text in log.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{log}: expected a run's log.jsonl; found: {error}; give another with --log") from None
-    found = [line for line in found if "cosine" in line]
-    if len(found) < 2:
-        raise DataError(f"{log}: expected steps with cosines; found {len(found)}; take a run with --strategy gs")
-    steps = np.array([line["step"] for line in found])
-    return steps, {pair: np.array([line["cosine"][pair] for line in found]) for pair in found[0]["cosine"]}
+    save(figure, path)
 
 
 def draw_conflict(log: Path, path: Path) -> None:
-    steps, cosines = read_cosines(log)
-    window, last = max(2, len(steps) // 12), len(cosines) - 1
-    middle = steps[window // 2 :][: len(steps) - window + 1]  # of each window
-    limit = 1.1 * np.quantile(np.abs(list(cosines.values())), 0.995)
-    figure = plt.figure(figsize=(8, 1 + 1.15 * len(cosines)), layout="constrained")
+    lines = pictures.read_log(log)
+    cosines = {pair: series(lines, "cosine", pair) for pair in names(lines, "cosine")}  # steps and values, (N,) each
+    if (count := sum("cosine" in line for line in lines)) < 2:
+        raise DataError(f"{log}: expected steps with cosines; found {count}; take a run with --strategy gs")
+    limits, last = pictures.cosine_limits(lines), len(cosines) - 1
+    figure = new_figure(8, 1 + 1.15 * len(cosines))
     grid = figure.add_gridspec(last + 1, 2, width_ratios=(3, 1))
-    bars = figure.add_subplot(grid[:, 1], title="steps with conflict", xlim=(0, 100), ylim=(last + 0.5, -0.5))
-    for row, (pair, values) in enumerate(cosines.items()):
-        color = f"C{row}"
-        ax = figure.add_subplot(grid[row, 0], xlim=(steps[0], steps[-1]), ylim=(-limit, limit), ylabel=pair)
-        near = np.lib.stride_tricks.sliding_window_view(values, window)  # (windows, window)
-        ax.plot(steps, values, ".", color=color, markersize=1.5, alpha=0.35)
-        ax.fill_between(middle, *np.quantile(near, (0.1, 0.9), axis=1), color=color, alpha=0.2, linewidth=0)
-        ax.plot(middle, near.mean(axis=1), color=color, linewidth=1.6)
-        ax.axhline(0, color="black", linewidth=0.8)
+    for row, (pair, (steps, values)) in enumerate(cosines.items()):
+        ax = figure.add_subplot(grid[row, 0], xlim=(steps[0], steps[-1]), ylim=limits, ylabel=pair)
+        pictures.draw_cosines(ax, steps, values, f"C{row}")
         ax.tick_params(labelbottom=row == last)
         ax.set_title("" if row else "cosine of two tasks' gradients (below 0: conflict)")
-        share = 100 * (values < 0).mean()
-        bars.barh(row, share, color=color, height=0.5)
-        bars.text(max(share, 60) + 3, row, f"{share:.0f} %", va="center", color=color)
-    ax.set_xlabel(f"step (line: mean of {window} steps; band: 8 of 10 of them)")
-    chance = 2 * 50 / len(steps) ** 0.5  # two standard errors of a share of one half
-    bars.axvspan(50 - chance, 50 + chance, color="black", alpha=0.25, linewidth=0, zorder=3)
-    bars.axvline(50, color="black", linestyle="--", linewidth=1, zorder=4)
-    bars.set(yticks=range(len(cosines)), yticklabels=cosines, xlabel="% (grey: what chance gives)")
-    figure.savefig(path, dpi=200, bbox_inches="tight", pad_inches=0.05)
+    ax.set_xlabel(f"step (line: mean of {pictures.rolling(values).shape[1]} steps; band: 8 of 10 of them)")
+    bars = figure.add_subplot(grid[:, 1], title="steps with conflict", xlabel="% (grey: what chance gives)")
+    pictures.draw_shares(bars, [(pair, values, f"C{row}") for row, (pair, (_, values)) in enumerate(cosines.items())])
+    save(figure, path)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--log", type=Path, help="draw how often the tasks of this run conflicted instead")
     args = parser.parse_args(argv)
-    if plt is None:
-        raise UsageError("tools.pictures: expected matplotlib; found none; pip install -e '.[pictures]'")
-    plt.rcParams.update({"font.size": 9, "axes.titlesize": 10})
     if args.log:
         draw_conflict(args.log, DOCS / "conflict.png")
     else:

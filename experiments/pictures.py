@@ -1,0 +1,103 @@
+"""What pictures share: figures, a run's log as numbers, and how cosines of task gradients are drawn.
+
+Needs the extra: pip install -e '.[pictures]'
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runtime.errors import DataError, UsageError
+from runtime.files import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches. Raises UsageError where matplotlib is missing."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UsageError("pictures: expected matplotlib; found none; pip install -e '.[pictures]'") from None
+    matplotlib.rcParams.update({"font.size": 9, "axes.titlesize": 10, "text.parse_math": False})  # a $ is a $
+    return Figure((width, height), layout="constrained")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """As PNG, whatever the name; the old file stays where that fails. Raises DiskError."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=200, bbox_inches="tight", pad_inches=0.05)
+    write_atomic(path, content.getvalue())
+
+
+def read_log(path: Path) -> list[dict]:
+    """The lines of a log.jsonl; one that a run is just writing is left out. Raises DataError, also without a loss."""
+    try:
+        log = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: expected a run's log; found: {error}; give a run of train_multitask.py") from None
+    if all(value is None for line in log for value in line.get("losses", {}).values()):
+        raise DataError(f"{path}: expected a step's losses; found none yet; wait, or start the run with --log_every 1")
+    return log
+
+
+def names(log: Sequence[dict], part: str) -> list[str]:
+    """What a log has of a part, in its order: of `cosine` the pairs, say."""
+    return list(dict.fromkeys(name for line in log for name in line.get(part, ())))
+
+
+def series(log: Sequence[dict], part: str, name: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """A part, or of it the one called name -> steps (N,) and values (N,), where there is a number."""
+    found = [(line["step"], line[part] if name is None else line[part].get(name)) for line in log if part in line]
+    steps, values = np.array([pair for pair in found if pair[1] is not None]).reshape(-1, 2).T
+    return steps, values
+
+
+def rolling(values: np.ndarray) -> np.ndarray:
+    """(N,) -> (windows, a twelfth of N), each window one step after the other"""
+    return np.lib.stride_tricks.sliding_window_view(values, max(1, len(values) // 12))
+
+
+def draw_mean(ax: Axes, steps: np.ndarray, values: np.ndarray, color: str) -> None:
+    """The rolling mean; of a single value a dot."""
+    ax.plot(rolling(steps).mean(1), rolling(values).mean(1), "-" if len(steps) > 1 else "o", color=color, linewidth=1.6)
+
+
+def draw_cosines(ax: Axes, steps: np.ndarray, cosines: np.ndarray, color: str) -> None:
+    """Cosines in [-1, 1] by their steps: each a dot, the rolling mean, and where 8 of 10 lie."""
+    ax.plot(steps, cosines, ".", color=color, markersize=1.5, alpha=0.35)
+    band = np.quantile(rolling(cosines), (0.1, 0.9), axis=1)
+    ax.fill_between(rolling(steps).mean(1), *band, color=color, alpha=0.2, linewidth=0)
+    draw_mean(ax, steps, cosines, color)
+    ax.axhline(0, color="black", linestyle=":", linewidth=1)
+
+
+def cosine_limits(log: Sequence[dict]) -> tuple[float, float]:
+    """The axis that all pairs share: symmetric, and as wide as their cosines but for a few outliers."""
+    cosines = np.concatenate([series(log, "cosine", pair)[1] for pair in names(log, "cosine")])
+    limit = 1.1 * float(np.quantile(np.abs(cosines), 0.995)) or 1.0
+    return -limit, limit
+
+
+def draw_shares(ax: Axes, bars: Sequence[tuple[str, np.ndarray, str]]) -> None:
+    """How many of the cosines are below 0, in percent, and what chance gives.
+
+    bars: name, cosines and colour of each, from the top.
+    Chance: of gradients that have nothing to do with each other half are below 0, give or take two standard errors.
+    """
+    for row, (_, cosines, color) in enumerate(bars):
+        share, chance = 100 * (cosines < 0).mean(), 100 / len(cosines) ** 0.5
+        ax.barh(row, share, color=color, height=0.5)
+        ax.barh(row, 2 * chance, left=50 - chance, color="black", alpha=0.25, height=0.8, linewidth=0)
+        ax.text(102, row, f"{share:.0f} %", va="center", color=color)
+    ax.axvline(50, color="black", linestyle=":", linewidth=1)
+    ax.set(xlim=(0, 100), ylim=(len(bars) - 0.5, -0.5), yticks=range(len(bars)), yticklabels=[bar[0] for bar in bars])

@@ -1,0 +1,156 @@
+"""A picture of a run, or of several on shared axes, from what they logged.
+
+    python -m experiments.plot runs/x [runs/y ...] --output plot.png
+
+Training losses, each task's main metric on dev, the cosines of task gradients and how many are below 0, the learning
+rate. A star stands where the mean of the main metrics is best: the step of best/. What no run has is left out, and
+named at the foot. A run that goes on may be drawn too. Needs the extra: pip install -e '.[pictures]'
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.tasks import Task
+from evaluate import read_run, score
+from experiments.pictures import (
+    cosine_limits,
+    draw_cosines,
+    draw_mean,
+    draw_shares,
+    names,
+    new_figure,
+    read_log,
+    save,
+    series,
+)
+from runtime.errors import UsageError, run_cli
+from runtime.settings import OptionParser
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Panel = tuple[str, str | None]  # a part of the log, and which of it: ("losses", "sst"), ("lr", None)
+COLUMNS, COLORS = 4, 10  # most panels in a row; colours that matplotlib's cycle has
+PARTS = {"losses": "losses", "dev": "dev metrics", "cosine": "cosines of task gradients", "lr": "learning rate"}
+TITLES = {"losses": "training loss: {}", "dev": "on dev: {}", "cosine": "cosine: {}", "lr": "learning rate"}
+KEY = "Step by step from left to right. Losses: single steps (faint) and the mean of a twelfth of the run."
+COSINE_KEY = """
+Cosines of two tasks' gradients, below 0 in conflict: single steps (dots), mean, and where 8 of 10 lie (band).
+Dotted, and grey for so few steps: by chance, as gradients that have nothing to do with each other."""
+
+
+@dataclass(frozen=True)
+class Run:
+    name: str  # as the user gave it
+    color: str
+    log: list[dict]
+    tasks: list[Task]  # those it trains
+
+    @classmethod
+    def read(cls, folder: Path, color: str) -> Run:
+        """Raises DataError, CheckpointError."""
+        log = read_log(folder / "log.jsonl")
+        trained = names(log, "losses")
+        return cls(str(folder), color, log, [task for name, task in read_run(folder)[1].items() if name in trained])
+
+    def best(self) -> tuple[int, float] | None:
+        """The step of best/ and its score; None without one."""
+        scores = [(line["step"], score(line["dev"], self.tasks)) for line in self.log if "dev" in line]
+        return max(((step, s) for step, s in scores if s is not None), key=lambda found: found[1], default=None)
+
+    def label(self) -> str:
+        """Its line in the legend."""
+        best, skipped = self.best(), sum("skipped" in line for line in self.log)
+        text = f"{self.name}: best on dev at step {best[0]} ({best[1]:.3f})" if best else self.name
+        return text + f", steps skipped: {skipped}" * (skipped > 0)
+
+
+def panels(runs: Sequence[Run]) -> dict[str, list[Panel]]:
+    """Of each part of the logs the panels that have something to show."""
+    log = [line for run in runs for line in run.log]
+    known = dict.fromkeys(task.metric_key(task.metric) for run in runs for task in run.tasks)
+    found = {"losses": names(log, "losses"), "dev": known, "cosine": names(log, "cosine"), "lr": [None]}
+    return {part: [(part, name) for name in found[part] if len(series(log, part, name)[0])] for part in PARTS}
+
+
+def draw_panel(ax: Axes, runs: Sequence[Run], part: str, name: str | None) -> None:
+    """One series of numbers, of each run that has it."""
+    for run in runs:
+        steps, values = series(run.log, part, name)
+        if not len(steps):
+            continue
+        if part == "cosine":
+            draw_cosines(ax, steps, values, run.color)
+        elif part == "losses":
+            ax.plot(steps, values, color=run.color, linewidth=0.7, alpha=0.25)
+            draw_mean(ax, steps, values, run.color)
+        else:
+            ax.plot(steps, values, ".-" if part == "dev" or len(steps) == 1 else "-", color=run.color, alpha=0.8)
+        if part == "dev" and (best := run.best()):
+            at = steps == best[0]
+            ax.plot(steps[at], values[at], "*", color=run.color, markersize=12, clip_on=False, zorder=3)
+    ax.set_title(TITLES[part].format(name))
+    ax.set_xlim(0, 1.02 * max(run.log[-1]["step"] for run in runs))
+    if part == "lr":
+        ax.ticklabel_format(axis="y", scilimits=(0, 0))
+    if part == "cosine":
+        ax.set_ylim(cosine_limits([line for run in runs for line in run.log]))
+
+
+def draw_conflicts(ax: Axes, runs: Sequence[Run], pairs: Sequence[str]) -> None:
+    """How often each pair conflicted, in each run that has it: a pair's name beside its first bar."""
+    bars: list[tuple] = []
+    for pair in pairs:
+        found = [(series(run.log, "cosine", pair)[1], run.color) for run in runs]
+        there = [(cosines, color) for cosines, color in found if len(cosines)]
+        bars += [("" if i else pair, *bar) for i, bar in enumerate(there)]
+    draw_shares(ax, bars)
+    ax.set_title("% of cosines below 0")
+
+
+def picture(runs: Sequence[Run]) -> Figure:
+    """Rows of panels for each part of the logs; how often pairs conflicted stands beside the learning rate."""
+    parts = panels(runs)
+    pairs, missing = [pair for _, pair in parts["cosine"]], [text for part, text in PARTS.items() if not parts[part]]
+    parts["lr"] += [("conflicts", None)] * bool(pairs)
+    rows: list[tuple[int, list[Panel]]] = []  # how many panels have room, and the panels
+    for there in filter(None, parts.values()):
+        width = math.ceil(len(there) / math.ceil(len(there) / COLUMNS))  # 3 and 2 of five, not 4 and 1
+        rows += [(width, there[i : i + width]) for i in range(0, len(there), width)]
+    figure = new_figure(9, 1 + 0.2 * len(runs) + 1.8 * len(rows))
+    for row, (width, there) in zip(figure.add_gridspec(len(rows), 1), rows, strict=True):
+        for place, (part, name) in zip(row.subgridspec(1, width), there, strict=False):
+            ax = figure.add_subplot(place)
+            if part == "conflicts":
+                draw_conflicts(ax, runs, pairs)
+            else:
+                draw_panel(ax, runs, part, name)
+    kinds = [("*-" if run.best() else "-", {"color": run.color, "label": run.label()}) for run in runs]
+    handles = [ax.plot([], [], kind, markersize=10, **words)[0] for kind, words in kinds]
+    figure.legend(handles=handles, loc="outside upper left", frameon=False)
+    key = KEY + COSINE_KEY * bool(pairs) + f"\nNot in these logs: {', '.join(missing)}." * bool(missing)
+    figure.supxlabel(key, fontsize="medium")
+    return figure
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = OptionParser(__doc__)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="run", help="a run's folder, of train_multitask.py")
+    parser.add_argument("--output", type=Path, default=Path("plot.png"), help="the PNG (default: plot.png)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args(argv)
+    if len(args.runs) > COLORS:
+        raise UsageError(f"runs: expected {COLORS} at most, a colour each; found {len(args.runs)}; give fewer")
+    save(picture([Run.read(folder, f"C{i}") for i, folder in enumerate(args.runs)]), args.output)
+    print(args.output)
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))
