@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 
 from data.tasks import TASKS
 from experiments.plot import Run, main, picture
+from heads.config import HeadsConfig
 from runtime.errors import run_cli
 from tools.pictures import draw_conflict
 
@@ -49,7 +50,8 @@ LOG = [
 
 def make_run(folder: Path, log: list[dict], rest: str = "") -> Path:
     folder.mkdir()
-    config = {"task_definitions": [task.to_json() for task in TASKS_OF_RUN]}
+    config = asdict(HeadsConfig()) | {"task_definitions": [task.to_json() for task in TASKS_OF_RUN]}
+    config |= {"seed": 0, "data_dir": "data", "checkpoint": "minilm", "machine": {"precision": "off"}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log) + rest)
     return folder
