@@ -150,10 +150,8 @@ def write_predictions(folder: Path, name: str, task: Task, split: Split, y: Tens
     text = prediction_text(task, ids, y)
     check_predictions(text, task, ids)
     write_atomic(path, text)
-    say(f"wrote {path}")
     if name == "dev":
-        write_atomic(path := folder / READABLE / f"{task.name}-dev.tsv", mistakes(task, split.examples, y))
-        say(f"wrote {path}")
+        write_atomic(folder / READABLE / f"{task.name}-dev.tsv", mistakes(task, split.examples, y))
 
 
 def finish(session: Session) -> None:
@@ -248,6 +246,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_space(out, 0, option="--predictions_dir")
     pages = [] if args.report else None
     metrics = predict_and_score(model.to(device), splits, amp, out, pages)
+    say(f"predictions: {out}")
     if metrics:
         places = dict.fromkeys(str(split.path.parent) for split in splits["dev"].values())
         print("\n\n".join([f"dev of {', '.join(places)}\n{report(metrics)}", *(pages or ())]))

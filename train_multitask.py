@@ -29,7 +29,7 @@ from evaluate import finish, predict_and_score, score, undefined
 from optim.schedule import lr_factor
 from optim.surgery.gramian import cosines
 from optim.task_gradients import Conflict, clip_and_combine
-from runtime.errors import UsageError, run_cli, say
+from runtime.errors import UsageError, fitted, run_cli, say
 from runtime.files import check_space, clean, disk_errors, lock, move_aside, write_atomic
 from runtime.seeds import generator, seeded
 from training import checkpoint, guards
@@ -222,7 +222,7 @@ def run_in_folder(options: Options, locks: ExitStack) -> None:
     resume(session)
     if session.last_good and session.finished and (out / "metrics.json").is_file():
         return say(f"complete at step {session.state.step}: nothing to do in {out}")
-    say(header(session))
+    say(fitted(header(session)))
     if options.dry_run:
         return dry_run(session)
     if holds_run and options.overwrite:  # only now, when everything that the new run starts from is there

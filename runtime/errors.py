@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from textwrap import TextWrapper
 from types import SimpleNamespace
 from typing import TextIO
 
@@ -115,6 +116,15 @@ def show(what: str, done: int, total: int, rest: str = "") -> None:
         while len(line) >= shutil.get_terminal_size().columns and "  " in line:  # a longer one would not be replaced
             line = line.rpartition("  ")[0]
         say(line, end="\r")
+
+
+def fitted(text: str) -> str:
+    """The text, on a terminal with its lines broken between words."""
+    if not sys.stderr.isatty():
+        return text
+    broken = TextWrapper(shutil.get_terminal_size().columns - 1, subsequent_indent="    ", break_on_hyphens=False)
+    broken.break_long_words = False
+    return "\n".join("\n".join(broken.wrap(line)) for line in text.splitlines())
 
 
 def explain(error: BaseException, number: int = 0) -> tuple[int, str]:

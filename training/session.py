@@ -101,7 +101,7 @@ class Session:
     def steps(self) -> Iterator[int]:
         """The numbers of the steps still to take, from 0. A signal lets the step end and be saved; then SystemExit."""
         go_on = f"go on with: {self.options.command}"
-        first = lambda: f"finishing step {self.state.step + 1}; Ctrl-C again stops at once"  # noqa: E731
+        first = lambda: "finishing this step, then saving it; Ctrl-C again stops at once"  # noqa: E731
         again = lambda: f"the steps after {self.last_good or 0} are lost; {go_on}"  # noqa: E731
         with stop_signals(first=first, again=again) as self.stop:
             self.stopping = self.stop.number
