@@ -218,6 +218,7 @@ def run_in_folder(options: Options, locks: ExitStack) -> None:
         raise UsageError(f"--output_dir: {out} holds a run; take --resume auto, --overwrite (moves it) or another")
     if options.resume == "never" or not (out / "metrics.json").is_file():  # a finished run is left alone
         check_output_space(options)
+    say(f"reading {options.data_name}, loading {options.checkpoint}")
     session = Session(options)
     resume(session)
     if session.last_good and session.finished and (out / "metrics.json").is_file():
@@ -236,14 +237,13 @@ def run_in_folder(options: Options, locks: ExitStack) -> None:
     finish(session)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> None:
     options = parse(argv, __doc__)
     set_deterministic(options.deterministic)
     with ExitStack() as locks:
         if options.output_dir.exists() or not options.dry_run:
             locks.enter_context(lock(options.output_dir))
         run_in_folder(options, locks)
-    return 0
 
 
 if __name__ == "__main__":

@@ -48,10 +48,10 @@ def what_is_odd(task: Task, name: str, split: Split, counts: dict[str, int], tra
     shared = overlap(train, split) if train else 0
     findings = [
         (few, f"labels of few rows: {', '.join(few)}; add some, or take these labels out"),
-        (equal, f"{equal} pairs with equal sides; see whether they should be there"),
-        (again, f"{len(again)} texts that stand there more than once; leave one row of each"),
-        (differ, f"{len(differ)} of them with labels that disagree; decide, such as lines {lines}"),
-        (shared, f"{shared} texts that train has too; take them out of train, or scores are too good"),
+        (equal, f"pairs with equal sides: {equal}; see whether they should be there"),
+        (again, f"texts that stand there more than once: {len(again)}; leave one row of each"),
+        (differ, f"of them with labels that disagree: {len(differ)}; decide, such as lines {lines}"),
+        (shared, f"texts that train has too: {shared}; take them out of train, or scores are too good"),
     ]
     return split.warnings + [f"{name}: {finding}" for is_there, finding in findings if is_there]
 

@@ -125,7 +125,7 @@ def test_more_than_one_percent_without_a_label_is_an_error_in_train_alone(tmp_pa
     rows[3] = "3\tid3\tA\t"
     write(tmp_path, "sst", "train", [SST[0], *rows])
     assert len(read(TASKS["sst"], "train", tmp_path).examples) == 99  # exactly 1 %
-    assert "1 of 99 rows have no sentiment; line 5;" in error_of(tmp_path, "sst", "train", [SST[0], *rows[:99]])
+    assert "1 of 99 rows has no sentiment; line 5;" in error_of(tmp_path, "sst", "train", [SST[0], *rows[:99]])
     write(tmp_path, "sst", "dev", [SST[0], *rows[:99]])
     assert len(read(TASKS["sst"], "dev", tmp_path).examples) == 99
     write(tmp_path, "sst", "dev", [SST[0], *(f"{n}\tid{n}\tA\t" for n in range(30))])
@@ -139,8 +139,8 @@ def test_dev_keeps_every_row(tmp_path):
     assert [example.label for example in found.examples] == [0, None, 0, 1, 0, 1, 0, 1, 0, 1]
     assert found.examples[3].texts == ("A", " ")
     assert [warning.partition(".csv: ")[2] for warning in found.warnings] == [
-        "1 of 10 rows have no is_duplicate: predicted; line 3",
-        "1 of 10 rows have an empty sentence: predicted; line 5",
+        "1 of 10 rows has no is_duplicate: predicted; line 3",
+        "1 of 10 rows has an empty sentence: predicted; line 5",
     ]
 
 
@@ -150,7 +150,7 @@ def test_empty_sentences_are_left_out_of_train_and_kept_in_test(tmp_path, empty)
     write(tmp_path, "sts", "train", with_line(STS, 4, f"2\tid2\tA\t{empty}\t1"))
     found = read(TASKS["sts"], "train", tmp_path)
     assert [example.line for example in found.examples] == [2, 3, *range(5, 12)]
-    assert found.warnings[0].endswith("1 of 10 rows have an empty sentence: left out of training; line 4")
+    assert found.warnings[0].endswith("1 of 10 rows has an empty sentence: left out of training; line 4")
     write(tmp_path, "sts", "test", ["\tid\tsentence1\tsentence2", f"0\ta\t{empty}\tB", "1\tb\tA\tB"])
     assert [example.texts[0].strip() for example in read(TASKS["sts"], "test", tmp_path).examples] == ["", "A"]
 
@@ -171,7 +171,7 @@ def test_a_repeated_id_is_a_warning_in_train_and_an_error_elsewhere(tmp_path):
     write(tmp_path, "para", "train", lines)
     found = read(TASKS["para"], "train", tmp_path)
     assert len(found.examples) == 10
-    assert [warning.partition(".csv: ")[2] for warning in found.warnings] == ["1 of 10 rows have a repeated id; line 8"]
+    assert [warning.partition(".csv: ")[2] for warning in found.warnings] == ["1 of 10 rows has a repeated id; line 8"]
     for split in ("dev", "test"):
         message = error_of(tmp_path, "para", split, lines)
         assert message.startswith(f"{TASKS['para'].files[split]}:8: ")
