@@ -133,4 +133,5 @@ def _check_rows(task: Task, split: str, path: Path, examples: list[Example], fro
 
 def _rows(lines: Collection[int], rows: int, what: str) -> str:
     shown = ", ".join(map(str, sorted(lines)[:SHOWN])) + f" and {len(lines) - SHOWN} more" * (len(lines) > SHOWN)
-    return f"{len(lines)} of {rows} rows {'have' if len(lines) > 1 else 'has'} {what}; line{'s' * (len(lines) > 1)} {shown}"
+    have, line = ("have", "lines") if len(lines) > 1 else ("has", "line")
+    return f"{len(lines)} of {rows} rows {have} {what}; {line} {shown}"
