@@ -29,6 +29,7 @@ setup(
             "transformers>=5",  # BertModel, the reference of bert/, and a peer of benchmarks/
             "sentence-transformers>=5.2",  # embeddings, and a reader of what a run writes
             "torchjd>=0.18,<0.19",  # the reference of surgery, and a peer
+            "matplotlib>=3.8",  # pictures
         ],
         "pictures": ["matplotlib>=3.8"],
     },

@@ -3,7 +3,7 @@
     python -m tools.pictures                            # docs/pcgrad.png: what PCGrad does with two gradients
     python -m tools.pictures --log runs/x/log.jsonl     # docs/conflict.png: how often a run's tasks conflicted
 
-The first is computed by `optim`, not drawn by hand. The second wants a run with surgery and `--log_every 1`.
+The first is computed by `optim`, not drawn by hand. The second wants a run with surgery.
 Needs the extra: pip install -e '.[pictures]'
 """
 
