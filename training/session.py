@@ -221,8 +221,10 @@ class Session:
             if part and numbers[saved]:
                 part.load_state_dict(numbers[saved])
         there = self.out / "best" / "step.json"
-        if not there.is_file() or read_json(there) != {"step": progress.best_step}:  # of a later step than path's
-            progress.best_score = None  # the next evaluation replaces it
+        if not there.is_file() or read_json(there) != {"step": progress.best_step}:  # gone, or of a later step
+            progress.best_score = None
+            if progress.best_step:
+                say(f"{there.parent}: not the best of step {progress.best_step}; the next evaluation replaces it")
         self.state, self.last_good = progress, progress.step
 
     def check_same(self, stored: dict) -> None:
