@@ -223,5 +223,6 @@ def clip_and_combine(
         weights = surgery.weights(products, generator)
         norm = clip_gradients(parameters, max_norm, others=combined_norm(weights, products))
     # Clipped by its weights, the sum needs no further pass. What is infinite shows in .grad, where GradScaler looks.
-    gradients.combine(weights * (max_norm / max(norm, max_norm) if norm < math.inf else math.inf))
+    clip = math.inf if norm == math.inf else max_norm / norm if norm > max_norm else 1.0
+    gradients.combine(weights * clip)
     return Conflict(products, infinite, norm)

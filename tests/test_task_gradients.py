@@ -317,7 +317,7 @@ def combined(way: str, max_norm: float, surgery: Surgery | None, sparse: bool = 
 
 @both_ways
 @dense_and_sparse
-@pytest.mark.parametrize("max_norm", [0.01, 1e6])
+@pytest.mark.parametrize("max_norm", [0.01, 1e6, math.inf])
 def test_surgery_and_clipping_are_pcgrad_and_torchs_clipping(way, sparse, max_norm):
     net, conflict = combined(way, max_norm, SURGERIES["pcgrad"](), sparse)
     stacked, expected = shared_jacobian(Net()), Net()
