@@ -132,7 +132,7 @@ def predict_and_score(
     for name in ("dev", "test"):
         for split in splits.get(name, {}).values():
             sides = [list(side) for side in zip(*(example.texts for example in split.examples), strict=True)]
-            bar = partial(show, f"{'predicting' if folder else 'evaluating'} {split.task} {name}")
+            bar = partial(show, f"{'predicting' if folder else 'evaluating'} {split.task} {name}, texts:")
             task, y = model.tasks[split.task], outputs(model, split.task, sides, amp, bar)
             if folder:
                 write_predictions(folder, name, task, split, y)
@@ -173,6 +173,7 @@ def finish(session: Session) -> None:
     }
     write_atomic(session.out / "metrics.json", json.dumps(result, indent=2) + "\n")
     say(f"model: {best}; predictions: {options.predictions_dir}")
+    say(f"look at it: python evaluate.py {session.out} --report")
     print(f"dev of {options.data_name}, weights of step {state.best_step}:\n{report(metrics)}")
 
 
@@ -204,7 +205,8 @@ def load_model(run: Path) -> MultitaskBert:
         return MultitaskBert.from_pretrained(folder)
     if not (newest := load_latest(run / "checkpoints")):
         advice = "wait for its first checkpoint, go on with --resume auto, or give another folder"
-        raise UsageError(f"{run}: expected best/heads.json or a checkpoint in it; found none yet; {advice}")
+        found = "none yet" if run.is_dir() else "no such folder"
+        raise UsageError(f"{run}: expected best/heads.json or a checkpoint in it; found {found}; {advice}")
     (path, tensors, _), (config, tasks) = newest, read_run(run)
     say(f"no best model yet: taking checkpoint {path.name}")
     model = MultitaskBert.from_pretrained(config["checkpoint"], list(tasks.values()), config["heads"])

@@ -24,7 +24,6 @@ import torch
 from bert import BertConfig, BertModel
 from bert.hub import resolve
 from bert.precision import autocast, set_deterministic
-from data.reader import overlap
 from evaluate import finish, predict_and_score, score, undefined
 from optim.schedule import lr_factor
 from optim.surgery.gramian import cosines
@@ -33,12 +32,11 @@ from runtime.errors import UsageError, fitted, run_cli, say
 from runtime.files import check_space, clean, disk_errors, lock, move_aside, write_atomic
 from runtime.seeds import generator, seeded
 from training import checkpoint, guards
-from training.log import RunLog, progress, time_left
+from training.log import DISK, RunLog, header, progress, time_left
 from training.options import Options, parse
 from training.session import Session
 
 RUN_NAMES = ("best", "step-*", "config.json", "metrics.json", "log.jsonl", "*-output.csv")  # of temporary files, too
-COPIES = 3 * 3 + 2  # of the weights on disk: two checkpoints and one being written, with two moments; best/ twice
 
 
 def train(session: Session) -> None:
@@ -115,38 +113,12 @@ def evaluate(session: Session, log: RunLog) -> None:
     value = score(metrics, options.tasks)
     best = value is not None and (state.best_score is None or value > state.best_score)
     state.evaluations_since_best = 0 if best else state.evaluations_since_best + 1
-    shown = {name: metrics[name] for name in (task.metric_key(task.metric) for task in options.tasks)} | {"mean": value}
+    shown = {name: metrics[name] for name in (task.metric_key(task.metric) for task in options.tasks)}
+    shown |= {"mean": value} if len(shown) > 1 else {}
     texts = [f"{name} {number:.3f}" if number is not None else f"{name} -    " for name, number in shown.items()]
     say(f"dev at {state.step:>{len(str(session.total_steps))}}  {'  '.join(texts)}{'  best' * best}")
     if best:
         session.save_best(value)
-
-
-def header(session: Session) -> str:
-    """What is odd about the data, and what runs on what, for people."""
-    options, config, by_name, model = session.options, session.model.config, session.splits, session.model
-    splits = [split for by_task in by_name.values() for split in by_task.values()]
-    lines = [f"warning: {line}" for split in splits for line in split.warnings]
-    for learnt, dev in zip(by_name["train"].values(), by_name["dev"].values(), strict=True):
-        if count := overlap(learnt, dev):
-            lines.append(f"warning: {dev.path}: texts that are in {learnt.path.name} too: {count}; its scores flatter")
-    lines.append(f"{options.option}, {options.strategy} on {', '.join(session.rows)}; data: {options.data_name}")
-    for task in options.tasks:
-        counts = [f"{len(by_name[name][task.name].examples)} {name}" for name in task.splits]
-        lines.append(f"  {task.name:<{max(map(len, session.rows)) + 1}}{', '.join(counts)} rows")
-    lengths = model.tokenizer.lengths([text for split in splits for e in split.examples for text in e.texts])
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    sizes, accum = ",".join(f"{name}={size}" for name, size in options.batch_size.items()), options.grad_accum
-    lines += [
-        f"model: {options.checkpoint}, {config.arch}, {config.pooling} of layer {config.layer}; "
-        f"{trained / 1e6:.1f} million trained parameters",
-        f"texts: up to {max(lengths)} tokens, {sum(n > model.max_length for n in lengths)} cut to {model.max_length}",
-        f"device: {session.device}, {torch.get_num_threads()} threads, precision {session.amp}; seed {options.seed}",
-        f"steps: {session.total_steps}, {session.steps_an_epoch} an epoch, dev every {session.eval_every}; "
-        f"rows a step: {accum} x {sizes}",
-        f"disk: up to {COPIES * 4 * sum(map(torch.numel, model.parameters())) / 1e6:.0f} MB in {session.out}",
-    ]
-    return "\n".join(lines)
 
 
 def run_config(session: Session) -> dict:
@@ -206,7 +178,7 @@ def check_output_space(options: Options) -> None:
         weights = sum(weight.numel() for weight in BertModel(config).parameters())
     there = [p for name in ("checkpoints", "best") for p in (options.output_dir / name).rglob("*") if p.is_file()]
     held = 0 if options.overwrite else sum(path.stat().st_size for path in there)
-    check_space(options.output_dir, COPIES * 4 * weights - held)
+    check_space(options.output_dir, DISK * weights - held)
     check_space(options.predictions_dir, 0, option="--predictions_dir")
 
 
@@ -215,10 +187,12 @@ def run_in_folder(options: Options, locks: ExitStack) -> None:
     out = options.output_dir
     holds_run = (out / "config.json").is_file() or bool(checkpoint.saved(out / "checkpoints"))
     if holds_run and options.resume == "never" and not options.overwrite:
-        raise UsageError(f"--output_dir: {out} holds a run; take --resume auto, --overwrite (moves it) or another")
+        raise UsageError(
+            f"--output_dir: {out} holds a run; take --resume auto, --overwrite (which moves it) or another --output_dir"
+        )
     if options.resume == "never" or not (out / "metrics.json").is_file():  # a finished run is left alone
         check_output_space(options)
-    say(f"reading {options.data_name}, loading {options.checkpoint}")
+    say(f"loading the data and {options.checkpoint}")
     session = Session(options)
     resume(session)
     if session.last_good and session.finished and (out / "metrics.json").is_file():

@@ -28,8 +28,8 @@ def resolve_precision(amp: str, device: torch.device) -> str:
     if amp == "auto":
         return "bf16" if bf16 else "fp16" if gpu and torch.cuda.get_device_capability(device) >= (7, 0) else "off"
     if (amp == "bf16" and not bf16) or (amp == "fp16" and not gpu):
-        instead = "fp16 or off" if gpu else "auto or off"
-        raise UsageError(f"--amp: expected what this {device.type} computes in; found {amp}; take {instead}")
+        there = ", ".join(["auto", "off", *["bf16"] * bf16, *["fp16"] * gpu])
+        raise UsageError(f"--amp: this {device.type} does not compute in {amp}; take one of {there}")
     return amp
 
 

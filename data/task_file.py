@@ -48,7 +48,8 @@ def load(path: Path, kinds: Mapping[str, Any]) -> dict[str, Task]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:  # a name that stands there twice is no TOML either
-        raise usage_error(path, "a task file in TOML", error) from None
+        found = "none" if isinstance(error, FileNotFoundError) else error
+        raise usage_error(path, "a task file in TOML", found) from None
     tables = content.get("tasks")
     if list(content) != ["tasks"] or type(tables) is not dict or {*map(type, tables.values())} != {dict}:
         raise usage_error(path, "[tasks.NAME], once or more, and nothing else", ", ".join(content) or "nothing")

@@ -137,7 +137,7 @@ LEADERBOARD = ("sst", "para", "sts")  # the default --tasks, and what the leader
 def names(text: str) -> tuple[str, ...]:
     """A type of option: `para,sts` -> ("para", "sts"), each once."""
     found = tuple(text.split(","))
-    if len(found) > len(set(found)) or not all(found):
+    if len(found) > len(set(found)) or not all(found) or " " in text:
         raise argparse.ArgumentTypeError(f"expected names with commas between, each once; found {text!r}")
     return found
 

@@ -44,9 +44,10 @@ def read_log(path: Path) -> list[dict]:
     try:
         log = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: expected a run's log; found: {error}; give a run of train_multitask.py") from None
+        found = "none" if isinstance(error, FileNotFoundError) else error
+        raise DataError(f"{path}: expected a run's log; found {found}; give a run of train_multitask.py") from None
     if all(value is None for line in log for value in line.get("losses", {}).values()):
-        raise DataError(f"{path}: expected a step's losses; found none yet; wait, or start the run with --log_every 1")
+        raise DataError(f"{path}: expected a step's losses; found none yet; wait")
     return log
 
 

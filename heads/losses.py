@@ -23,7 +23,7 @@ class LossSettings:
     para_loss: str = setting(
         "full", "full: cross-entropy + cosine embedding + triplets; bce: cross-entropy alone", choices=("full", "bce")
     )
-    sts_gamma: float = setting(0.5, "scores: share of the squared error, against the absolute one", probability)
+    sts_gamma: float = setting(0.5, "scores: weight of the squared error; the absolute one has the rest", probability)
     cosine_margin: float = setting(0.0, "of the cosine-embedding loss", probability)
     triplet_margin: float = setting(1.0, "of the triplet loss", non_negative)
 

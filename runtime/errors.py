@@ -134,7 +134,7 @@ def explain(error: BaseException, number: int = 0) -> tuple[int, str]:
         told = (
             text
             if isinstance(error, Stopped) and text
-            else "give the command again; --resume auto goes on from the last save"
+            else "give the command again, with --resume auto if a step was saved"
         )
         return 128 + (number or signal.SIGINT), f"interrupted; {told}"
     if hasattr(error, "exit_code"):

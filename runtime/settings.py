@@ -27,8 +27,7 @@ def setting(
     """
     if type(default) in (str, int, float) and "(default" not in help:
         help += f" (default: {default})"
-    if choices:
-        parse, word["metavar"] = one_of(choices), "|".join(choices)
+    word |= {"choices": choices, "metavar": "|".join(choices)} if choices else {}
     word |= {"help": help, **({"action": "store_true"} if parse is bool else {"type": parse})}
     return dataclasses.field(default=default, metadata={"word": word, "may_change": may_change, "usual": usual})
 
@@ -62,7 +61,7 @@ class OptionParser(argparse.ArgumentParser):
                 given, equals, value = word.partition("=")
                 name = "--" + given[2:].replace("-", "_")
                 if name not in self._option_string_actions:
-                    self.error(f"{given}: no such option{nearest(name, self._option_string_actions)}")
+                    self.no_such_option(given, name)
                 words[i] = name + equals + value
         values, left = super().parse_known_args(words, namespace)
         if left:
@@ -73,20 +72,20 @@ class OptionParser(argparse.ArgumentParser):
             self.error(message)
         return values
 
+    def no_such_option(self, given: str, name: str) -> NoReturn:
+        """With the nearest by its name, or by what its help says."""
+        known, words = self._option_string_actions, name[2:].replace("_", " ")
+        says = sorted((len(action.help), option) for option, action in known.items() if words in (action.help or ""))
+        near = nearest(name, known) or "".join(f"; did you mean {option}?" for _, option in says[:1])
+        self.error(f"{given}: no such option{near}; {self.prog} --help all lists every option")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices and value not in action.choices:
+            expected = f"expected one of {', '.join(action.choices)}"
+            raise argparse.ArgumentError(action, f"{expected}; found {value!r}{nearest(value, action.choices)}")
+
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message.removeprefix('argument ')}; {self.prog} --help all lists every option")
-
-
-def one_of(choices: Sequence[str]) -> Callable[[str], str]:
-    """A type of option: one of these texts."""
-
-    def check(text: str) -> str:
-        if text not in choices:
-            expected = f"expected one of {', '.join(choices)}"
-            raise argparse.ArgumentTypeError(f"{expected}; found {text!r}{nearest(text, choices)}")
-        return text
-
-    return check
+        raise UsageError(message.removeprefix("argument "))
 
 
 def _number(kind: type, fits: Callable[[float], bool], expected: str) -> Callable[[str], Any]:

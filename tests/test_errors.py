@@ -81,7 +81,7 @@ def test_a_signal_is_an_exit_that_cleans_up(number, error, capsys):
             raise error("could not determine the shape") from None
 
     assert (run_cli(main, []), cleaned) == (128 + number, [True])
-    advice = "give the command again; --resume auto goes on from the last save"
+    advice = "give the command again, with --resume auto if a step was saved"
     assert capsys.readouterr().err == f"error: interrupted; {advice}\n"
     assert signal.getsignal(number) is before
     assert run_cli(raising(DataError("bad")), []) == 3  # it counts for the one call

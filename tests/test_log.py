@@ -83,18 +83,18 @@ def test_plain_progress_and_the_time_left(capsys):
     """Steps of 2 seconds, evaluations of 10, of 30 rows, and 60 more to be predicted in the end."""
     state, rows = State(), {"x": SimpleNamespace(examples=[None] * 30)}
     splits = {"dev": rows, "test": rows | {"y": rows["x"]}}
-    session = SimpleNamespace(state=state, total_steps=40, last_step=40, eval_every=15, splits=splits)
+    session = SimpleNamespace(state=state, total_steps=40, last_step=40, eval_every=15, splits=splits, steps_as_long=4)
     for step in range(1, 41):
         state.step, state.seconds = step, state.seconds + 2
         progress(session, {"sst": 0.5, "sts": math.nan})
         if step == 15:
-            assert time_left(session) == "50 seconds"
+            assert time_left(session) == "90 seconds"  # 25 steps, and evaluations guessed to take 4 steps each
             state.seconds, state.evaluation_seconds, state.evaluations = state.seconds + 10, 10, 1
             assert time_left(session) == "1.7 minutes"  # 25 steps, two evaluations, three times as many rows
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert (out, [line.split("  ")[0] for line in lines]) == ("", [f"step {n}/40" for n in range(2, 41, 2)])
-    assert lines[0] == "step 2/40  76 seconds left  sst 0.500  sts nan"
+    assert lines[0] == "step 2/40  2.1 minutes left  sst 0.500  sts nan"
 
 
 TRAINING = """

@@ -58,8 +58,8 @@ def test_underscores_and_hyphens_and_values_as_they_are(monkeypatch):
         (["--batch_size"], "--batch_size: expected one argument"),
         (["--name", "y"], "--name: expected one of x, a-b_c, --a-b; found 'y'"),
         (["--name", "a-b-c"], "did you mean a-b_c?"),
-        (["5", "--lr", "3"], "expected an option; found '5'; "),
-        (["--lr", "3", "4", "5"], "found '4'; several values have commas between: --lr 3,4; "),
+        (["5", "--lr", "3"], "expected an option; found '5'"),
+        (["--lr", "3", "4", "5"], "found '4'; several values have commas between: --lr 3,4"),
         (["--size", "5"], "--size: no such option; did you mean --batch_size?"),
     ],
 )

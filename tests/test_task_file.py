@@ -165,7 +165,7 @@ def test_files_and_columns_that_are_not_there(tmp_path):
     assert "t.csv:1: expected one column 'glod'; found 0" in message
     assert "did you mean gold?" in message
     (tmp_path / "t.csv").rename(tmp_path / "tt.csv")
-    assert "t.csv: expected a file; found No such file" in error_of(path, DataError)
+    assert "t.csv: expected a file; found none" in error_of(path, DataError)
     assert "did you mean tt.csv?" in error_of(path, DataError)
 
 

@@ -443,7 +443,7 @@ def test_device_and_precision(home, tmp_path, monkeypatch, capsys):
     """auto is what the hardware computes in; what is not there is refused, with what to take."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert train(home, tmp_path, "--device", "cuda") == 8 and "take --device cpu" in capsys.readouterr().err
-    assert train(home, tmp_path, "--amp", "fp16") == 2 and "take auto" in capsys.readouterr().err
+    assert train(home, tmp_path, "--amp", "fp16") == 2 and "take one of auto" in capsys.readouterr().err
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)  # slow where emulated, but it computes
     session = make_session(home, "--amp", "auto", "--device", "cpu")

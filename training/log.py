@@ -1,4 +1,4 @@
-"""What a run tells: log.jsonl for programs, progress on stderr for people."""
+"""What a run tells: log.jsonl for programs; what it is made of, and how far it is, on stderr for people."""
 
 import json
 import sys
@@ -6,9 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from data.reader import Split, label_counts, overlap
+from data.tasks import Task
 from runtime.errors import say, show
 from runtime.files import disk_errors
 from training.session import Session
+
+# Bytes on disk for each weight, at most: two checkpoints and one that is being written, each the weight and AdamW's two
+# moments; best/, twice while it is replaced.
+DISK = 4 * (3 * 3 + 2)
 
 
 class RunLog:
@@ -42,6 +50,45 @@ class RunLog:
             self._file.close()
 
 
+def header(session: Session) -> str:
+    """What is odd about the data, and what runs on what, for people."""
+    options, by_name, model, config = session.options, session.splits, session.model, session.model.config
+    splits = [split for by_task in by_name.values() for split in by_task.values()]
+    lines = [f"warning: {line}" for split in splits for line in split.warnings]
+    for learnt, dev in zip(by_name["train"].values(), by_name["dev"].values(), strict=True):
+        if count := overlap(learnt, dev):
+            lines.append(f"warning: {dev.path}: texts that are in {learnt.path.name} too: {count}; its scores flatter")
+    lines.append(f"{options.option}, {options.strategy} on {', '.join(session.rows)}; data: {options.data_name}")
+    for task in options.tasks:
+        counts = [f"{len(by_name[name][task.name].examples)} {name}" for name in task.splits]
+        common = most_frequent(task, by_name["dev"][task.name])
+        lines.append(f"  {task.name:<{max(map(len, session.rows)) + 1}}{', '.join(counts)} rows{common}")
+    lengths = model.tokenizer.lengths([text for split in splits for e in split.examples for text in e.texts])
+    trained, frozen = ([p.numel() for p in model.parameters() if p.requires_grad == wanted] for wanted in (True, False))
+    idle = [name for name in model.tasks if name not in session.rows]
+    sizes, accum = ",".join(f"{name}={size}" for name, size in options.batch_size.items()), options.grad_accum
+    lines += [
+        f"model: {options.checkpoint}, {config.arch}, {config.pooling} of layer {config.layer}; "
+        f"{sum(trained) / 1e6:.1f} million parameters, trained",
+        *[f"heads that stay as they are: {', '.join(idle)}"] * bool(idle),
+        f"texts: up to {max(lengths)} tokens, {sum(n > model.max_length for n in lengths)} cut to {model.max_length}",
+        f"device: {session.device}, threads: {torch.get_num_threads()}, precision: {session.amp}, seed: {options.seed}",
+        f"steps: {session.total_steps}, {session.steps_an_epoch} an epoch, dev every {session.eval_every}; "
+        f"rows a step: {accum} x {sizes}",
+        f"disk: up to {DISK * (sum(trained) + sum(frozen)) / 1e6:.0f} MB in {session.out}",
+    ]
+    return "\n".join(lines)
+
+
+def most_frequent(task: Task, split: Split) -> str:
+    """What a model that always says one class would get: "; always no: 0.633"; of scores and several labels nothing."""
+    if not task.classes or task.several:
+        return ""
+    counts = label_counts(task, split.examples)
+    name = max(counts, key=counts.get)
+    return f"; always {name}: {counts[name] / max(1, sum(counts.values())):.3f} of dev"
+
+
 def progress(session: Session, losses: Mapping[str, float]) -> None:
     """Where a run stands after a step: a bar on a terminal, elsewhere a line for each twentieth of the run."""
     step, total = session.state.step, session.total_steps
@@ -55,7 +102,8 @@ def time_left(session: Session) -> str:
     """For people: that steps, evaluations and final predictions still take, by what those so far have taken."""
     state, last, every = session.state, session.last_step, session.eval_every
     step = (state.seconds - state.evaluation_seconds) / max(1, state.step)
+    evaluation = state.evaluation_seconds / state.evaluations if state.evaluations else session.steps_as_long * step
     rows = [sum(len(split.examples) for split in session.splits[name].values()) for name in ("dev", "test")]
     evaluations = last // every - state.step // every + (last % every > 0) + sum(rows) / rows[0]
-    seconds = (last - state.step) * step + evaluations * state.evaluation_seconds / max(1, state.evaluations)
+    seconds = (last - state.step) * step + evaluations * evaluation
     return f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"

@@ -21,11 +21,14 @@ from heads.kinds import KINDS
 from heads.losses import LossSettings
 from optim.surgery import SURGERIES
 from runtime.errors import UsageError, check_name
-from runtime.settings import OptionParser, non_negative, non_negative_int, one_of, positive, positive_int, rate, setting
+from runtime.settings import OptionParser, non_negative, non_negative_int, positive, positive_int, rate, setting
 
 usual = partial(setting, usual=True)  # in the short help
 free = partial(setting, may_change=True)  # when a run goes on: the weights do not depend on it
-OF = {"metavar": "X|A=X,B=X"}  # one for all tasks, or by name
+OF = {"metavar": "X|TASK=X,TASK=X"}  # one for all tasks, or by name
+N, X = {"metavar": "N"}, {"metavar": "X"}
+DATA_HELP = "folder of the course's files (default: the downloaded ones, else the sample)"
+FOLDER_HELP = "the run's folder (default: in runs/, named for what was chosen)"
 # First option -> heading in the help
 GROUPS = {"option": "training", "data_dir": "data", "epochs": "optimisation", "device": "machine", "output_dir": "run"}
 # These may have to change when a run goes on in its default folder, so they are not in that folder's name.
@@ -35,7 +38,7 @@ LENGTHS = {"epochs", "max_steps", "patience", "eval_every", "device", "amp", "de
 def strategy(text: str) -> str:
     if text in SURGERIES:
         raise argparse.ArgumentTypeError(f"{text} is a surgery; take --strategy gs --surgery {text}")
-    return one_of(("single", "mtl", "gs"))(text)
+    return text
 
 
 @dataclass(frozen=True)
@@ -43,43 +46,39 @@ class Options:
     """A run's options, as `parse` gives them: checked, complete, frozen."""
 
     option: str = usual("finetune", "what to train; pretrain: only the heads", choices=("finetune", "pretrain"))
-    strategy: str = usual("gs", "one task; the sum of losses; gradient surgery", strategy, metavar="single|mtl|gs")
+    strategy: str = usual("gs", "one task; sum of losses; gradient surgery", strategy, choices=("single", "mtl", "gs"))
     surgery: str | None = setting(None, "how gs combines the tasks' gradients (default: pcgrad)", metavar="NAME")
-    tasks: tuple[Task, ...] = usual((), "their names (default: sst,para,sts, or the file's)", names, metavar="A,B")
+    tasks: tuple[Task, ...] = usual((), "which tasks (default: sst,para,sts, or the file's)", names, metavar="A,B")
     task_file: Path | None = free(None, "tasks of your own: docs/tasks.md", Path, usual=True, metavar="TOML")
-    checkpoint: str = usual("minilm", "minilm, bert-base-uncased, a folder or a Hub id")
-    init_from: Path | None = free(None, "start from a run's best weights, heads too", Path, usual=True, metavar="RUN")
+    checkpoint: str = usual("minilm", "minilm, bert-base-uncased, a folder or a Hub id", metavar="SOURCE")
+    init_from: Path | None = free(None, "start from a run's best model, heads too", Path, usual=True, metavar="RUN")
 
-    data_dir: Path | None = free(
-        None, "the course's files (default: the downloaded, else the sample)", Path, usual=True
-    )
-    predictions_dir: Path | None = free(None, "for prediction files (default: predictions/ in the run's folder)", Path)
+    data_dir: Path | None = free(None, DATA_HELP, Path, usual=True, metavar="DIR")
+    predictions_dir: Path | None = free(None, "for predictions (default: in the run's folder)", Path, metavar="DIR")
 
-    epochs: int | None = usual(None, "passes over the longest task (default: 2, or 200 steps)", positive_int)
-    max_steps: int | None = setting(
-        None, "at most so many steps, over which the learning rate then falls", positive_int
-    )
-    batch_size: Mapping[str, int] = usual(None, "rows in a batch (default: the task's)", by_name(positive_int), **OF)
-    grad_accum: int = setting(1, "batches of each task a step", positive_int)
-    lr: float = usual(1e-4, "peak learning rate", positive)
-    warmup: float = setting(0.1, "share of the steps in which the learning rate rises", rate)
-    weight_decay: float = setting(0.01, "of matrices, a step, per unit of learning rate", non_negative)
-    max_grad_norm: float = setting(1.0, "of all gradients together, after surgery; larger ones are scaled", positive)
-    loss_scale: Mapping[str, float] = setting(None, "factor of the loss (default: the task's)", by_name(positive), **OF)
-    patience: int = setting(0, "evaluations without a better score that end the run; 0: none do", non_negative_int)
+    epochs: int | None = usual(None, "passes over the longest task (default: 2, at least 200 steps)", positive_int, **N)
+    max_steps: int | None = usual(None, "steps at most; the learning rate falls to 0 over these", positive_int, **N)
+    batch_size: Mapping[str, int] = usual(None, "rows in a batch (default: each task's)", by_name(positive_int), **OF)
+    grad_accum: int = setting(1, "batches of each task that make a step", positive_int, **N)
+    lr: float = usual(1e-4, "peak learning rate", positive, **X)
+    warmup: float = setting(0.1, "share of the steps in which the learning rate rises", rate, **X)
+    weight_decay: float = setting(0.01, "weight decay of matrices, per unit of learning rate", non_negative, **X)
+    max_grad_norm: float = setting(1.0, "gradients are scaled down to this common norm", positive, **X)
+    loss_scale: Mapping[str, float] = setting(None, "factor of losses (default: each task's)", by_name(positive), **OF)
+    patience: int = setting(0, "evaluations without a better score that end the run; 0: no end", non_negative_int, **N)
 
     device: str = usual("auto", "where to compute", choices=DEVICES)
     amp: str = setting("auto", "the encoder's precision; auto: the fastest that the device has", choices=PRECISIONS)
-    seed: int = usual(0, "of every random draw: order, dropout, fresh heads", non_negative_int)
+    seed: int = usual(0, "seed of every random draw: order, dropout, fresh heads", non_negative_int, **N)
     deterministic: bool = setting(False, "refuse the GPU operations whose result may vary", bool)
 
-    output_dir: Path | None = free(None, "the run's (default: runs/ and what was chosen)", Path, usual=True)
-    resume: str = free("never", "go on from the newest save, or from that", usual=True, metavar="auto|never|PATH")
+    output_dir: Path | None = free(None, FOLDER_HELP, Path, usual=True, metavar="DIR")
+    resume: str = free("never", "go on from the newest checkpoint, or from that", usual=True, metavar="auto|never|PATH")
     allow_change: tuple[str, ...] = free((), "options that may differ on resuming", names, metavar="NAME,NAME")
     overwrite: bool = free(False, "move a run that the folder holds to FOLDER.old", bool, usual=True)
-    save_every: int = free(500, "steps between two checkpoints", positive_int)
-    eval_every: int | None = setting(None, "steps between evaluations on dev (default: 1 to 4 an epoch)", positive_int)
-    log_every: int = free(1, "steps between two lines of log.jsonl", positive_int)
+    save_every: int = free(500, "steps between two checkpoints", positive_int, **N)
+    eval_every: int | None = usual(None, "steps between evaluations (default: 1 to 4 an epoch)", positive_int, **N)
+    log_every: int = free(1, "steps between two lines of log.jsonl", positive_int, **N)
     dry_run: bool = free(False, "check all, take two steps, tell time and disk, leave nothing", bool, usual=True)
     debug: bool = free(False, "show the traceback of an error", bool)
 
@@ -123,7 +122,8 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
     given |= model_source(given, heads)
     if given.get("strategy", Options.strategy) == "gs":
         given.setdefault("surgery", "pcgrad")
-    given.setdefault("output_dir", Path("runs", name))
+    if "output_dir" not in given:
+        given["output_dir"] = default_folder(name, resuming=given.get("resume") == "auto")
     given.setdefault("predictions_dir", given["output_dir"] / "predictions")
     folder, data = find_data_dir(tasks)
     data = str(given["data_dir"]) if "data_dir" in given else f"{data} in {folder}"
@@ -148,6 +148,16 @@ def folder_name(given: Mapping[str, Any]) -> str:
     return re.sub("[^A-Za-z0-9_.,=-]+", "_", "-".join([*heading, *given.get("tasks", ()), *words]))[:200]
 
 
+def default_folder(name: str, resuming: bool) -> Path:
+    """Raises UsageError where a run is to go on and is not there, but others are: it was given other options."""
+    folder, kind = Path("runs", name), "-".join(name.split("-")[:2])
+    others = sorted(str(path.parent) for path in Path("runs").glob(f"{kind}*/checkpoints"))
+    if resuming and others and not (folder / "checkpoints").is_dir():
+        found = f"found none, but {', '.join(others)}"
+        raise UsageError(f"--resume auto: expected a run in {folder}; {found}; name one of them by --output_dir")
+    return folder
+
+
 def resume_command(argv: Sequence[str]) -> str:
     """What to write to go on with a run that this command started."""
     words, skip = ["python", "train_multitask.py"], False
@@ -161,27 +171,30 @@ def resume_command(argv: Sequence[str]) -> str:
 
 def model_source(given: Mapping[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
     """What training starts from, and the heads' settings: as asked for, as there, or the defaults."""
-    usual, source, run = HeadsConfig(), given.get("checkpoint", Options.checkpoint), given.get("init_from")
+    stored, source, run = HeadsConfig(), given.get("checkpoint", Options.checkpoint), given.get("init_from")
     if run and "checkpoint" in given:
         raise UsageError("--checkpoint: --init_from names the weights; take one of the two")
     if run:
         source = str(model_folder(run))
-        usual, _ = read_heads(model_folder(run)) or (None, None)
-        if usual is None:
-            raise UsageError(f"--init_from: expected a run's folder; {run} holds no best/heads.json")
+        stored, _ = read_heads(model_folder(run)) or (None, None)
+        if stored is None:
+            found = "no best/heads.json in it" if run.is_dir() else "no such folder"
+            raise UsageError(f"--init_from: expected a run's folder, {run}; found {found}; check the path")
     elif Path(source, "heads.json").is_file():
         raise UsageError(f"--checkpoint: {source} holds trained heads; take --init_from, or a plain BERT")
     if asked.get("arch") == "v1":
         asked.setdefault("pooling", "cls")
-    return {"checkpoint": source, "heads": replace(usual, **asked)}
+    return {"checkpoint": source, "heads": replace(stored, **asked)}
 
 
 def check_options(options: Options) -> None:
     """What options mean together. Raises UsageError."""
     strategy, chosen = options.strategy, ",".join(options.task_names)
     if (strategy == "single") != (len(options.tasks) == 1):
-        expected = "one task" if strategy == "single" else "two tasks or more"
-        raise UsageError(f"--strategy {strategy}: expected {expected}; found {chosen}; name others with --tasks")
+        expected, advice = "two tasks or more", "take --strategy single, or name more with --tasks"
+        if strategy == "single":
+            expected, advice = "one task", "name one of them with --tasks"
+        raise UsageError(f"--strategy {strategy}: expected {expected}; found {chosen}; {advice}")
     if options.surgery and strategy != "gs":
         raise UsageError(f"--surgery {options.surgery}: belongs to --strategy gs; found --strategy {strategy}")
     if options.surgery:

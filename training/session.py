@@ -69,6 +69,8 @@ class Session:
         if self.surgery and not shared:
             arch = self.model.config.arch
             raise UsageError(f"--strategy gs: with --option pretrain, {arch} trains nothing that tasks share; take mtl")
+        for name in self.model.tasks.keys() - {*options.task_names}:
+            self.model.heads[name].requires_grad_(False)
         words = self.model.bert.embeddings.word  # half of minilm's weights, of which a step touches a few hundred rows:
         words.sparse = True  # gradients without the zeros
         self.gradients = TaskGradients(options.task_names, shared, sparse=[words.weight])
@@ -90,12 +92,17 @@ class Session:
         self.last_good: int | None = None  # the step of the checkpoint that was read or written last
         self.damaged: set[int] = set()  # the steps of those that could not be read: they stay, for people to look at
 
-    def usual_eval_every(self) -> int:
-        """As often as costs a tenth of the time (a text trains as long as 8 are read), 1 to 4 times an epoch."""
+    @property
+    def steps_as_long(self) -> float:
+        """How many steps take as long as an evaluation: a text trains as long as 8 are read."""
         options, dev = self.options, self.splits["dev"]
         read = sum(len(task.texts) * len(dev[task.name].examples) for task in options.tasks)
         trained = sum(len(task.texts) * options.batch_size[task.name] for task in options.tasks) * options.grad_accum
-        times = min(4, max(1, int(0.8 * trained * self.steps_an_epoch / read)))
+        return read / trained / 8
+
+    def usual_eval_every(self) -> int:
+        """As often as costs a tenth of the time, 1 to 4 times an epoch."""
+        times = min(4, max(1, int(0.1 * self.steps_an_epoch / self.steps_as_long)))
         return max(math.ceil(self.steps_an_epoch / times), min(self.steps_an_epoch, 100))
 
     def steps(self) -> Iterator[int]:
@@ -233,10 +240,17 @@ class Session:
         before, now = stored["options"], mine["options"]
         changed = [name for name in now if before.get(name) != now[name] and name not in allowed]
         if changed:
-            differences = "; ".join(f"--{name} was {before.get(name)!r}, is {now[name]!r}" for name in changed)
+            differences = "; ".join(f"--{name} was {said(before.get(name))}, is {said(now[name])}" for name in changed)
             advice = f"take those, or --allow_change {','.join(changed)}"
             raise UsageError(f"--resume: the run was started with other options: {differences}; {advice}")
         other = sorted(name for name, _ in stored["data"].items() ^ mine["data"].items())
         if other and "data_dir" not in allowed:
             advice = "bring those back, or --allow_change data_dir"
             raise DataError(f"--resume: {', '.join(other)}: not the files that the run was started with; {advice}")
+
+
+def said(value: object) -> str:
+    """An option's value, as one would write it."""
+    if isinstance(value, dict):
+        return ",".join(f"{name}={each}" for name, each in value.items())
+    return "left out" if value is None else str(value)
