@@ -1,10 +1,12 @@
 """Metrics on dev and prediction files for dev and test, from a trained run.
 
-python evaluate.py runs/x                       # dev metrics on stdout, prediction files into runs/x/predictions
-python evaluate.py runs/x --report              # and a page on each task: what is mixed up, whether it knows
-python evaluate.py runs/x --split all --data_dir DIR --predictions_dir DIR
+    python evaluate.py runs/x            # dev's metrics, prediction files
+    python evaluate.py runs/x --report   # and a page on each task
+    python evaluate.py runs/x --split all --data_dir DIR --predictions_dir DIR
 
-Beside dev's prediction files lies readable/TASK-dev.tsv: its rows with their texts, the worst first.
+The page shows which classes are mixed up, and how far the probabilities can be
+believed. Beside dev's prediction files lies readable/TASK-dev.tsv: its rows
+with their texts, the worst first.
 """
 
 import csv
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from bert.checkpoint import check_fit
 from bert.precision import DEVICES, PRECISIONS, resolve_device, resolve_precision
-from data import find_data_dir
+from data import SAMPLE_DIR, find_data_dir
 from data.reader import Split, read_splits
 from data.tasks import LEADERBOARD, TASKS, Task, choose_tasks, names
 from heads import MultitaskBert
@@ -250,7 +252,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     metrics = predict_and_score(model.to(device), splits, amp, out, pages)
     say(f"predictions: {out}")
     if metrics:
-        places = dict.fromkeys(str(split.path.parent) for split in splits["dev"].values())
+        folders = dict.fromkeys(split.path.parent for split in splits["dev"].values())
+        places = [
+            f"embedded synthetic sample in {folder}" if folder == SAMPLE_DIR else str(folder) for folder in folders
+        ]
         print("\n\n".join([f"dev of {', '.join(places)}\n{report(metrics)}", *(pages or ())]))
 
 

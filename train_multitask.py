@@ -1,12 +1,13 @@
 """Train one BERT on several tasks at once.
 
-    python train_multitask.py --option finetune --strategy gs                   # gradient surgery
-    python train_multitask.py --option finetune --strategy mtl                  # the plain sum of the losses
-    python train_multitask.py --option finetune --strategy single --tasks sst   # one task
-    python train_multitask.py --task_file my.toml                               # tasks of your own
+    python train_multitask.py --option finetune --strategy gs    # surgery
+    python train_multitask.py --strategy mtl                     # plain sum
+    python train_multitask.py --strategy single --tasks sst      # one task
+    python train_multitask.py --task_file my.toml                # your own
 
-Data: --data_dir, else the course files where `python -m data.download` has put them, else the embedded synthetic
-sample. A run's folder holds config.json, log.jsonl, metrics.json, checkpoints/, best/ and predictions/.
+Data: --data_dir, else the course files where `python -m data.download` has put
+them, else the embedded synthetic sample. A run's folder holds config.json,
+log.jsonl, metrics.json, checkpoints/, best/ and predictions/.
 """
 
 import json
