@@ -111,7 +111,7 @@ PRESETS: dict[str, dict[str, Settings]] = {
         "": {"checkpoint": "minilm", "epochs": 100, "max_steps": 600, "eval_every": 300, "lr": 1e-4},
         "then": {"lr": 1e-5},  # a tenth, as the paper's
     },
-    "smoke": {"": {"checkpoint": "minilm", "epochs": 1, "max_steps": 4, "eval_every": 4}},
+    "smoke": {"": {"checkpoint": "minilm", "epochs": 1, "max_steps": 4, "eval_every": 4, "batch_size": 4}},
 }
 DATA = {"smoke": SAMPLE_DIR}  # of a preset, where it is not the usual
 NOTES = {  # by checkpoint

@@ -246,9 +246,11 @@ def summary(runs: Sequence[Run]) -> list[dict]:
         of_row = [run for run in runs if run.row.number == row]
         seeds = {seed: values([run for run in of_row if run.seed == seed]) for seed in {run.seed: 0 for run in of_row}}
         there = {seed: dict(zip(COLUMNS, cells, strict=True)) for seed, cells in seeds.items() if cells}
-        columns = {name: [cells[name] for cells in there.values() if cells[name] is not None] for name in COLUMNS}
-        means = {name: statistics.mean(column) if column else None for name, column in columns.items()}
-        spread = {name: statistics.stdev(column) if len(column) > 1 else None for name, column in columns.items()}
+        columns = {name: [cells[name] for cells in there.values()] for name in COLUMNS}
+        whole = {name: column for name, column in columns.items() if column and None not in column}
+        means = {name: statistics.mean(whole[name]) if name in whole else None for name in COLUMNS}
+        many = len(there) > 1
+        spread = {name: statistics.stdev(whole[name]) if name in whole and many else None for name in COLUMNS}
         paper = dict(zip(COLUMNS, of_row[0].row.paper, strict=True))
         ours = {"seeds": there, "mean": means, "spread": spread}
         found.append({"row": row, "name": of_row[0].row.name, "paper": paper, **ours})
