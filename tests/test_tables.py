@@ -20,7 +20,8 @@ from tiny_run import before_update, leftovers, workshop
 import train_multitask
 from experiments import table2, table3
 from experiments.rows import PRESETS, TABLES
-from experiments.tables import in_subprocess, plan, table_text
+from experiments.runs import in_subprocess, plan
+from experiments.tables import table_text
 from runtime.errors import run_cli
 from runtime.files import lock
 from training.options import parse
