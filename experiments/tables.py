@@ -121,11 +121,13 @@ def numbers(text: str) -> list[int]:
 
 def main(argv: Sequence[str] | None = None, *, table: int, description: str = "", train: Train = in_subprocess) -> int:
     parser = OptionParser(description)
-    parser.add_argument("--data_dir", type=Path, help="the course's files (default: the downloaded, else the sample)")
+    parser.add_argument(
+        "--data_dir", type=Path, help="the course's files (default: the downloaded; of smoke, or else, the sample)"
+    )
     parser.add_argument("--preset", type=one_of(tuple(PRESETS)), default="laptop", help=WHICH, metavar="NAME")
     parser.add_argument("--seeds", type=numbers, default=[0], help="of the runs, 0,1,2 say (default: 0)", metavar="N,N")
     parser.add_argument("--rows", type=numbers, help="which of the table (default: all)", metavar="N,N")
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/tables"), help="for all of it (default: %(default)s)")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/tables"), help="(default: %(default)s)")
     parser.add_argument("--dry_run", action="store_true", help="check every row's options, tell steps and time")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
