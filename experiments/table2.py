@@ -1,7 +1,7 @@
 """Table 2 of the paper, architectures on dev: ours beside the paper's.
 
     python -m experiments.table2 --preset smoke --output_dir runs/try  # that it works: minutes, the sample
-    python -m experiments.table2 --preset laptop --seeds 0,1,2          # minilm, by estimate 30 minutes a seed on two cores
+    python -m experiments.table2 --preset laptop --seeds 0,1,2          # minilm, some 30 minutes a seed on two cores
     python -m experiments.table2 --preset paper --dry_run               # bert-base-uncased, the paper's settings
 
 Given again, the same command goes on. Its rows stand in experiments/rows.py, how they run in
