@@ -1,0 +1,120 @@
+"""The rows of the paper's tables 2 and 3 as settings, with the paper's numbers; and how much each preset trains them.
+
+Source: "Exploring Multi-Task Learning for Robust Language Encoding with BERT" (Stanford CS224N), tables 2 and 3 and its
+list of settings. Where it is silent: mtl has the settings of gs; early stopping waits for 8 evaluations, two epochs or
+more; table 2's architectures are one run a task, its `cnn` and `cls` ("embeddings") one gs run over all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from data import SAMPLE_DIR
+from data.tasks import LEADERBOARD
+
+Settings = dict[str, object]  # option of train_multitask.py -> value
+BOTH, UNSCALED, SCALED = ("para", "sts"), {"loss_scale": "para=1,sts=1"}, {"loss_scale": "para=1,sts=4"}
+BCE = {"para_loss": "bce"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table; `single` with several tasks is a run for each, and each cell is of its task's run."""
+
+    number: int
+    name: str  # 13 letters at most
+    kind: str  # of its settings: a key of PAPER
+    paper: tuple[float | None, ...]  # sst, para, sts, average in percent; None: the paper has no number
+    strategy: str = "gs"
+    tasks: tuple[str, ...] = LEADERBOARD
+    arch: str = "v3a"
+    pooling: str = "attention_mean"
+    layer: int = -2
+    options: Mapping[str, object] = field(default_factory=dict)  # loss_scale, para_loss
+    after: int | None = None  # the row whose best weights it starts from
+
+    def parts(self) -> list[tuple[str, ...]]:
+        """The tasks of each of its runs."""
+        return [(task,) for task in self.tasks] if self.strategy == "single" else [self.tasks]
+
+    def settings(self, preset: str, tasks: tuple[str, ...]) -> Settings:
+        """The options of a run; paths, seed and what it starts from (`checkpoint`, unless `after`) come from outside"""
+        own = {"strategy": self.strategy, "tasks": ",".join(tasks)}
+        own |= {"arch": self.arch, "pooling": self.pooling, "layer": self.layer, **self.options}
+        return own | PRESETS[preset][""] | PRESETS[preset].get(self.kind, {})
+
+
+def architecture(number: int, arch: str, pooling: str, *paper: float | None, kind: str = "architecture") -> Row:
+    """A row of table 2; the paper pools `mean`, and `cnn` on top of it, from the layer before the last."""
+    strategy, layer = "single" if kind == "architecture" else "gs", -1 if pooling == "cls" else -2
+    return Row(number, f"{arch} {pooling}", kind, (*paper, None), strategy, LEADERBOARD, arch, pooling, layer)
+
+
+def alone(number: int, task: str, *paper: float, after: int | None = None) -> Row:
+    """One task: from BERT, or from where gs over all tasks ended."""
+    name, kind = (f"gs, then {task}", "then") if after else (f"single {task}", "single")
+    return Row(number, name, kind, paper, "single", (task,), after=after)
+
+
+TABLES = {
+    2: (
+        architecture(1, "v1", "cls", 45.4, 45.6, 9.9),
+        architecture(2, "v2", "mean", None, 66.6, 13.6),
+        architecture(3, "v3a", "mean", 46.2, 70.1, 40.2),
+        architecture(4, "v3a", "cnn", None, 67.9, 36.9, kind="embedding"),
+        architecture(5, "v3a", "cls", None, 66.8, 38.9, kind="embedding"),
+        architecture(6, "v3b", "mean", None, 37.5, 12.3),
+    ),
+    3: (
+        alone(1, "sst", 51.9, 37.5, 43.3, 44.23),
+        alone(2, "para", 20.8, 71.7, 30.7, 41.1),
+        alone(3, "sts", 37.6, 25.5, 43.9, 35.67),
+        Row(4, "mtl", "gs", (32.6, 58.7, 52.7, 48.0), "mtl"),
+        Row(5, "gs, v3b", "gs", (34.8, 37.5, 10.2, 27.5), arch="v3b"),
+        Row(6, "gs", "gs", (46.3, 60.1, 63.0, 56.47)),
+        alone(7, "sst", 49.9, 37.8, 45.7, 44.47, after=6),
+        alone(8, "para", 46.3, 65.6, 58.9, 56.93, after=6),
+        alone(9, "sts", 45.5, 50.7, 60.1, 52.12, after=6),
+        Row(10, "para+sts 1:1", "pair", (22.3, 69.6, 65.2, 52.36), tasks=BOTH, options=UNSCALED),
+        Row(11, "para+sts 1:4", "pair", (23.8, 76.3, 63.4, 54.50), tasks=BOTH, options=SCALED),
+        Row(12, "bce+sts 1:1", "pair", (21.4, 75.3, 39.6, 45.43), tasks=BOTH, options=UNSCALED | BCE),
+        Row(13, "bce+sts 1:4", "pair", (21.0, 76.6, 43.3, 46.96), tasks=BOTH, options=SCALED | BCE),
+    ),
+}
+TITLES = {2: "architectures", 3: "strategies"}
+KEYS = {
+    2: "v1, v2, v3a, v3b: one run a task, each cell of its task's run. cnn and cls of v3a: gs over all tasks.",
+    3: "1:1, 1:4: losses of para and sts unscaled, and scaled by 1 and 4. bce: para's cross-entropy alone. Tasks that "
+    "a row never trained have fresh heads, as in the paper.",
+}
+
+
+def settings(epochs: int, lr: float, batch_size: int, grad_accum: int, dropout: float, **more: object) -> Settings:
+    values = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "grad_accum": grad_accum}
+    return values | {"hidden_dropout_prob": dropout} | more
+
+
+PAPER = {
+    "": {"checkpoint": "bert-base-uncased"},
+    "architecture": settings(3, 1e-5, 16, 1, 0.7),
+    "embedding": settings(3, 5e-6, 8, 1, 0.7),
+    "single": settings(15, 5e-6, 32, 1, 0.7, patience=8),
+    "gs": settings(15, 8e-6, 8, 4, 0.65),
+    "then": settings(10, 6e-7, 32, 1, 0.7),
+    "pair": settings(10, 2e-6, 16, 1, 0.7),
+}
+# By preset and kind of row; "" is for all kinds. --epochs 100: the steps alone end a run, however small the data.
+PRESETS: dict[str, dict[str, Settings]] = {
+    "paper": PAPER,
+    "laptop": {
+        "": {"checkpoint": "minilm", "epochs": 100, "max_steps": 600, "eval_every": 300, "lr": 1e-4},
+        "then": {"lr": 1e-5},  # a tenth, as the paper's
+    },
+    "smoke": {"": {"checkpoint": "minilm", "epochs": 1, "max_steps": 4, "eval_every": 4, "batch_size": 4}},
+}
+DATA = {"smoke": SAMPLE_DIR}  # of a preset, where it is not the usual
+NOTES = {  # by checkpoint
+    "minilm": "minilm has seen Quora's pairs (para) and natural-language inference in its own pretraining: its para "
+    "and sts have a head start over bert-base-uncased, the paper's."
+}

@@ -1,0 +1,219 @@
+"""The runs of a table: what is to run, how long it takes, running what is missing. See tables.py.
+
+Each run is a train_multitask.py of its own in OUTPUT_DIR/PRESET/seed-S/tableT-row-N, its output beside it in .log, its
+result in .json. What is done is skipped and what was stopped goes on. A run's checkpoints go when its result is there;
+best/ stays. A row that fails is told, and tried again next time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil
+from pathlib import Path
+
+import train_multitask
+from bert.precision import resolve_device
+from data import find_data_dir
+from data.reader import read
+from data.tasks import LEADERBOARD, TASKS
+from evaluate import predict_and_score
+from experiments.rows import DATA, TABLES, Row, Settings
+from heads import MultitaskBert
+from runtime.errors import UsageError, explain, say
+from runtime.files import read_json, remove, write_atomic
+from runtime.seeds import seeded
+from training.options import Options, parse
+
+PER_TEXT = {"minilm": 0.005, "bert-base-uncased": 0.04}  # seconds to train on a text on two cores; 8 are read in that
+START = 10  # seconds until a run's first step, and around its end
+
+Train = Callable[[Sequence[str], Path], int]  # the words after train_multitask.py, a file for output -> exit code
+Failures = dict[Path, tuple[int, str]]  # folder of a run -> exit code and reason
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of a row."""
+
+    row: Row
+    seed: int
+    tasks: tuple[str, ...]
+    folder: Path
+    start: Path | None  # the run that it starts from
+    data_dir: Path
+    settings: Settings
+
+    @property
+    def title(self) -> str:
+        part = f" ({self.tasks[0]})" if len(self.row.parts()) > 1 else ""
+        return f"row {self.row.number}, {self.row.name}{part}, seed {self.seed}"
+
+    def words(self, checkpoint: bool = False) -> list[str]:
+        """The options as given to train_multitask.py; checkpoint: as if it started from BERT, before `start` is."""
+        values = self.settings | {"seed": self.seed, "data_dir": self.data_dir, "output_dir": self.folder}
+        if self.start and not checkpoint:
+            del values["checkpoint"]
+            values["init_from"] = self.start
+        return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+
+    def file(self, kind: str) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.{kind}")
+
+    def result(self) -> dict | None:
+        """What was measured; None where it is still to be. Raises UsageError where that was a run of other options."""
+        if not self.file("json").is_file():
+            return None
+        found, mine = read_json(self.file("json")), {**self.settings, "data_dir": str(self.data_dir.resolve())}
+        there = {**found.get("settings", {}), "data_dir": found.get("data_dir")}
+        if other := [name for name in {**there, **mine} if there.get(name) != mine.get(name)]:
+            was, now = there.get(other[0]), mine.get(other[0])
+            advice = "take another --output_dir"
+            raise UsageError(f"{self.file('json')}: --{other[0]} was {was!r} there, is {now!r}; {advice}")
+        return found
+
+
+def plan(args: argparse.Namespace, table: int) -> list[Run]:
+    """Every run of the rows that were asked for, and of those that these start from, in the order to run them."""
+    rows, runs = {row.number: row for row in TABLES[table]}, []
+    if unknown := [number for number in args.rows or () if number not in rows]:
+        raise UsageError(f"--rows: expected some of {', '.join(map(str, rows))}; found {unknown[0]}")
+    wanted = {*(args.rows or rows)}
+    wanted |= {rows[number].after for number in wanted} - {None}
+    data_dir = args.data_dir or DATA.get(args.preset) or find_data_dir([TASKS[name] for name in LEADERBOARD])[0]
+    for seed in args.seeds:
+        place = args.output_dir / args.preset / f"seed-{seed}"
+        for row in [row for number, row in rows.items() if number in wanted]:
+            for tasks in row.parts():
+                part = f"-{tasks[0]}" if len(row.parts()) > 1 else ""
+                start = place / f"table{table}-row-{row.after}" if row.after else None
+                folder, settings = place / f"table{table}-row-{row.number}{part}", row.settings(args.preset, tasks)
+                runs.append(Run(row, seed, tasks, folder, start, data_dir, settings))
+    return runs
+
+
+@lru_cache
+def dev(data_dir: Path) -> dict:
+    return {name: read(TASKS[name], "dev", data_dir) for name in LEADERBOARD}
+
+
+@lru_cache
+def texts(task: str, split: str, data_dir: Path) -> int:
+    """In a file."""
+    return len(read(TASKS[task], split, data_dir).examples) * len(TASKS[task].texts)
+
+
+def steps_of(options: Options) -> int:
+    """As training/session.py counts them."""
+    rows = {task.name: texts(task.name, "train", options.data_dir) // len(task.texts) for task in options.tasks}
+    longest = max(rows, key=rows.__getitem__)
+    an_epoch = ceil(ceil(rows[longest] / options.batch_size[longest]) / options.grad_accum)
+    return min(an_epoch * options.epochs, options.max_steps or sys.maxsize)
+
+
+def estimate(run: Run) -> tuple[int, float]:
+    """Steps, and seconds on two cores if none stops early. Raises UsageError for options that would not be accepted."""
+    options = parse(run.words(checkpoint=True))
+    steps, per_text = steps_of(options), PER_TEXT.get(options.checkpoint, PER_TEXT["minilm"])
+    trained = steps * options.grad_accum * sum(len(t.texts) * options.batch_size[t.name] for t in options.tasks)
+    own, test = (sum(texts(name, split, run.data_dir) for name in run.tasks) for split in ("dev", "test"))
+    evaluations = ceil(steps / options.eval_every) if options.eval_every else 4 * options.epochs
+    measured = (evaluations + 1) * own + test + sum(texts(name, "dev", run.data_dir) for name in LEADERBOARD)
+    return steps, START + per_text * (trained + measured / 8)
+
+
+def span(seconds: float) -> str:
+    """For people."""
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
+
+
+def in_subprocess(words: Sequence[str], log: Path) -> int:
+    """train_multitask.py in a process of its own, which a signal to this one asks to save and end; a second, at once"""
+    with open(log, "ab") as file:
+        command = [sys.executable, train_multitask.__file__, *words]  # in a session of its own: Ctrl-C comes once
+        streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(command, start_new_session=True, **streams)
+        try:
+            return process.wait()
+        except BaseException:
+            say("the run finishes its step and saves it; Ctrl-C again stops it at once")
+            process.terminate()
+            try:
+                process.wait()
+            except BaseException:
+                process.kill()
+                process.wait()
+            raise
+
+
+def why(log: Path, code: int) -> str:
+    """The last error in a log, as its program told it."""
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith("error: ")] or lines or ["no word"]
+    return f"killed by signal {-code}" if code < 0 else f"{told[-1].removeprefix('error: ')} (exit {code})"
+
+
+def measure(run: Run) -> dict[str, float | None]:
+    """Dev metrics of all three tasks, by the run's best weights; heads that were never trained come from the seed."""
+    with seeded(run.seed, "fresh heads"):
+        model = MultitaskBert.from_pretrained(run.folder / "best", [TASKS[name] for name in LEADERBOARD])
+    precision = read_json(run.folder / "config.json")["machine"]["precision"]
+    return predict_and_score(model.to(resolve_device("auto")), {"dev": dev(run.data_dir)}, precision)
+
+
+def do(run: Run, train: Train) -> tuple[int, str] | None:
+    """Train, measure, write the result. Returns None, or a failure: exit code and reason."""
+    began = time.monotonic()
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    remove(run.file("log"))
+    if code := train([*run.words(), "--resume", "auto"], run.file("log")):
+        return code, why(run.file("log"), code)
+    try:
+        metrics, config = measure(run), read_json(run.folder / "config.json")
+        metrics_of_run = read_json(run.folder / "metrics.json")
+    except Exception as error:
+        return explain(error)
+    result = {
+        "row": run.row.number,
+        "seed": run.seed,
+        "tasks": run.tasks,
+        "command": shlex.join(["python", "train_multitask.py", *run.words()]),
+        "dev": metrics,
+        "step": metrics_of_run["step"],
+        "settings": run.settings,
+        "data_dir": str(run.data_dir.resolve()),
+        "versions": config["versions"],
+        "machine": config["machine"],
+        "seconds": round(max(time.monotonic() - began, metrics_of_run["seconds"]), 1),  # the latter where it went on
+    }
+    write_atomic(run.file("json"), json.dumps(result, indent=2) + "\n")
+    return None
+
+
+def do_all(runs: Sequence[Run], train: Train, write: Callable[[Failures], object]) -> Failures:
+    """The runs that are missing, one after the other; after each the table is written anew."""
+    failed, costs = {}, {run.folder: estimate(run)[1] for run in runs}
+    for number, run in enumerate(runs, start=1):
+        if not run.result():
+            done = [(other.result()["seconds"], costs[other.folder]) for other in runs if other.result()]
+            speed = sum(took for took, _ in done) / sum(cost for _, cost in done) if done else 1
+            left = sum(costs[other.folder] for other in runs[number - 1 :] if not other.result())
+            by = f"by {len(done)} done so far" if done else "a guess"
+            say(f"[{number}/{len(runs)}] {run.title}; about {span(left * speed)} left ({by}); log: {run.file('log')}")
+            failure = (failed[run.start][0], f"row {run.row.after} failed") if run.start in failed else do(run, train)
+            if failure:
+                failed[run.folder] = failure
+                say(f"{run.title} failed: {failure[1]}")
+            write(failed)
+        if run.result():
+            remove(run.folder / "checkpoints")
+    return failed

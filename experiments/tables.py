@@ -1,0 +1,151 @@
+"""A table of the paper, ours beside the paper's: rows.py says what its rows are, runs.py runs them.
+
+The doors are table2.py and table3.py. The same command, given again, goes on with what was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import statistics
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from data.tasks import LEADERBOARD, TASKS
+from experiments.rows import KEYS, NOTES, PRESETS, TITLES
+from experiments.runs import Failures, Run, Train, do_all, estimate, in_subprocess, plan, span
+from runtime.errors import Stopped, say
+from runtime.files import lock, write_atomic
+from runtime.settings import OptionParser, non_negative_int, one_of
+
+METRICS = {name: TASKS[name].metric_key(TASKS[name].metric) for name in LEADERBOARD}
+COLUMNS = [*METRICS, "average"]
+WIDTH = 100  # of what is printed
+WHICH = "paper: bert-base-uncased, its settings; laptop: minilm, 600 steps a run; smoke: 4 (default: laptop)"
+
+
+def values(runs: Sequence[Run]) -> list[float | None] | None:
+    """The cells of a row for one seed, in percent: each of its task's run, or of the last; None: a run is missing."""
+    results = {run.tasks: run.result() for run in runs}
+    if None in results.values():
+        return None
+    found = {}
+    for name, key in METRICS.items():
+        own = next((result for tasks, result in results.items() if name in tasks), [*results.values()][-1])
+        found[name] = None if own["dev"][key] is None else 100 * own["dev"][key]
+    return [*found.values(), None if None in found.values() else statistics.mean(found.values())]
+
+
+def summary(runs: Sequence[Run]) -> list[dict]:
+    """Of each row the paper's numbers, and ours: each seed's, mean and standard deviation, in percent."""
+    found = []
+    for row in dict.fromkeys(run.row.number for run in runs):
+        of_row = [run for run in runs if run.row.number == row]
+        seeds = {seed: values([run for run in of_row if run.seed == seed]) for seed in {run.seed: 0 for run in of_row}}
+        there = {seed: dict(zip(COLUMNS, cells, strict=True)) for seed, cells in seeds.items() if cells}
+        columns = {name: [cells[name] for cells in there.values()] for name in COLUMNS}
+        whole = {name: column for name, column in columns.items() if column and None not in column}
+        means = {name: statistics.mean(whole[name]) if name in whole else None for name in COLUMNS}
+        many = len(there) > 1
+        spread = {name: statistics.stdev(whole[name]) if name in whole and many else None for name in COLUMNS}
+        paper = dict(zip(COLUMNS, of_row[0].row.paper, strict=True))
+        ours = {"seeds": there, "mean": means, "spread": spread}
+        found.append({"row": row, "name": of_row[0].row.name, "paper": paper, **ours})
+    return found
+
+
+def write_table(path: Path, table: int, preset: str, runs: Sequence[Run], failed: Failures) -> None:
+    """Everything as one JSON: the rows, and each run with its command, seed and metrics, or why it failed."""
+    cells = []
+    for run in runs:
+        if result := run.result():
+            cells.append({name: value for name, value in result.items() if name != "seconds"})
+        elif run.folder in failed:
+            code, reason = failed[run.folder]
+            command = shlex.join(["python", "train_multitask.py", *run.words()])
+            failure = {"command": command, "failed": reason, "exit": code}
+            cells.append({"row": run.row.number, "seed": run.seed, "tasks": run.tasks, **failure})
+    content = {"table": table, "preset": preset, "unit of rows": "percent", "rows": summary(runs), "cells": cells}
+    write_atomic(path, json.dumps(content, indent=2) + "\n")
+
+
+def table_text(table: int, preset: str, runs: Sequence[Run], failed: Failures) -> str:
+    """At most WIDTH columns, aligned."""
+    seeds = ", ".join(map(str, {run.seed: 0 for run in runs}))
+    lines = [
+        f"Table {table}, {TITLES[table]}: dev in percent, preset {preset}, seeds {seeds}",
+        "",
+        " " * 16 + "".join(f"{f'{METRICS.get(name, name)}':>21}" for name in COLUMNS),
+        f"{'row':<16}" + f"{'ours':>6}{'sd':>4}{'paper':>6}{'diff':>5}" * len(COLUMNS),
+    ]
+    for row in summary(runs):
+        name = f"{row['row']:>2} {row['name']:<13}"
+        of_row = [run for run in runs if run.row.number == row["row"]]
+        cells = [cell(*(row[part][name] for part in ("mean", "spread", "paper"))) for name in COLUMNS]
+        lines += [name + "".join(cells)] if row["seeds"] else [f"{name}  failed"]
+        for run in [run for run in of_row if run.folder in failed]:
+            lines += wrapped(f"{run.title}, failed: {failed[run.folder][1]}", " " * 5)
+    notes = ["ours: mean over seeds; sd: their standard deviation; diff: ours less the paper's.", KEYS[table]]
+    notes += [NOTES[name] for name in {run.settings["checkpoint"]: 0 for run in runs} if name in NOTES]
+    return "\n".join([*lines, "", *(line for note in notes for line in wrapped(note))])
+
+
+def cell(mean: float | None, spread: float | None, paper: float | None) -> str:
+    """21 columns: ours, its standard deviation, the paper's, the difference."""
+    ours = f"{mean:6.1f}" if mean is not None else f"{'-':>6}"
+    sd = "" if spread is None else f"{spread:.1f}" if spread < 9.95 else f"{spread:.0f}"
+    theirs = f"{paper:5.1f}" if paper is not None else f"{'-':>5}"
+    return f"{ours}{sd:>4}{theirs}" + (f"{mean - paper:+6.1f}" if None not in (mean, paper) else " " * 6)
+
+
+def wrapped(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent)
+
+
+def dry_run(runs: Sequence[Run]) -> None:
+    """Each run's options are accepted: its steps, and about how long it takes; nothing is written."""
+    total, width = 0.0, max(len(run.title) for run in runs)
+    for run in runs:
+        steps, seconds = estimate(run)
+        total += seconds
+        done = "  done" if run.result() else ""
+        print(f"{run.title:<{width}}  {steps:>9,} steps  about {span(seconds)}{done}")
+    print(f"all: about {span(total)} on two cores, by the texts to train and to read; less where one stops early")
+
+
+def numbers(text: str) -> list[int]:
+    """A type of option: "0,1,2", each once."""
+    return [*dict.fromkeys(non_negative_int(part) for part in text.split(","))]
+
+
+def main(argv: Sequence[str] | None = None, *, table: int, description: str = "", train: Train = in_subprocess) -> int:
+    parser = OptionParser(description)
+    parser.add_argument(
+        "--data_dir", type=Path, help="the course's files (default: the downloaded; of smoke, or else, the sample)"
+    )
+    parser.add_argument("--preset", type=one_of(tuple(PRESETS)), default="laptop", help=WHICH, metavar="NAME")
+    parser.add_argument("--seeds", type=numbers, default=[0], help="of the runs, 0,1,2 say (default: 0)", metavar="N,N")
+    parser.add_argument("--rows", type=numbers, help="which of the table (default: all)", metavar="N,N")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/tables"), help="(default: %(default)s)")
+    parser.add_argument("--dry_run", action="store_true", help="check every row's options, tell steps and time")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args(argv)
+    runs = plan(args, table)
+    if args.dry_run:
+        return dry_run(runs) or 0
+    with lock(args.output_dir):
+        path = args.output_dir / f"table{table}-{args.preset}.json"
+        try:
+            failed = do_all(runs, train, lambda failed: write_table(path, table, args.preset, runs, failed))
+            write_table(path, table, args.preset, runs, failed)
+        except KeyboardInterrupt:
+            raise Stopped("what is done is kept; the same command goes on") from None
+    print(table_text(table, args.preset, runs, failed))
+    say(f"all of it: {path}")
+    return next((code if code > 0 else 128 - code for code, _ in failed.values()), 0)
+
+
+def door(table: int, description: str) -> Callable[[Sequence[str] | None], int]:
+    """The main of a script."""
+    return lambda argv=None, **more: main(argv, table=table, description=description, **more)

@@ -1,0 +1,260 @@
+"""experiments/table2.py and table3.py: every row with the tiny BERT, stopped and gone on, failing, refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import statistics
+import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from child import result, start
+from tiny_run import before_update, leftovers, workshop
+
+import train_multitask
+from experiments import table2, table3
+from experiments.rows import PRESETS, TABLES
+from experiments.runs import in_subprocess, plan
+from experiments.tables import table_text
+from runtime.errors import run_cli
+from runtime.files import lock
+from training.options import parse
+
+DOORS = {2: table2.main, 3: table3.main}
+ALL = ("sst", "para", "sts")
+KEYS = ("sst_acc", "para_acc", "sts_pearson")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """The tiny BERT and its data; the preset smoke is a step or two with it."""
+    tiny = {"checkpoint": tmp_path_factory.mktemp("tables") / "bert", "max_steps": 2, "eval_every": 1, "amp": "off"}
+    with workshop(tiny["checkpoint"].parent) as home, pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "smoke", {"": tiny | {"checkpoint": str(tiny["checkpoint"]), "epochs": 2}})
+        yield home
+
+
+def in_process(words, log: Path) -> int:
+    """What in_subprocess does, in a thousandth of the time; what a run says goes into its log."""
+    with open(log, "w", encoding="utf-8") as file, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stderr", file)
+        patch.setattr(sys, "stdout", file)
+        return run_cli(train_multitask.main, words)
+
+
+class StopAt:
+    """Train in this process until the n-th run, where Ctrl-C comes before it begins, or in its first step."""
+
+    def __init__(self, run: int, midway: bool):
+        self.left, self.midway = run, midway
+
+    def __call__(self, words, log: Path) -> int:
+        self.left -= 1
+        if self.left:
+            return in_process(words, log)
+        if self.midway:  # the run hears it first: it saves its step and ends
+            with before_update(lambda number: signal.raise_signal(signal.SIGINT)), pytest.raises(SystemExit) as ended:
+                in_process(words, log)
+            assert ended.value.code == 130 and "stopped and saved at step 1 of 2" in log.read_text()
+        raise KeyboardInterrupt
+
+
+def table(home: Path, out: Path, *options: object, number: int = 3, train=in_process) -> int:
+    words = ["--preset", "smoke", "--data_dir", home / "data", "--output_dir", out, *options]
+    return run_cli(partial(DOORS[number], train=train), [str(word) for word in words])
+
+
+def content(out: Path, number: int = 3) -> dict:
+    return json.loads((out / f"table{number}-smoke.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def done(home):
+    """Table 3 of two seeds, and what was printed."""
+    out = home / "done"
+    assert table(home, out, "--seeds", "0,1") == 0
+    return out
+
+
+def test_all_rows_of_table_3_run_and_their_cells_are_those_of_the_runs(home, done, capsys):
+    assert table(home, done, "--seeds", "0,1", train=None) == 0  # nothing is left to run
+    printed, said = capsys.readouterr()
+    assert said == f"all of it: {done / 'table3-smoke.json'}\n"
+    rows, cells = (content(done)[name] for name in ("rows", "cells"))
+    assert [(cell["row"], cell["seed"]) for cell in cells] == [(row, seed) for seed in (0, 1) for row in range(1, 14)]
+    for cell in cells:
+        place = done / "smoke" / f"seed-{cell['seed']}" / f"table3-row-{cell['row']}"
+        assert not (place / "checkpoints").exists() and (place / "best").is_dir()
+        own = json.loads((place / "metrics.json").read_text())["dev"]
+        own.pop("average", None), own.pop("overall_2024", None)
+        assert own.items() <= cell["dev"].items() and {*KEYS} <= cell["dev"].keys()
+        assert {"torch", "python"} <= cell["versions"].keys()
+        options = parse(shlex.split(cell["command"])[2:])
+        assert options.output_dir == place and options.seed == cell["seed"] and options.task_names == cell["tasks"]
+    for row in rows:
+        of_row = [[cell["dev"][key] for key in KEYS] for cell in cells if cell["row"] == row["row"]]
+        averages = [None if None in values else statistics.mean(values) for values in of_row]
+        for name, values in zip((*ALL, "average"), [*zip(*of_row, strict=True), averages], strict=True):
+            if None in values:  # not defined for a seed: no mean of the others
+                assert row["mean"][name] is row["spread"][name] is None
+            else:
+                assert row["mean"][name] == pytest.approx(100 * statistics.mean(values))
+                assert row["spread"][name] == pytest.approx(100 * statistics.stdev(values))
+    lines = printed.splitlines()
+    assert max(map(len, lines)) <= 100 and len({len(line) for line in lines[2:17]}) == 1
+    ours, paper = rows[5]["mean"]["para"], 60.1
+    assert lines[9].split()[:2] == ["6", "gs"] and lines[9].split()[6] == f"{ours:.1f}"
+    assert lines[9].split()[8:10] == [f"{paper}", f"{ours - paper:+.1f}"]
+
+
+def test_table_2_takes_each_cell_of_an_architecture_from_the_run_of_its_task(home, tmp_path, capsys):
+    assert table(home, tmp_path, number=2) == 0
+    cells, rows = content(tmp_path, 2)["cells"], content(tmp_path, 2)["rows"]
+    assert len(cells) == 4 * 3 + 2
+    for row in rows:
+        for name, key in zip(ALL, KEYS, strict=True):
+            (own,) = [cell["dev"][key] for cell in cells if cell["row"] == row["row"] and name in cell["tasks"]]
+            assert row["mean"][name] == (None if own is None else 100 * own)
+    printed = capsys.readouterr().out
+    assert " 2 v2 mean " in printed and max(map(len, printed.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(("rows", "run", "midway"), [("6,7", 1, False), ("6,7", 2, True), ("8,1", 1, True)])
+def test_stopped_and_gone_on_it_is_the_same(home, done, tmp_path, capsys, rows, run, midway):
+    """Row 8 brings row 6 along, which it starts from."""
+    out = tmp_path / "out"
+    assert table(home, out, "--rows", rows, train=StopAt(run, midway)) == 130
+    assert capsys.readouterr().err.endswith("error: interrupted; what is done is kept; the same command goes on\n")
+    assert table(home, out, "--rows", rows) == 0
+    text = (out / "table3-smoke.json").read_text().replace(str(out), str(done))
+    wanted = [1, 6, 8] if rows == "8,1" else [6, 7]
+    there = [cell for cell in content(done)["cells"] if cell["seed"] == 0 and cell["row"] in wanted]
+    assert json.loads(text)["cells"] == there
+    assert not leftovers(tmp_path)
+
+
+def test_a_row_that_fails_is_told_and_the_rest_goes_on(home, tmp_path, capsys, monkeypatch):
+    """Mended, the same command runs what failed, and that alone."""
+    with monkeypatch.context() as patch:
+        patch.setitem(PRESETS["smoke"], "gs", {"layer": -5})
+        patch.setitem(PRESETS["smoke"], "pair", {"lr": 1e30})
+        assert table(home, tmp_path, "--rows", "1,6,7,10") == 2
+    printed, said = capsys.readouterr()
+    reason = "--layer: expected -2 to -1; found -5 (exit 2)"
+    lines = printed.splitlines()
+    assert lines[5:9] == [
+        " 6 gs             failed",
+        f"     row 6, gs, seed 0, failed: {reason}",
+        " 7 gs, then sst   failed",
+        "     row 7, gs, then sst, seed 0, failed: row 6 failed",
+    ]
+    assert f"failed: {reason}" in said
+    assert "row 10, para+sts 1:1, seed 0, failed: para: expected finite outputs; " in printed
+    failed = {cell["row"]: cell["exit"] for cell in content(tmp_path)["cells"] if "failed" in cell}
+    assert failed == {6: 2, 7: 2, 10: 5} and content(tmp_path)["rows"][0]["mean"]["average"] is not None
+    shutil.rmtree(tmp_path / "smoke" / "seed-0" / "table3-row-10")  # it has begun with another learning rate
+    assert table(home, tmp_path, "--rows", "1,6,7,10") == 0
+    assert "[1/4]" not in capsys.readouterr().err
+
+
+def test_a_real_process_and_its_log(home, tmp_path, capsys):
+    """What it says lies beside the run; killed, it is a row that failed."""
+    assert table(home, tmp_path, "--rows", "1", train=in_subprocess) == 0
+    assert "step 2/2" in (tmp_path / "smoke" / "seed-0" / "table3-row-1.log").read_text()
+    killed = lambda words, log: log.write_text("") or -9  # noqa: E731
+    assert table(home, tmp_path, "--rows", "2", train=killed) == 137
+    assert "row 2, single para, seed 0, failed: killed by signal 9" in capsys.readouterr().out
+
+
+def test_a_second_process_and_results_of_other_options_are_refused(home, done, capsys, monkeypatch):
+    with lock(done):
+        assert result(start(lambda: os._exit(table(home, done, "--seeds", "0,1")))) == 2
+    before = (done / "table3-smoke.json").read_bytes()
+    monkeypatch.setitem(PRESETS["smoke"], "single", {"lr": 0.5})
+    assert table(home, done) == 2
+    assert "table3-row-1.json: --lr was None there, is 0.5; take another --output_dir" in capsys.readouterr().err
+    assert (done / "table3-smoke.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--rows", "1,14"), "--rows: expected some of 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13; found 14"),
+        (("--preset", "lap"), "--preset: expected one of paper, laptop, smoke; found 'lap'; did you mean laptop?"),
+        (("--seeds", "0,-1"), "--seeds: expected a whole number, 0 or more; found '-1'"),
+        (("--seeds", ""), "--seeds: expected a whole number, 0 or more; found ''"),
+    ],
+)
+def test_what_there_is_not(home, tmp_path, capsys, options, message):
+    assert table(home, tmp_path / "out", *options) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+ROWS = {  # PAPER.md: epochs, lr, batch, accumulation, dropout; then strategy, tasks, arch, pooling, layer
+    (2, 1): (3, 1e-5, 16, 1, 0.7, "single", None, "v1", "cls", -1),
+    (2, 2): (3, 1e-5, 16, 1, 0.7, "single", None, "v2", "mean", -2),
+    (2, 3): (3, 1e-5, 16, 1, 0.7, "single", None, "v3a", "mean", -2),
+    (2, 4): (3, 5e-6, 8, 1, 0.7, "gs", [*ALL], "v3a", "cnn", -2),
+    (2, 5): (3, 5e-6, 8, 1, 0.7, "gs", [*ALL], "v3a", "cls", -1),
+    (2, 6): (3, 1e-5, 16, 1, 0.7, "single", None, "v3b", "mean", -2),
+    (3, 1): (15, 5e-6, 32, 1, 0.7, "single", ["sst"], "v3a", "attention_mean", -2),
+    (3, 2): (15, 5e-6, 32, 1, 0.7, "single", ["para"], "v3a", "attention_mean", -2),
+    (3, 3): (15, 5e-6, 32, 1, 0.7, "single", ["sts"], "v3a", "attention_mean", -2),
+    (3, 4): (15, 8e-6, 8, 4, 0.65, "mtl", [*ALL], "v3a", "attention_mean", -2),
+    (3, 5): (15, 8e-6, 8, 4, 0.65, "gs", [*ALL], "v3b", "attention_mean", -2),
+    (3, 6): (15, 8e-6, 8, 4, 0.65, "gs", [*ALL], "v3a", "attention_mean", -2),
+    (3, 7): (10, 6e-7, 32, 1, 0.7, "single", ["sst"], "v3a", "attention_mean", -2),
+    (3, 8): (10, 6e-7, 32, 1, 0.7, "single", ["para"], "v3a", "attention_mean", -2),
+    (3, 9): (10, 6e-7, 32, 1, 0.7, "single", ["sts"], "v3a", "attention_mean", -2),
+} | {(3, row): (10, 2e-6, 16, 1, 0.7, "gs", ["para", "sts"], "v3a", "attention_mean", -2) for row in (10, 11, 12, 13)}
+
+
+@pytest.mark.parametrize("number", DOORS)
+def test_the_preset_paper_is_the_papers(home, tmp_path, number):
+    args = SimpleNamespace(preset="paper", rows=None, seeds=[3], data_dir=home / "data", output_dir=tmp_path)
+    runs = plan(args, number)
+    assert {run.row.number for run in runs} == {row for table, row in ROWS if table == number}
+    for run in runs:
+        o, row = parse(run.words(checkpoint=True)), run.row.number
+        heads = (o.heads.arch, o.heads.pooling, o.heads.layer)
+        (size,) = {*o.batch_size.values()}
+        found = (o.epochs, o.lr, size, o.grad_accum, o.heads.hidden_dropout_prob, o.strategy, o.task_names, *heads)
+        expected = ROWS[number, row]
+        assert found == (*expected[:6], expected[6] or [*run.tasks], *expected[7:])
+        assert (o.checkpoint, o.seed, o.max_steps) == ("bert-base-uncased", 3, None)
+        assert (o.patience > 0) == (number == 3 and row <= 3)
+        assert o.losses.para_loss == ("bce" if (number, row) in ((3, 12), (3, 13)) else "full")
+        assert o.loss_scale.get("sts") in ((4,) if (number, row) in ((3, 11), (3, 13)) else (1, None))
+        from_gs = (
+            str(tmp_path / "paper" / "seed-3" / "table3-row-6") if (number, row) in ((3, 7), (3, 8), (3, 9)) else ""
+        )
+        words = run.words()
+        assert words[words.index("--init_from") + 1] == from_gs if from_gs else "--init_from" not in words
+        assert ("--checkpoint" in words) == (not from_gs)
+
+
+def test_the_papers_averages_are_those_of_its_cells():
+    for row in TABLES[3]:
+        assert row.paper[3] == pytest.approx(statistics.mean(row.paper[:3]), abs=0.04), row.name  # 41.1 is printed
+
+
+def test_a_dry_run_tells_steps_and_writes_nothing(home, tmp_path, capsys):
+    words = ["--preset", "paper", "--data_dir", str(home / "data"), "--output_dir", str(tmp_path / "out"), "--dry_run"]
+    assert run_cli(table3.main, words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 14 and not (tmp_path / "out").exists()
+    assert lines[5].split()[:8] == ["row", "6,", "gs,", "seed", "0", "15", "steps", "about"]  # 31 rows: 4 x 8 a step
+    assert lines[9].split()[:8] == ["row", "10,", "para+sts", "1:1,", "seed", "0", "20", "steps"]
+
+
+def test_a_checkpoint_that_has_seen_the_data_is_named(home, tmp_path):
+    args = SimpleNamespace(preset="laptop", rows=[6], seeds=[0], data_dir=home / "data", output_dir=tmp_path)
+    runs = plan(args, 3)
+    text = table_text(3, "laptop", runs, {runs[0].folder: (5, "too long a story, " * 20)})
+    assert "minilm has seen Quora's pairs" in text and max(map(len, text.splitlines())) <= 100
