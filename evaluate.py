@@ -253,9 +253,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     say(f"predictions: {out}")
     if metrics:
         folders = dict.fromkeys(split.path.parent for split in splits["dev"].values())
-        places = [
-            f"embedded synthetic sample in {folder}" if folder == SAMPLE_DIR else str(folder) for folder in folders
-        ]
+        places = [f"{'embedded synthetic sample in ' * (folder == SAMPLE_DIR)}{folder}" for folder in folders]
         print("\n\n".join([f"dev of {', '.join(places)}\n{report(metrics)}", *(pages or ())]))
 
 
