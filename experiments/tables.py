@@ -17,7 +17,7 @@ from experiments.rows import KEYS, NOTES, PRESETS, TITLES
 from experiments.runs import Failures, Run, Train, do_all, estimate, in_subprocess, plan, span
 from runtime.errors import Stopped, say
 from runtime.files import lock, write_atomic
-from runtime.settings import OptionParser, non_negative_int, one_of
+from runtime.settings import OptionParser, non_negative_int
 
 METRICS = {name: TASKS[name].metric_key(TASKS[name].metric) for name in LEADERBOARD}
 COLUMNS = [*METRICS, "average"]
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None, *, table: int, description: str = ""
     parser.add_argument(
         "--data_dir", type=Path, help="the course's files (default: the downloaded; of smoke, or else, the sample)"
     )
-    parser.add_argument("--preset", type=one_of(tuple(PRESETS)), default="laptop", help=WHICH, metavar="NAME")
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="laptop", help=WHICH, metavar="NAME")
     parser.add_argument("--seeds", type=numbers, default=[0], help="of the runs, 0,1,2 say (default: 0)", metavar="N,N")
     parser.add_argument("--rows", type=numbers, help="which of the table (default: all)", metavar="N,N")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/tables"), help="(default: %(default)s)")
