@@ -30,7 +30,7 @@ from optim.schedule import lr_factor
 from optim.surgery.gramian import cosines
 from optim.task_gradients import Conflict, clip_and_combine
 from runtime.errors import UsageError, fitted, run_cli, say
-from runtime.files import check_space, clean, disk_errors, lock, move_aside, write_atomic
+from runtime.files import check_space, clean, discard, disk_errors, lock, move_aside, write_atomic
 from runtime.seeds import generator, seeded
 from training import checkpoint, guards
 from training.log import DISK, RunLog, header, progress, time_left
@@ -186,7 +186,8 @@ def check_output_space(options: Options) -> None:
 def run_in_folder(options: Options, locks: ExitStack) -> None:
     """The run itself, alone in its folder."""
     out = options.output_dir
-    holds_run = (out / "config.json").is_file() or bool(checkpoint.saved(out / "checkpoints"))
+    there = [name for name in ("config.json", "log.jsonl", "metrics.json", "best") if (out / name).exists()]
+    holds_run = bool(there or checkpoint.saved(out / "checkpoints"))
     if holds_run and options.resume == "never" and not options.overwrite:
         raise UsageError(
             f"--output_dir: {out} holds a run; take --resume auto, --overwrite (which moves it) or another --output_dir"
@@ -196,7 +197,7 @@ def run_in_folder(options: Options, locks: ExitStack) -> None:
     say(f"loading the data and {options.checkpoint}")
     session = Session(options)
     resume(session)
-    if session.last_good and session.finished and (out / "metrics.json").is_file():
+    if session.last_good and session.finished and {"metrics.json", "best"} <= {*there}:
         return say(f"complete at step {session.state.step}: nothing to do in {out}")
     say(fitted(header(session)))
     if options.dry_run:
@@ -206,6 +207,9 @@ def run_in_folder(options: Options, locks: ExitStack) -> None:
         locks.enter_context(lock(out))
     for folder in (out, out / "checkpoints", options.predictions_dir):
         clean(folder, *RUN_NAMES)
+    for later in checkpoint.saved(out / "checkpoints"):  # than the one that --resume names: of another branch
+        if options.resume not in ("auto", "never") and checkpoint.step_of(later) > session.state.step:
+            discard(later)
     (out / "metrics.json").unlink(missing_ok=True)  # of fewer steps, say: it is a finished run's mark
     write_atomic(out / "config.json", json.dumps(run_config(session), indent=2) + "\n")
     train(session)

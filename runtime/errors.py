@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import TextIO
 
 DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS}
+DISK_ERRNOS |= {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR}
 CLEAR = "\x1b[K"  # a terminal's line, from the cursor on
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: two
 

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -129,8 +129,12 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Be the only process in the folder, made if need be; else UsageError with the other's number. Its files stay."""
+    """Be the only process in the folder, made if need be; else UsageError with the other's number.
+
+    Its files stay; but folders that were made here, and in which nothing else is then, go.
+    """
     holder, path = folder / ".minbert.pid", folder / ".minbert.lock"  # two: filelock empties the lock's
+    made = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]  # from within
     with disk_errors(path):
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -140,11 +144,14 @@ def lock(folder: Path) -> Iterator[None]:
             raise UsageError(f"{folder}: in use by process {number}; wait for it or choose another folder") from None
         holder.write_text(str(os.getpid()))
     try:
-        yield
+        with held:
+            yield
     finally:
-        if folder.is_dir() and {*folder.iterdir()} <= {holder, path}:  # nothing came of it, and nothing is left
-            remove(folder)
-        held.lock.release()
+        with suppress(OSError):
+            if made and {*folder.iterdir()} <= {holder, path}:
+                remove(folder)
+                for parent in made[1:]:
+                    parent.rmdir()
 
 
 def check_space(folder: Path, needed: int, option: str = "--output_dir") -> Path:

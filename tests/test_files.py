@@ -152,6 +152,18 @@ def test_a_second_process_is_refused_with_the_first_one_s_number(tmp_path):
     assert contents(tmp_path / "x").keys() == {".minbert.lock", ".minbert.pid"}
 
 
+def test_folders_made_for_nothing_go_and_others_stay(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    for folder in (tmp_path / "a" / "b" / "c", tmp_path / "link"):
+        with pytest.raises(ValueError), lock(folder):
+            raise ValueError
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "link"} and (tmp_path / "link").is_symlink()
+    with lock(tmp_path / "a" / "b"):
+        fill(tmp_path / "a" / "b", "kept")
+    assert (tmp_path / "a" / "b" / "kept").is_file()
+
+
 @pytest.mark.fault(14)
 def test_a_folder_that_may_not_be_written():
     """Root may write anywhere, so a child becomes nobody."""

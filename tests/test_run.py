@@ -287,6 +287,26 @@ def test_a_finished_run_is_left_alone(home, capsys, monkeypatch):
     assert contents(out) == before and {name: (out / name).stat().st_mtime_ns for name in before} == times
 
 
+def test_what_a_finished_run_has_lost_is_made_again(home, tmp_path, capsys):
+    out = shutil.copytree(undisturbed(home, "single"), tmp_path / "run")
+    shutil.rmtree(out / "best")
+    assert resume(home, out, "single") == 0
+    assert "the end of the run, makes it anew" in capsys.readouterr().err
+    assert json.loads((out / "best" / "step.json").read_text()) == {"step": 9}
+    (out / "best" / "step.json").write_text("{")
+    (out / "metrics.json").unlink()
+    assert resume(home, out, "single") == 0 and json.loads((out / "metrics.json").read_text())["step"] == 9
+
+
+def test_what_is_trained_may_grow_and_not_shrink(home, tmp_path, capsys):
+    """A parameter's moments go by its name: those of the heads are kept, those of the encoder begin."""
+    heads = ("--strategy", "mtl", "--option", "pretrain", "--max_steps", 2)
+    more = ("--strategy", "mtl", "--max_steps", 4, "--resume", "auto", "--allow_change", "option,max_steps")
+    assert train(home, tmp_path, *heads) == 0 and train(home, tmp_path, *more) == 0
+    assert train(home, tmp_path, *more, "--option", "pretrain", "--max_steps", 5) == 4
+    assert "a state that does not fit this run" in capsys.readouterr().err
+
+
 def test_a_finished_run_can_be_made_longer(home, tmp_path, capsys):
     """Steps 10 to 12 follow the log's first nine lines; until they are made, and predicted from, it is not complete."""
     out = shutil.copytree(undisturbed(home, "single"), tmp_path / "run")
@@ -342,6 +362,11 @@ def test_an_earlier_checkpoint_by_its_path(home, tmp_path, capsys):
     nowhere, earlier = (("--resume", out / "checkpoints" / name) for name in ("step-000123", "step-000004"))
     assert train(home, out, *SETTINGS["single"], *nowhere) == 2
     assert ", ".join(there) in capsys.readouterr().err
+    shutil.copytree(out, tmp_path / "copy")
+    again = [*earlier[:1], tmp_path / "copy" / "checkpoints" / "step-000004"]
+    interrupted(home, tmp_path / "copy", "single", 5, *again)  # before it has saved anything
+    assert [path.name for path in saved(tmp_path / "copy" / "checkpoints")] == ["step-000004"]
+    assert ends_undisturbed(home, tmp_path / "copy", "single")
     interrupted(home, out, "single", 6, *earlier, "--save_every", 1)
     assert [path.name for path in saved(out / "checkpoints")] == ["step-000005", "step-000004"]
     assert train(home, out, *SETTINGS["single"], *earlier) == 0

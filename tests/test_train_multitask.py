@@ -730,6 +730,8 @@ def test_a_folder_that_holds_a_run(home, run, tmp_path, capsys):
     before = contents(out)
     assert train(home, out, *LOGGED) == 2
     assert f"{out} holds a run; take --resume auto" in capsys.readouterr().err and contents(out) == before
+    (tmp_path / "other" / "best").mkdir(parents=True)  # of a run, or anybody's
+    assert train(home, tmp_path / "other", *LOGGED) == 2
     for old in ("run.old", "run.old.2"):
         assert train(home, out, *SINGLE, "sts", "--max_steps", 1, "--overwrite") == 0
         assert contents(tmp_path / old) == before and not leftovers(out)

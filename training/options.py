@@ -20,7 +20,7 @@ from heads.files import model_folder, read_heads
 from heads.kinds import KINDS
 from heads.losses import LossSettings
 from optim.surgery import SURGERIES
-from runtime.errors import UsageError, check_name
+from runtime.errors import UsageError, check_name, say
 from runtime.settings import OptionParser, non_negative, non_negative_int, positive, positive_int, rate, setting
 
 usual = partial(setting, usual=True)  # in the short help
@@ -123,7 +123,7 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
     if given.get("strategy", Options.strategy) == "gs":
         given.setdefault("surgery", "pcgrad")
     if "output_dir" not in given:
-        given["output_dir"] = default_folder(name, resuming=given.get("resume") == "auto")
+        given["output_dir"] = default_folder(name, given)
     given.setdefault("predictions_dir", given["output_dir"] / "predictions")
     folder, data = find_data_dir(tasks)
     data = str(given["data_dir"]) if "data_dir" in given else f"{data} in {folder}"
@@ -137,24 +137,30 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
 def folder_name(given: Mapping[str, Any]) -> str:
     """Option, strategy, tasks, and whatever else was given that the result depends on."""
     heading = [given.get(name, getattr(Options, name)) for name in ("option", "strategy")]
-    named = {field.name for part in (Options, HeadsConfig, LossSettings) for field in fields(part) if field.metadata}
-    named -= {field.name for field in fields(Options) if field.metadata.get("may_change")}
-    named -= {"option", "strategy", "tasks", *LENGTHS, *given.get("allow_change", ())}
+    settings = [field for part in (Options, HeadsConfig, LossSettings) for field in fields(part) if field.metadata]
+    left_out = {"option", "strategy", "tasks", *LENGTHS, *given.get("allow_change", ())}
+    left_out |= {field.name for field in settings if field.metadata["may_change"]}
     words = []
-    for name in [name for name in given if name in named]:
+    for name in [field.name for field in settings if field.name in given and field.name not in left_out]:
         value = Path(given[name]).name if name == "checkpoint" else given[name]
         pairs = value.items() if isinstance(value, dict) else [("", value)]
         words.append(f"{name}={','.join(f'{key}={each}'.lstrip('=') for key, each in pairs)}")
     return re.sub("[^A-Za-z0-9_.,=-]+", "_", "-".join([*heading, *given.get("tasks", ()), *words]))[:200]
 
 
-def default_folder(name: str, resuming: bool) -> Path:
-    """Raises UsageError where a run is to go on and is not there, but others are: it was given other options."""
+def default_folder(name: str, given: Mapping[str, Any]) -> Path:
+    """runs/NAME. Where a run is to go on and is not there, others of its kind are named.
+
+    Raises UsageError where more than one could be meant, for what --allow_change names is in no folder's name.
+    """
     folder, kind = Path("runs", name), "-".join(name.split("-")[:2])
     others = sorted(str(path.parent) for path in Path("runs").glob(f"{kind}*/checkpoints"))
-    if resuming and others and not (folder / "checkpoints").is_dir():
-        found = f"found none, but {', '.join(others)}"
-        raise UsageError(f"--resume auto: expected a run in {folder}; {found}; name one of them by --output_dir")
+    if given.get("resume") != "auto" or not others:
+        return folder
+    if given.keys() & {*given.get("allow_change", ())} - LENGTHS and len(others) > 1:
+        raise UsageError(f"--resume auto: expected one run; found {', '.join(others)}; name one by --output_dir")
+    if not (folder / "checkpoints").is_dir():
+        say(f"no run in {folder}; to go on with {' or '.join(others)}, give it as --output_dir")
     return folder
 
 

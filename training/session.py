@@ -7,7 +7,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -76,6 +76,8 @@ class Session:
         self.gradients = TaskGradients(options.task_names, shared, sparse=[words.weight])
         self.weigh = Fixed(options.loss_scale)
         self.optimizer = AdamW(decayed_matrices(self.model, options.weight_decay), lr=options.lr)
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        self.trained = [names[parameter] for group in self.optimizer.param_groups for parameter in group["params"]]
         self.previous = PreviousStep()
         train, tokenizer, most = self.splits["train"], self.model.tokenizer, self.model.max_length
         self.rows = {
@@ -174,11 +176,11 @@ class Session:
 
     def tensors(self) -> checkpoint.Tensors:
         """The tensors of a checkpoint, by file and name."""
-        moments = self.optimizer.state_dict()["state"]
+        moments = {self.trained[i]: packed(state) for i, state in self.optimizer.state_dict()["state"].items()}
         return {
             "model": {f"bert.{name}": value for name, value in self.model.bert.state_dict().items()},
             "heads": self.model.head_state(),
-            "optimizer": {f"{i}.{k}": v for i, state in moments.items() for k, v in packed(state).items()},
+            "optimizer": {f"{weight}:{kind}": x for weight, state in moments.items() for kind, x in state.items()},
             "triplets": self.previous.vectors,
         }
 
@@ -215,8 +217,8 @@ class Session:
         try:
             progress, weights = State(**numbers["progress"]), tensors["model"] | tensors["heads"]
             for name, value in tensors["optimizer"].items():
-                index, kind = name.split(".")
-                moments[int(index)][kind] = value
+                weight, kind = name.split(":")
+                moments[self.trained.index(weight)][kind] = value
             moments = {index: unpacked(state) for index, state in moments.items()}
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: a state that does not fit this run ({error!r}); {advice}") from None
@@ -227,12 +229,16 @@ class Session:
         for part, saved in ((self.surgery, "surgery"), (self.weigh, "weighing"), (self.scaler, "scaler")):
             if part and numbers[saved]:
                 part.load_state_dict(numbers[saved])
-        there = self.out / "best" / "step.json"
-        if not there.is_file() or read_json(there) != {"step": progress.best_step}:  # gone, or of a later step
+        if progress.best_step and self.best_step_there() != progress.best_step:  # gone, or of a later step
             progress.best_score = None
-            if progress.best_step:
-                say(f"{there.parent}: not the best of step {progress.best_step}; the next evaluation replaces it")
+            best, step = self.out / "best", progress.best_step
+            say(f"{best}: not of step {step}; the next evaluation, or the end of the run, makes it anew")
         self.state, self.last_good = progress, progress.step
+
+    def best_step_there(self) -> int | None:
+        """Of which step best/ is, as far as it says."""
+        with suppress(CheckpointError):
+            return read_json(self.out / "best" / "step.json").get("step")
 
     def check_same(self, stored: dict) -> None:
         """Raise where the run was started with other options or other data."""
