@@ -40,10 +40,10 @@ Panel = tuple[str, str | None]  # a part of the log, and which of it: ("losses",
 COLUMNS, COLORS = 4, 10  # most panels in a row; colours that matplotlib's cycle has
 PARTS = {"losses": "losses", "dev": "dev metrics", "cosine": "cosines of task gradients", "lr": "learning rate"}
 TITLES = {"losses": "training loss: {}", "dev": "on dev: {}", "cosine": "cosine: {}", "lr": "learning rate"}
-KEY = "Step by step from left to right. Losses: single steps (faint) and the mean of a twelfth of the run."
+KEY = "All x axes count steps. Losses: each step (faint), and the rolling mean over a twelfth of the run."
 COSINE_KEY = """
-Cosines of two tasks' gradients, below 0 in conflict: single steps (dots), mean, and where 8 of 10 lie (band).
-Dotted, and grey for so few steps: by chance, as gradients that have nothing to do with each other."""
+Cosines of two tasks' gradients; below 0 they conflict: each step (dots), rolling mean, the middle 80 % (band).
+Dotted line and grey area: what gradients that have nothing to do with each other would give."""
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def test_each_part_of_a_log_has_its_panels_and_what_is_missing_is_named(tmp_path
     run, out = make_run(tmp_path / "run", log, rest='{"step": 99, "los'), tmp_path / "new" / "plot.png"
     figure = picture([Run.read(run, "C0")])
     assert [ax.get_title() for ax in figure.axes] == titles
-    assert figure.get_supxlabel().endswith(f"Not in these logs: {missing}." if missing else "each other.")
+    assert figure.get_supxlabel().endswith(f"Not in these logs: {missing}." if missing else "would give.")
     assert run_cli(main, [str(run), "--output", str(out)]) == 0
     assert out.read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr() == (f"{out}\n", "")
