@@ -30,7 +30,7 @@ from heads import MultitaskBert
 from runtime.errors import UsageError, explain, say
 from runtime.files import read_json, remove, write_atomic
 from runtime.seeds import seeded
-from training.options import Options, parse
+from training.options import parse
 
 PER_TEXT = {"minilm": 0.005, "bert-base-uncased": 0.04}  # seconds to train on a text on two cores; 8 are read in that
 START = 10  # seconds until a run's first step, and around its end
@@ -63,6 +63,11 @@ class Run:
             del values["checkpoint"]
             values["init_from"] = self.start
         return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+
+    @property
+    def command(self) -> str:
+        """As one can paste it."""
+        return shlex.join(["python", "train_multitask.py", *self.words()])
 
     def file(self, kind: str) -> Path:
         return self.folder.with_name(f"{self.folder.name}.{kind}")
@@ -110,18 +115,11 @@ def texts(task: str, split: str, data_dir: Path) -> int:
     return len(read(TASKS[task], split, data_dir).examples) * len(TASKS[task].texts)
 
 
-def steps_of(options: Options) -> int:
-    """As training/session.py counts them."""
-    rows = {task.name: texts(task.name, "train", options.data_dir) // len(task.texts) for task in options.tasks}
-    longest = max(rows, key=rows.__getitem__)
-    an_epoch = ceil(ceil(rows[longest] / options.batch_size[longest]) / options.grad_accum)
-    return min(an_epoch * options.epochs, options.max_steps or sys.maxsize)
-
-
 def estimate(run: Run) -> tuple[int, float]:
     """Steps, and seconds on two cores if none stops early. Raises UsageError for options that would not be accepted."""
     options = parse(run.words(checkpoint=True))
-    steps, per_text = steps_of(options), PER_TEXT.get(options.checkpoint, PER_TEXT["minilm"])
+    rows = {task.name: texts(task.name, "train", options.data_dir) // len(task.texts) for task in options.tasks}
+    (_, steps), per_text = options.steps(rows), PER_TEXT.get(options.checkpoint, PER_TEXT["minilm"])
     trained = steps * options.grad_accum * sum(len(t.texts) * options.batch_size[t.name] for t in options.tasks)
     own, test = (sum(texts(name, split, run.data_dir) for name in run.tasks) for split in ("dev", "test"))
     evaluations = ceil(steps / options.eval_every) if options.eval_every else 4 * options.epochs
@@ -186,7 +184,7 @@ def do(run: Run, train: Train) -> tuple[int, str] | None:
         "row": run.row.number,
         "seed": run.seed,
         "tasks": run.tasks,
-        "command": shlex.join(["python", "train_multitask.py", *run.words()]),
+        "command": run.command,
         "dev": metrics,
         "step": metrics_of_run["step"],
         "settings": run.settings,

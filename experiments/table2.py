@@ -1,19 +1,12 @@
-"""Table 2 of the paper, architectures on dev: ours beside the paper's.
-
-    python -m experiments.table2 --preset smoke --output_dir runs/try  # that it works: minutes, the sample
-    python -m experiments.table2 --preset laptop --seeds 0,1,2          # minilm, some 30 minutes a seed on two cores
-    python -m experiments.table2 --preset paper --dry_run               # bert-base-uncased, the paper's settings
-
-Given again, the same command goes on. Its rows stand in experiments/rows.py, how they run in
-experiments/runs.py.
-"""
+"""Table 2 of the paper, architectures on dev: `python -m experiments.table2 --help`. The work is in tables.py."""
 
 import sys
+from functools import partial
 
-from experiments.tables import door
+from experiments import tables
 from runtime.errors import run_cli
 
-main = door(2, __doc__)
+main = partial(tables.main, table=2)
 
 if __name__ == "__main__":
     sys.exit(run_cli(main))

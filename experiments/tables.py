@@ -6,10 +6,9 @@ The doors are table2.py and table3.py. The same command, given again, goes on wi
 from __future__ import annotations
 
 import json
-import shlex
 import statistics
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from data.tasks import LEADERBOARD, TASKS
@@ -21,6 +20,16 @@ from runtime.settings import OptionParser, non_negative_int
 
 METRICS = {name: TASKS[name].metric_key(TASKS[name].metric) for name in LEADERBOARD}
 COLUMNS = [*METRICS, "average"]
+HELP = """Table {table} of the paper, {title} on dev: ours beside the paper's.
+
+    python -m experiments.table{table} --preset smoke --output_dir runs/try  # that it works: minutes, the sample
+    python -m experiments.table{table} --preset laptop --seeds 0,1,2          # minilm, {laptop}
+    python -m experiments.table{table} --preset paper --dry_run               # bert-base-uncased, the paper's settings
+
+Given again, the same command goes on. Its rows stand in experiments/rows.py, how they run in
+experiments/runs.py.
+"""
+LAPTOP = {2: "some 30 minutes a seed on two cores", 3: "some 45 minutes a seed on two cores"}
 WIDTH = 100  # of what is printed
 WHICH = "paper: bert-base-uncased, its settings; laptop: minilm, 600 steps a run; smoke: 4 (default: laptop)"
 
@@ -63,8 +72,7 @@ def write_table(path: Path, table: int, preset: str, runs: Sequence[Run], failed
             cells.append({name: value for name, value in result.items() if name != "seconds"})
         elif run.folder in failed:
             code, reason = failed[run.folder]
-            command = shlex.join(["python", "train_multitask.py", *run.words()])
-            failure = {"command": command, "failed": reason, "exit": code}
+            failure = {"command": run.command, "failed": reason, "exit": code}
             cells.append({"row": run.row.number, "seed": run.seed, "tasks": run.tasks, **failure})
     content = {"table": table, "preset": preset, "unit of rows": "percent", "rows": summary(runs), "cells": cells}
     write_atomic(path, json.dumps(content, indent=2) + "\n")
@@ -119,8 +127,9 @@ def numbers(text: str) -> list[int]:
     return [*dict.fromkeys(non_negative_int(part) for part in text.split(","))]
 
 
-def main(argv: Sequence[str] | None = None, *, table: int, description: str = "", train: Train = in_subprocess) -> int:
-    parser = OptionParser(description)
+def main(argv: Sequence[str] | None = None, *, table: int, train: Train = in_subprocess) -> int:
+    """What table2.py and table3.py run, each for its table."""
+    parser = OptionParser(HELP.format(table=table, title=TITLES[table], laptop=LAPTOP[table]))
     parser.add_argument(
         "--data_dir", type=Path, help="the course's files (default: the downloaded; of smoke, or else, the sample)"
     )
@@ -144,8 +153,3 @@ def main(argv: Sequence[str] | None = None, *, table: int, description: str = ""
     print(table_text(table, args.preset, runs, failed))
     say(f"all of it: {path}")
     return next((code if code > 0 else 128 - code for code, _ in failed.values()), 0)
-
-
-def door(table: int, description: str) -> Callable[[Sequence[str] | None], int]:
-    """The main of a script."""
-    return lambda argv=None, **more: main(argv, table=table, description=description, **more)

@@ -132,12 +132,9 @@ def explain(error: BaseException, number: int = 0) -> tuple[int, str]:
     """The exit code of an exception, and what the user is told. number: of the signal that came before."""
     text = " ".join(str(error).split())
     if number or isinstance(error, KeyboardInterrupt):  # a library in C may raise its own error for ours
-        told = (
-            text
-            if isinstance(error, Stopped) and text
-            else "give the command again, with --resume auto if a step was saved"
-        )
-        return 128 + (number or signal.SIGINT), f"interrupted; {told}"
+        told = text if isinstance(error, Stopped) else ""
+        advice = "give the command again, with --resume auto if a step was saved"
+        return 128 + (number or signal.SIGINT), f"interrupted; {told or advice}"
     if hasattr(error, "exit_code"):
         return error.exit_code, text
     if is_out_of_memory(error):

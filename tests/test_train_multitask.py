@@ -36,7 +36,8 @@ from optim.schedule import lr_factor
 from runtime.errors import DivergedError
 from runtime.files import lock
 from training.checkpoint import saved
-from training.session import MIN_STEPS, Session
+from training.options import MIN_STEPS
+from training.session import Session
 
 ROOT = Path(train_multitask.__file__).parent
 METRICS = ["sst_acc", "sst_f1", "para_acc", "para_f1", "sts_pearson", "sts_spearman", "sts_em"]

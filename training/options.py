@@ -1,6 +1,7 @@
 """The options of a run: declared here, in heads/config.py and in heads/losses.py; checked and frozen by `parse`."""
 
 import argparse
+import math
 import re
 import shlex
 import sys
@@ -33,6 +34,7 @@ FOLDER_HELP = "the run's folder (default: in runs/, named for what was chosen)"
 GROUPS = {"option": "training", "data_dir": "data", "epochs": "optimisation", "device": "machine", "output_dir": "run"}
 # These may have to change when a run goes on in its default folder, so they are not in that folder's name.
 LENGTHS = {"epochs", "max_steps", "patience", "eval_every", "device", "amp", "deterministic"}
+EPOCHS, MIN_STEPS = 2, 200  # of a run without --epochs: small data are gone through more often than twice
 
 
 def strategy(text: str) -> str:
@@ -90,6 +92,13 @@ class Options:
     @property
     def task_names(self) -> list[str]:
         return [task.name for task in self.tasks]
+
+    def steps(self, rows: Mapping[str, int]) -> tuple[int, int]:
+        """Steps in an epoch, which is a pass over the longest task, and in the run. rows: of each task in train."""
+        longest = max(rows, key=rows.get)
+        an_epoch = math.ceil(math.ceil(rows[longest] / self.batch_size[longest]) / self.grad_accum)
+        epochs = self.epochs or max(EPOCHS, math.ceil(MIN_STEPS / an_epoch))
+        return an_epoch, min(an_epoch * epochs, self.max_steps or math.inf)
 
     def as_json(self, all_of_them: bool = True) -> dict[str, Any]:
         """Every option by name as JSON has it; or only those that the weights depend on."""

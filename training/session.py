@@ -28,8 +28,6 @@ from runtime.seeds import seeded
 from training import checkpoint
 from training.options import Options
 
-EPOCHS, MIN_STEPS = 2, 200  # of a run without --epochs: small data are gone through more often than twice
-
 
 @dataclass
 class State:
@@ -84,10 +82,8 @@ class Session:
             task.name: TaskRows(task, train[task.name], tokenizer, most, options.batch_size[task.name], seed)
             for task in options.tasks
         }
-        longest = max(self.rows.values(), key=lambda rows: len(rows.examples))
-        self.steps_an_epoch = math.ceil(longest.stream.batches_per_epoch / options.grad_accum)
-        epochs = options.epochs or max(EPOCHS, math.ceil(MIN_STEPS / self.steps_an_epoch))
-        self.total_steps = min(self.steps_an_epoch * epochs, options.max_steps or math.inf)
+        rows = {name: len(of_task.examples) for name, of_task in self.rows.items()}
+        self.steps_an_epoch, self.total_steps = options.steps(rows)
         self.eval_every = options.eval_every or self.usual_eval_every()
         self.warmup_steps = min(int(self.total_steps * options.warmup), self.total_steps - 1)
         self.last_step = self.total_steps  # that this process takes
