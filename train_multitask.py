@@ -207,9 +207,10 @@ def run_in_folder(options: Options, locks: ExitStack) -> None:
         locks.enter_context(lock(out))
     for folder in (out, out / "checkpoints", options.predictions_dir):
         clean(folder, *RUN_NAMES)
-    for later in checkpoint.saved(out / "checkpoints"):  # than the one that --resume names: of another branch
-        if options.resume not in ("auto", "never") and checkpoint.step_of(later) > session.state.step:
-            discard(later)
+    if options.resume not in ("auto", "never"):  # what lies after the checkpoint it names is of another branch
+        for path in checkpoint.saved(out / "checkpoints"):  # the newest first
+            if checkpoint.step_of(path) > session.state.step:
+                discard(path)
     (out / "metrics.json").unlink(missing_ok=True)  # of fewer steps, say: it is a finished run's mark
     write_atomic(out / "config.json", json.dumps(run_config(session), indent=2) + "\n")
     train(session)

@@ -190,11 +190,12 @@ def model_source(given: Mapping[str, Any], asked: dict[str, Any]) -> dict[str, A
     if run and "checkpoint" in given:
         raise UsageError("--checkpoint: --init_from names the weights; take one of the two")
     if run:
-        source = str(model_folder(run))
-        stored, _ = read_heads(model_folder(run)) or (None, None)
-        if stored is None:
+        folder = model_folder(run)
+        source, heads = str(folder), read_heads(folder)
+        if heads is None:
             found = "no best/heads.json in it" if run.is_dir() else "no such folder"
             raise UsageError(f"--init_from: expected a run's folder, {run}; found {found}; check the path")
+        stored, _ = heads
     elif Path(source, "heads.json").is_file():
         raise UsageError(f"--checkpoint: {source} holds trained heads; take --init_from, or a plain BERT")
     if asked.get("arch") == "v1":
