@@ -32,8 +32,8 @@ from runtime.files import read_json, remove, write_atomic
 from runtime.seeds import seeded
 from training.options import parse
 
-PER_TEXT = {"minilm": 0.005, "bert-base-uncased": 0.04}  # seconds to train on a text on two cores; 8 are read in that
-START = 10  # seconds until a run's first step, and around its end
+PER_TEXT = {"minilm": 0.006, "bert-base-uncased": 0.04}  # seconds to train on a text on two cores; 8 are read in that
+START = 15  # seconds until a run's first step, and around its end
 
 Train = Callable[[Sequence[str], Path], int]  # the words after train_multitask.py, a file for output -> exit code
 Failures = dict[Path, tuple[int, str]]  # folder of a run -> exit code and reason
@@ -62,7 +62,7 @@ class Run:
         if self.start and not checkpoint:
             del values["checkpoint"]
             values["init_from"] = self.start
-        return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+        return [word for name, value in values.items() for word in (f"--{name}", str(value))[: 1 + (value is not True)]]
 
     @property
     def command(self) -> str:
@@ -76,7 +76,7 @@ class Run:
         """What was measured; None where it is still to be. Raises UsageError where that was a run of other options."""
         if not self.file("json").is_file():
             return None
-        found, mine = read_json(self.file("json")), {**self.settings, "data_dir": str(self.data_dir.resolve())}
+        found, mine = read_json(self.file("json")), {**self.settings, "data_dir": str(self.data_dir)}
         there = {**found.get("settings", {}), "data_dir": found.get("data_dir")}
         if other := [name for name in {**there, **mine} if there.get(name) != mine.get(name)]:
             was, now = there.get(other[0]), mine.get(other[0])
@@ -121,9 +121,9 @@ def estimate(run: Run) -> tuple[int, float]:
     rows = {task.name: texts(task.name, "train", options.data_dir) // len(task.texts) for task in options.tasks}
     (_, steps), per_text = options.steps(rows), PER_TEXT.get(options.checkpoint, PER_TEXT["minilm"])
     trained = steps * options.grad_accum * sum(len(t.texts) * options.batch_size[t.name] for t in options.tasks)
-    own, test = (sum(texts(name, split, run.data_dir) for name in run.tasks) for split in ("dev", "test"))
+    own, all_tasks = (sum(texts(name, "dev", run.data_dir) for name in tasks) for tasks in (run.tasks, LEADERBOARD))
     evaluations = ceil(steps / options.eval_every) if options.eval_every else 4 * options.epochs
-    measured = (evaluations + 1) * own + test + sum(texts(name, "dev", run.data_dir) for name in LEADERBOARD)
+    measured = (evaluations + 1) * own + all_tasks * (run.tasks != LEADERBOARD)
     return steps, START + per_text * (trained + measured / 8)
 
 
@@ -161,11 +161,12 @@ def why(log: Path, code: int) -> str:
 
 
 def measure(run: Run) -> dict[str, float | None]:
-    """Dev metrics of all three tasks, by the run's best weights; heads that were never trained come from the seed."""
+    """Dev metrics and predictions of all three tasks, by the run's best weights; the seed makes untrained heads."""
     with seeded(run.seed, "fresh heads"):
         model = MultitaskBert.from_pretrained(run.folder / "best", [TASKS[name] for name in LEADERBOARD])
     precision = read_json(run.folder / "config.json")["machine"]["precision"]
-    return predict_and_score(model.to(resolve_device("auto")), {"dev": dev(run.data_dir)}, precision)
+    splits, folder = {"dev": dev(run.data_dir)}, run.folder / "predictions"
+    return predict_and_score(model.to(resolve_device("auto")), splits, precision, folder)
 
 
 def do(run: Run, train: Train) -> tuple[int, str] | None:
@@ -176,8 +177,8 @@ def do(run: Run, train: Train) -> tuple[int, str] | None:
     if code := train([*run.words(), "--resume", "auto"], run.file("log")):
         return code, why(run.file("log"), code)
     try:
-        metrics, config = measure(run), read_json(run.folder / "config.json")
-        metrics_of_run = read_json(run.folder / "metrics.json")
+        config, metrics_of_run = (read_json(run.folder / name) for name in ("config.json", "metrics.json"))
+        metrics = metrics_of_run["dev"] if run.tasks == LEADERBOARD else measure(run)
     except Exception as error:
         return explain(error)
     result = {
@@ -188,7 +189,8 @@ def do(run: Run, train: Train) -> tuple[int, str] | None:
         "dev": metrics,
         "step": metrics_of_run["step"],
         "settings": run.settings,
-        "data_dir": str(run.data_dir.resolve()),
+        "data_dir": str(run.data_dir),
+        "data": config["data"],
         "versions": config["versions"],
         "machine": config["machine"],
         "seconds": round(max(time.monotonic() - began, metrics_of_run["seconds"]), 1),  # the latter where it went on

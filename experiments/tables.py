@@ -31,7 +31,7 @@ experiments/runs.py.
 """
 LAPTOP = {2: "some 30 minutes a seed on two cores", 3: "some 45 minutes a seed on two cores"}
 WIDTH = 100  # of what is printed
-WHICH = "paper: bert-base-uncased, its settings; laptop: minilm, 600 steps a run; smoke: 4 (default: laptop)"
+WHICH = "paper: bert-base-uncased, its settings; laptop: minilm, 400 steps a run; smoke: 4 (default: laptop)"
 
 
 def values(runs: Sequence[Run]) -> list[float | None] | None:

@@ -29,6 +29,7 @@ from training.options import parse
 DOORS = {2: table2.main, 3: table3.main}
 ALL = ("sst", "para", "sts")
 KEYS = ("sst_acc", "para_acc", "sts_pearson")
+DEV_FILES = sorted(f"{task}-dev-output.csv" for task in ALL)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,7 @@ def test_all_rows_of_table_3_run_and_their_cells_are_those_of_the_runs(home, don
     for cell in cells:
         place = done / "smoke" / f"seed-{cell['seed']}" / f"table3-row-{cell['row']}"
         assert not (place / "checkpoints").exists() and (place / "best").is_dir()
+        assert sorted(path.name for path in place.glob("predictions/*.csv")) == DEV_FILES
         own = json.loads((place / "metrics.json").read_text())["dev"]
         own.pop("average", None), own.pop("overall_2024", None)
         assert own.items() <= cell["dev"].items() and {*KEYS} <= cell["dev"].keys()

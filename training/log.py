@@ -60,7 +60,7 @@ def header(session: Session) -> str:
             lines.append(f"warning: {dev.path}: texts that are in {learnt.path.name} too: {count}; its scores flatter")
     lines.append(f"{options.option}, {options.strategy} on {', '.join(session.rows)}; data: {options.data_name}")
     for task in options.tasks:
-        counts = [f"{len(by_name[name][task.name].examples)} {name}" for name in task.splits]
+        counts = [f"{len(by_name[name][task.name].examples)} {name}" for name in task.splits if by_name[name]]
         common = most_frequent(task, by_name["dev"][task.name])
         lines.append(f"  {task.name:<{max(map(len, session.rows)) + 1}}{', '.join(counts)} rows{common}")
     lengths = model.tokenizer.lengths([text for split in splits for e in split.examples for text in e.texts])

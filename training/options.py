@@ -57,6 +57,7 @@ class Options:
 
     data_dir: Path | None = free(None, DATA_HELP, Path, usual=True, metavar="DIR")
     predictions_dir: Path | None = free(None, "for predictions (default: in the run's folder)", Path, metavar="DIR")
+    no_test: bool = free(False, "leave the test files alone: predict dev only", bool)
 
     epochs: int | None = usual(None, "passes over the longest task (default: 2, at least 200 steps)", positive_int, **N)
     max_steps: int | None = usual(None, "steps at most; the learning rate falls to 0 over these", positive_int, **N)

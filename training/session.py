@@ -53,7 +53,8 @@ class Session:
 
     def __init__(self, options: Options):
         self.options, self.state, self.out, seed = options, State(), options.output_dir, options.seed
-        self.splits = read_splits(options.tasks, SPLITS, options.data_dir, seed)  # by name of split, and task
+        wanted = SPLITS[:2] if options.no_test else SPLITS
+        self.splits = {"test": {}} | read_splits(options.tasks, wanted, options.data_dir, seed)  # by split and task
         self.device = precision.resolve_device(options.device)
         self.amp = precision.resolve_precision(options.amp, self.device)
         self.scaler = precision.make_scaler(self.amp)
