@@ -56,6 +56,11 @@ class Run:
         part = f" ({self.tasks[0]})" if len(self.row.parts()) > 1 else ""
         return f"row {self.row.number}, {self.row.name}{part}, seed {self.seed}"
 
+    @property
+    def gives_its_cells(self) -> bool:
+        """Whether the tasks that it trains are all that the table takes from it."""
+        return self.tasks == LEADERBOARD or len(self.row.parts()) > 1
+
     def words(self, checkpoint: bool = False) -> list[str]:
         """The options as given to train_multitask.py; checkpoint: as if it started from BERT, before `start` is."""
         values = self.settings | {"seed": self.seed, "data_dir": self.data_dir, "output_dir": self.folder}
@@ -123,7 +128,7 @@ def estimate(run: Run) -> tuple[int, float]:
     trained = steps * options.grad_accum * sum(len(t.texts) * options.batch_size[t.name] for t in options.tasks)
     own, all_tasks = (sum(texts(name, "dev", run.data_dir) for name in tasks) for tasks in (run.tasks, LEADERBOARD))
     evaluations = ceil(steps / options.eval_every) if options.eval_every else 4 * options.epochs
-    measured = (evaluations + 1) * own + all_tasks * (run.tasks != LEADERBOARD)
+    measured = (evaluations + 1) * own + all_tasks * (not run.gives_its_cells)
     return steps, START + per_text * (trained + measured / 8)
 
 
@@ -178,7 +183,7 @@ def do(run: Run, train: Train) -> tuple[int, str] | None:
         return code, why(run.file("log"), code)
     try:
         config, metrics_of_run = (read_json(run.folder / name) for name in ("config.json", "metrics.json"))
-        metrics = metrics_of_run["dev"] if run.tasks == LEADERBOARD else measure(run)
+        metrics = metrics_of_run["dev"] if run.gives_its_cells else measure(run)
     except Exception as error:
         return explain(error)
     result = {
