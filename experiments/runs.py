@@ -22,7 +22,7 @@ from pathlib import Path
 import train_multitask
 from bert.precision import resolve_device
 from data import find_data_dir
-from data.reader import read
+from data.reader import Split, read
 from data.tasks import LEADERBOARD, TASKS
 from evaluate import predict_and_score
 from experiments.rows import DATA, TABLES, Row, Settings
@@ -110,14 +110,15 @@ def plan(args: argparse.Namespace, table: int) -> list[Run]:
 
 
 @lru_cache
-def dev(data_dir: Path) -> dict:
-    return {name: read(TASKS[name], "dev", data_dir) for name in LEADERBOARD}
+def split(name: str, data_dir: Path) -> dict[str, Split]:
+    """Of each task."""
+    return {task: read(TASKS[task], name, data_dir) for task in LEADERBOARD}
 
 
 @lru_cache
-def texts(task: str, split: str, data_dir: Path) -> int:
+def texts(task: str, name: str, data_dir: Path) -> int:
     """In a file."""
-    return len(read(TASKS[task], split, data_dir).examples) * len(TASKS[task].texts)
+    return len(read(TASKS[task], name, data_dir).examples) * len(TASKS[task].texts)
 
 
 def estimate(run: Run) -> tuple[int, float]:
@@ -165,12 +166,15 @@ def why(log: Path, code: int) -> str:
     return f"killed by signal {-code}" if code < 0 else f"{told[-1].removeprefix('error: ')} (exit {code})"
 
 
-def measure(run: Run) -> dict[str, float | None]:
-    """Dev metrics and predictions of all three tasks, by the run's best weights; the seed makes untrained heads."""
+def measure(run: Run, names: Sequence[str], folder: Path) -> dict[str, float | None]:
+    """Predict all three tasks by the run's best weights; the seed makes untrained heads.
+
+    names: of the splits; dev's metrics are returned. folder: for the prediction files.
+    """
     with seeded(run.seed, "fresh heads"):
         model = MultitaskBert.from_pretrained(run.folder / "best", [TASKS[name] for name in LEADERBOARD])
     precision = read_json(run.folder / "config.json")["machine"]["precision"]
-    splits, folder = {"dev": dev(run.data_dir)}, run.folder / "predictions"
+    splits = {name: split(name, run.data_dir) for name in names}
     return predict_and_score(model.to(resolve_device("auto")), splits, precision, folder)
 
 
@@ -183,7 +187,8 @@ def do(run: Run, train: Train) -> tuple[int, str] | None:
         return code, why(run.file("log"), code)
     try:
         config, metrics_of_run = (read_json(run.folder / name) for name in ("config.json", "metrics.json"))
-        metrics = metrics_of_run["dev"] if run.gives_its_cells else measure(run)
+        own = run.gives_its_cells
+        metrics = metrics_of_run["dev"] if own else measure(run, ["dev"], run.folder / "predictions")
     except Exception as error:
         return explain(error)
     result = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import statistics
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data.tasks import LEADERBOARD, TASKS
@@ -64,18 +64,28 @@ def summary(runs: Sequence[Run]) -> list[dict]:
     return found
 
 
+def write_results(path: Path, content: Mapping[str, object]) -> None:
+    """As JSON, every object of a list on a line of its own."""
+    parts = []
+    for name, value in content.items():
+        lines = ",\n".join(json.dumps(item) for item in value) if isinstance(value, list) else ""
+        parts.append(f"{json.dumps(name)}: " + (f"[\n{lines}\n]" if lines else json.dumps(value)))
+    write_atomic(path, "{\n" + ",\n".join(parts) + "\n}\n")
+
+
 def write_table(path: Path, table: int, preset: str, runs: Sequence[Run], failed: Failures) -> None:
-    """Everything as one JSON: the rows, and each run with its command, seed and metrics, or why it failed."""
-    cells = []
+    """The rows, and each run with its command, seed and metrics, or why it failed; and the sha256 of its data."""
+    cells, data, left_out = [], {}, {"data", "data_dir", "settings", "seconds"}  # the command says settings
     for run in runs:
         if result := run.result():
-            cells.append({name: value for name, value in result.items() if name != "seconds"})
+            data |= result["data"]
+            cells.append({name: value for name, value in result.items() if name not in left_out})
         elif run.folder in failed:
             code, reason = failed[run.folder]
             failure = {"command": run.command, "failed": reason, "exit": code}
             cells.append({"row": run.row.number, "seed": run.seed, "tasks": run.tasks, **failure})
-    content = {"table": table, "preset": preset, "unit of rows": "percent", "rows": summary(runs), "cells": cells}
-    write_atomic(path, json.dumps(content, indent=2) + "\n")
+    content = {"table": table, "preset": preset, "unit of rows": "percent", "data": data, "rows": summary(runs)}
+    write_results(path, content | {"cells": cells})
 
 
 def table_text(table: int, preset: str, runs: Sequence[Run], failed: Failures) -> str:
@@ -127,18 +137,25 @@ def numbers(text: str) -> list[int]:
     return [*dict.fromkeys(non_negative_int(part) for part in text.split(","))]
 
 
-def main(argv: Sequence[str] | None = None, *, table: int, train: Train = in_subprocess) -> int:
-    """What table2.py and table3.py run, each for its table."""
-    parser = OptionParser(HELP.format(table=table, title=TITLES[table], laptop=LAPTOP[table]))
+def parser_for(description: str) -> OptionParser:
+    """With the options that say of which runs a table, or what is made of tables, is."""
+    parser = OptionParser(description)
     parser.add_argument(
         "--data_dir", type=Path, help="the course's files (default: the downloaded; of smoke, or else, the sample)"
     )
     parser.add_argument("--preset", choices=tuple(PRESETS), default="laptop", help=WHICH, metavar="NAME")
     parser.add_argument("--seeds", type=numbers, default=[0], help="of the runs, 0,1,2 say (default: 0)", metavar="N,N")
-    parser.add_argument("--rows", type=numbers, help="which of the table (default: all)", metavar="N,N")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/tables"), help="(default: %(default)s)")
-    parser.add_argument("--dry_run", action="store_true", help="check every row's options, tell steps and time")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(rows=None)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, *, table: int, train: Train = in_subprocess) -> int:
+    """What table2.py and table3.py run, each for its table."""
+    parser = parser_for(HELP.format(table=table, title=TITLES[table], laptop=LAPTOP[table]))
+    parser.add_argument("--rows", type=numbers, help="which of the table (default: all)", metavar="N,N")
+    parser.add_argument("--dry_run", action="store_true", help="check every row's options, tell steps and time")
     args = parser.parse_args(argv)
     runs = plan(args, table)
     if args.dry_run:

@@ -1,0 +1,96 @@
+"""The results in README.md and docs/, made from experiments/results/, never by hand.
+
+    cp runs/tables/*-laptop.json experiments/results/
+    python -m experiments.docs
+
+Between `<!-- table3 -->` and `<!-- end -->` stands what the block of this name makes of its file: see BLOCKS.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from data.tasks import LEADERBOARD
+from experiments.claims import as_words
+from experiments.tables import COLUMNS
+from runtime.errors import DataError, run_cli
+from runtime.files import read_json, write_atomic
+from runtime.settings import OptionParser
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "experiments" / "results"
+PAGES = ("README.md", "docs/results.md", "docs/claims.md")
+SHORT = {4: "`mtl`, the plain sum", 6: "`gs`, gradient surgery", 5: "`gs` with v3b", 8: "`gs`, then para alone"}
+SHORT |= {10: "`gs` on para and sts alone", 13: "the same, bce, losses 1:4"}
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def cell(row: Mapping, name: str) -> str:
+    """`ours ± spread (the paper's)`"""
+    mean, spread, paper = (row[part][name] for part in ("mean", "spread", "paper"))
+    ours = "-" if mean is None else f"{mean:.1f}" + (f" ± {spread:.1f}" if spread is not None else "")
+    return ours + (f" ({paper:.1f})" if paper is not None else "")
+
+
+def table(content: Mapping) -> str:
+    """Every row of a table of the paper."""
+    rows = [[str(row["row"]), row["name"], *(cell(row, name) for name in COLUMNS)] for row in content["rows"]]
+    return markdown(["row", "", *COLUMNS], rows)
+
+
+def short(content: Mapping) -> str:
+    """Table 3 in ten lines: the three tasks by themselves as one row, then some of the others."""
+    rows = {row["row"]: row for row in content["rows"]}
+    alone = [cell(rows[number], name) for number, name in enumerate(LEADERBOARD, start=1)]
+    lines = [["`single`, task by task", *alone]]
+    lines += [[name, *(cell(rows[number], task) for task in LEADERBOARD)] for number, name in SHORT.items()]
+    return markdown(["percent on dev (the paper's)", "sst acc", "para acc", "sts r"], lines)
+
+
+def claims(content: Mapping) -> str:
+    """A line for each claim and column."""
+    lines = []
+    for claim in content["claims"]:
+        for number, (name, column) in enumerate(claim["columns"].items()):
+            lines.append(["" if number else claim["claim"], name, *as_words(column)])
+    return markdown(["claim", "", "ours", "over seeds", "over rows", "paper", "verdict"], lines)
+
+
+BLOCKS = {  # name -> its file of results, and what makes the block of it
+    "table2": ("table2-laptop", table),
+    "table3": ("table3-laptop", table),
+    "table3-short": ("table3-laptop", short),
+    "claims": ("claims-laptop", claims),
+}
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    """Each page with its text as it should be. Raises DataError for a block of another name."""
+    for path in (ROOT / name for name in PAGES):
+
+        def made(match: re.Match, path: Path = path) -> str:
+            name = match[1]
+            if name not in BLOCKS:
+                raise DataError(f"{path}: expected one of {', '.join(BLOCKS)} as a block; found {name}")
+            file, block = BLOCKS[name]
+            return f"<!-- {name} -->\n{block(read_json(RESULTS / f'{file}.json'))}\n<!-- end -->"
+
+        text = path.read_text(encoding="utf-8")
+        yield path, re.sub(r"<!-- (\S+) -->\n.*?<!-- end -->", made, text, flags=re.DOTALL)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    OptionParser(__doc__).parse_args(argv)
+    for path, text in pages():
+        write_atomic(path, text)
+        print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))
