@@ -33,7 +33,7 @@ from runtime.errors import UsageError, fitted, run_cli, say
 from runtime.files import check_space, clean, discard, disk_errors, lock, move_aside, write_atomic
 from runtime.seeds import generator, seeded
 from training import checkpoint, guards
-from training.log import DISK, RunLog, header, progress, time_left
+from training.log import DISK, RunLog, header, progress, seconds_left, span
 from training.options import Options, parse
 from training.session import Session
 
@@ -168,7 +168,7 @@ def dry_run(session: Session) -> None:
         if remaining:
             session.restore(*checkpoint.load_latest(session.out / "checkpoints"))
             session.last_step = session.total_steps
-            say(f"time: about {time_left(session)}, by two steps and an evaluation")
+            say(f"time: about {span(seconds_left(session))}, by two steps and an evaluation")
     say("dry run: data, options, a checkpoint and a step are in order; nothing was left")
 
 

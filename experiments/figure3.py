@@ -137,12 +137,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             panels[encoder, layer, pooling] = measure(x, encoder, layer, pooling)
     places = {"untouched": Path(source), "trained": args.run}
     names = {encoder: "/".join(place.parts[-2:]).lstrip("/") for encoder, place in places.items()}  # never absolute
-    told, measured = "; ".join(f"{encoder}: {name}" for encoder, name in names.items()), list(panels.values())
+    sources, measured = "; ".join(f"{encoder}: {name}" for encoder, name in names.items()), list(panels.values())
     verdicts = [verdict(panels[e, i, "cls"], panels[e, j, "attention_mean"]) for e, (i, j) in product(names, LAYERS)]
-    save(picture(measured, told), args.output)
+    save(picture(measured, sources), args.output)
     content = {**names, "sentences": SENTENCES, "panels": [asdict(p) for p in measured], "verdicts": verdicts}
     write_atomic(numbers, json.dumps(content, indent=2) + "\n")
-    print("\n".join([told, "", table(measured), "", *(each["verdict"] for each in verdicts), "", str(args.output)]))
+    print("\n".join([sources, "", table(measured), "", *(each["verdict"] for each in verdicts), "", str(args.output)]))
 
 
 if __name__ == "__main__":

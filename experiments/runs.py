@@ -2,18 +2,20 @@
 
 Each run is a train_multitask.py of its own in OUTPUT_DIR/PRESET/seed-S/tableT-row-N, its output beside it in .log, its
 result in .json. What is done is skipped and what was stopped goes on. A run's checkpoints go when its result is there;
-best/ stays. A row that fails is told, and tried again next time.
+best/ stays. A row that fails is tried again next time.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
@@ -30,7 +32,9 @@ from heads import MultitaskBert
 from runtime.errors import UsageError, explain, say
 from runtime.files import read_json, remove, write_atomic
 from runtime.seeds import seeded
+from training.log import seconds_left, span
 from training.options import parse
+from training.session import Session
 
 PER_TEXT = {"minilm": 0.006, "bert-base-uncased": 0.04}  # seconds to train on a text on two cores; 8 are read in that
 START = 15  # seconds until a run's first step, and around its end
@@ -105,6 +109,7 @@ def plan(args: argparse.Namespace, table: int) -> list[Run]:
                 part = f"-{tasks[0]}" if len(row.parts()) > 1 else ""
                 start = place / f"table{table}-row-{row.after}" if row.after else None
                 folder, settings = place / f"table{table}-row-{row.number}{part}", row.settings(args.preset, tasks)
+                settings |= {"checkpoint": args.checkpoint} if args.checkpoint else {}
                 runs.append(Run(row, seed, tasks, folder, start, data_dir, settings))
     return runs
 
@@ -133,11 +138,14 @@ def estimate(run: Run) -> tuple[int, float]:
     return steps, START + per_text * (trained + measured / 8)
 
 
-def span(seconds: float) -> str:
-    """For people."""
-    if seconds >= 5400:
-        return f"{seconds / 3600:.1f} hours"
-    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
+def rehearse(words: Sequence[str]) -> tuple[int, float, float]:
+    """Two steps and an evaluation, of which nothing is left: a run's steps, seconds and peak GB of memory."""
+    import resource  # which Windows has not
+
+    with redirect_stderr(io.StringIO()):
+        session = Session(parse(words))
+        train_multitask.dry_run(session)
+    return session.total_steps, seconds_left(session), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def in_subprocess(words: Sequence[str], log: Path) -> int:
@@ -160,10 +168,10 @@ def in_subprocess(words: Sequence[str], log: Path) -> int:
 
 
 def why(log: Path, code: int) -> str:
-    """The last error in a log, as its program told it."""
+    """The last error in a log, as its program has it."""
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("error: ")] or lines or ["no word"]
-    return f"killed by signal {-code}" if code < 0 else f"{told[-1].removeprefix('error: ')} (exit {code})"
+    errors = [line for line in lines if line.startswith("error: ")] or lines or ["no word"]
+    return f"killed by signal {-code}" if code < 0 else f"{errors[-1].removeprefix('error: ')} (exit {code})"
 
 
 def measure(run: Run, names: Sequence[str], folder: Path) -> dict[str, float | None]:

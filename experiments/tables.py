@@ -9,14 +9,16 @@ import json
 import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
+from multiprocessing import get_context
 from pathlib import Path
 
 from data.tasks import LEADERBOARD, TASKS
 from experiments.rows import KEYS, NOTES, PRESETS, TITLES
-from experiments.runs import Failures, Run, Train, do_all, estimate, in_subprocess, plan, span
-from runtime.errors import Stopped, say
+from experiments.runs import Failures, Run, Train, do_all, in_subprocess, plan, rehearse
+from runtime.errors import Stopped, explain, say
 from runtime.files import lock, write_atomic
 from runtime.settings import OptionParser, non_negative_int
+from training.log import span
 
 METRICS = {name: TASKS[name].metric_key(TASKS[name].metric) for name in LEADERBOARD}
 COLUMNS = [*METRICS, "average"]
@@ -121,15 +123,21 @@ def wrapped(text: str, indent: str = "") -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent)
 
 
-def dry_run(runs: Sequence[Run]) -> None:
-    """Each run's options are accepted: its steps, and about how long it takes; nothing is written."""
-    total, width = 0.0, max(len(run.title) for run in runs)
-    for run in runs:
-        steps, seconds = estimate(run)
-        total += seconds
-        done = "  done" if run.result() else ""
-        print(f"{run.title:<{width}}  {steps:>9,} steps  about {span(seconds)}{done}")
-    print(f"all: about {span(total)} on two cores, by the texts to train and to read; less where one stops early")
+def dry_run(runs: Sequence[Run]) -> int:
+    """Rehearse each run in a process of its own: whether it is accepted, its steps, time and memory."""
+    code, total, width = 0, 0.0, max(len(run.title) for run in runs)
+    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        for run in runs:
+            try:
+                steps, seconds, memory = pool.apply(rehearse, (run.words(checkpoint=True),))
+            except Exception as error:
+                code, reason = explain(error)
+                print(f"{run.title:<{width}}  failed: {reason}", flush=True)
+                continue
+            total += seconds
+            print(f"{run.title:<{width}}  {steps:>9,} steps  {span(seconds):>12}  {memory:4.1f} GB", flush=True)
+    print(f"all: {span(total)} on this machine, by two steps and an evaluation of each; less where one stops early")
+    return code
 
 
 def numbers(text: str) -> list[int]:
@@ -144,6 +152,7 @@ def parser_for(description: str) -> OptionParser:
         "--data_dir", type=Path, help="the course's files (default: the downloaded; of smoke, or else, the sample)"
     )
     parser.add_argument("--preset", choices=tuple(PRESETS), default="laptop", help=WHICH, metavar="NAME")
+    parser.add_argument("--checkpoint", metavar="SOURCE", help="to start from (default: the preset's)")
     parser.add_argument("--seeds", type=numbers, default=[0], help="of the runs, 0,1,2 say (default: 0)", metavar="N,N")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/tables"), help="(default: %(default)s)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -155,11 +164,11 @@ def main(argv: Sequence[str] | None = None, *, table: int, train: Train = in_sub
     """What table2.py and table3.py run, each for its table."""
     parser = parser_for(HELP.format(table=table, title=TITLES[table], laptop=LAPTOP[table]))
     parser.add_argument("--rows", type=numbers, help="which of the table (default: all)", metavar="N,N")
-    parser.add_argument("--dry_run", action="store_true", help="check every row's options, tell steps and time")
+    parser.add_argument("--dry_run", action="store_true", help="of each row two steps: tell time and memory")
     args = parser.parse_args(argv)
     runs = plan(args, table)
     if args.dry_run:
-        return dry_run(runs) or 0
+        return dry_run([run for run in runs if run.seed == args.seeds[0]])
     with lock(args.output_dir):
         path = args.output_dir / f"table{table}-{args.preset}.json"
         try:

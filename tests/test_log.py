@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.errors import DiskError
-from training.log import RunLog, progress, time_left
+from training.log import RunLog, progress, seconds_left, span
 from training.session import State
 
 HARD_LIMIT = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
@@ -88,9 +88,9 @@ def test_plain_progress_and_the_time_left(capsys):
         state.step, state.seconds = step, state.seconds + 2
         progress(session, {"sst": 0.5, "sts": math.nan})
         if step == 15:
-            assert time_left(session) == "90 seconds"  # 25 steps, and evaluations guessed to take 4 steps each
+            assert span(seconds_left(session)) == "90 seconds"  # 25 steps, and evaluations guessed to take 4 steps each
             state.seconds, state.evaluation_seconds, state.evaluations = state.seconds + 10, 10, 1
-            assert time_left(session) == "1.7 minutes"  # 25 steps, two evaluations, three times as many rows
+            assert span(seconds_left(session)) == "1.7 minutes"  # 25 steps, two evaluations, three times as many rows
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert (out, [line.split("  ")[0] for line in lines]) == ("", [f"step {n}/40" for n in range(2, 41, 2)])

@@ -92,18 +92,24 @@ def most_frequent(task: Task, split: Split) -> str:
 def progress(session: Session, losses: Mapping[str, float]) -> None:
     """Where a run stands after a step: a bar on a terminal, elsewhere a line for each twentieth of the run."""
     step, total = session.state.step, session.total_steps
-    rest = "  ".join([f"{time_left(session)} left", *(f"{name} {loss:.3f}" for name, loss in losses.items())])
+    rest = "  ".join([f"{span(seconds_left(session))} left", *(f"{name} {loss:.3f}" for name, loss in losses.items())])
     show("training", step, total, rest)
     if not sys.stderr.isatty() and (step % max(1, total // 20) == 0 or step == total):
         say(f"step {step}/{total}  {rest}")
 
 
-def time_left(session: Session) -> str:
-    """For people: that steps, evaluations and final predictions still take, by what those so far have taken."""
+def seconds_left(session: Session) -> float:
+    """That steps, evaluations and final predictions still take, by what those so far have taken."""
     state, last, every = session.state, session.last_step, session.eval_every
     step = (state.seconds - state.evaluation_seconds) / max(1, state.step)
     evaluation = state.evaluation_seconds / state.evaluations if state.evaluations else session.steps_as_long * step
     rows = [sum(len(split.examples) for split in session.splits[name].values()) for name in ("dev", "test")]
     evaluations = last // every - state.step // every + (last % every > 0) + sum(rows) / rows[0]
-    seconds = (last - state.step) * step + evaluations * evaluation
+    return (last - state.step) * step + evaluations * evaluation
+
+
+def span(seconds: float) -> str:
+    """For people."""
+    if seconds > 5400:
+        return f"{seconds / 3600:.1f} hours"
     return f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
