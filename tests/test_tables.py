@@ -14,7 +14,6 @@ import statistics
 import sys
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,8 +23,8 @@ from tiny_run import before_update, leftovers, workshop
 import train_multitask
 from experiments import claims, docs, table1, table2, table3
 from experiments.rows import PRESETS, TABLES, UNTRAINED
-from experiments.runs import in_subprocess, plan, split
-from experiments.tables import table_text
+from experiments.runs import Run, in_subprocess, plan, split
+from experiments.tables import parser_for, table_text
 from heads import MultitaskBert
 from heads.config import HeadsConfig
 from runtime.errors import run_cli
@@ -77,6 +76,12 @@ class StopAt:
 def table(home: Path, out: Path, *options: object, number: int = 3, train=in_process) -> int:
     words = ["--preset", "smoke", "--data_dir", home / "data", "--output_dir", out, *options]
     return run_cli(partial(DOORS[number], train=train), [str(word) for word in words])
+
+
+def runs_of(home: Path, out: Path, preset: str, number: int = 3, seed: int = 0) -> dict[int, Run]:
+    """By row, the last of each."""
+    words = ["--preset", preset, "--seeds", seed, "--data_dir", home / "data", "--output_dir", out]
+    return {run.row.number: run for run in plan(parser_for("").parse_args([str(word) for word in words]), number)}
 
 
 def content(out: Path, number: int = 3) -> dict:
@@ -227,13 +232,9 @@ ROWS = {  # PAPER.md: epochs, lr, batch, accumulation, dropout; then strategy, t
 
 @pytest.mark.parametrize("number", DOORS)
 def test_the_preset_paper_is_the_papers(home, tmp_path, number):
-    args = SimpleNamespace(
-        checkpoint=None, preset="paper", rows=None, seeds=[3], data_dir=home / "data", output_dir=tmp_path
-    )
-    runs = plan(args, number)
-    of_paper = {row for table, row in ROWS if table == number}
-    assert {run.row.number for run in runs} - {14, 15, 16} == of_paper
-    for run in (run for run in runs if run.row.number in of_paper):
+    runs = runs_of(home, tmp_path, "paper", number, seed=3)
+    assert [*runs] == [row for table, row in ROWS if table == number] + [14, 15, 16] * (number == 3)
+    for run in (run for run in runs.values() if run.row.number < 14):
         o, row = parse(run.words(checkpoint=True)), run.row.number
         heads = (o.heads.arch, o.heads.pooling, o.heads.layer)
         (size,) = {*o.batch_size.values()}
@@ -264,18 +265,14 @@ def test_a_dry_run_rehearses_rows_and_writes_nothing(home, tmp_path, capsys, mon
     assert table(home, tmp_path / "out", *options) == 2
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "row 1, single sst, seed 3     failed: --layer: expected -2 to -1; found -5"
-    for line, start in zip(
-        lines[1:3], ("row 6, gs, seed 3 15 steps", "row 10, para+sts 1:1, seed 3 20 steps"), strict=True
-    ):
-        assert re.fullmatch(start + r" \d+ seconds 0\.\d GB", " ".join(line.split()))
+    expected = "row 6, gs, seed 3 15 steps # seconds #.# GB\nrow 10, para+sts 1:1, seed 3 20 steps # seconds #.# GB"
+    found = "\n".join(" ".join(line.split()) for line in lines[1:3])
+    assert re.fullmatch(re.escape(expected).replace(r"\#", r"\d+"), found)
     assert len(lines) == 4 and not (tmp_path / "out").exists()
 
 
 def test_a_checkpoint_that_has_seen_the_data_is_named(home, tmp_path):
-    args = SimpleNamespace(
-        checkpoint=None, preset="laptop", rows=[6], seeds=[0], data_dir=home / "data", output_dir=tmp_path
-    )
-    runs = plan(args, 3)
+    runs = [runs_of(home, tmp_path, "laptop")[6]]
     text = table_text(3, "laptop", runs, {runs[0].folder: (5, "too long a story, " * 20)})
     assert "minilm has seen Quora's pairs" in text and max(map(len, text.splitlines())) <= 100
 
@@ -325,10 +322,7 @@ def test_claims_are_differences_of_the_tables_cells(home, both, capsys):
 
 def test_the_interval_over_rows_is_that_of_paired_accuracies(home, both):
     """Its width is the closed form's: of the N differences (-1, 0 or 1) of right answers, 2 x 1.96 standard errors."""
-    args = SimpleNamespace(
-        checkpoint=None, preset="smoke", rows=[2, 16], seeds=[0], data_dir=home / "data", output_dir=both
-    )
-    one, other = plan(args, 3)
+    one, other = (runs_of(home, both, "smoke")[row] for row in (2, 16))
     seeds, resampled = claims.differences([one], [other], "para")
     labels = [example.label for example in split("dev", home / "data")["para"].examples]
     there = [i for i, label in enumerate(labels) if label is not None]
