@@ -90,10 +90,29 @@ def test_runs_share_axes_and_a_star_is_where_the_mean_of_the_main_metrics_is_bes
         assert found == {"red": (24, values[0]), "blue": (16, values[1])}
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert [label.removeprefix(f"{tmp_path}/") for label in labels] == [
-        "red: best on dev at step 24 (0.467), steps skipped: 1",
-        "blue: best on dev at step 16 (0.300), steps skipped: 1",
+        "red: best mean on dev 0.467, at step 24, steps skipped: 1",
+        "blue: best mean on dev 0.300, at step 16, steps skipped: 1",
     ]
     assert [text.get_text() for text in axes[SHARES].texts] == ["48 %", "26 %", "0 %"]  # 11 and 6 of 23
+
+
+@needs_matplotlib
+def test_panels_stand_in_one_grid_and_what_hardly_varies_looks_flat(tmp_path):
+    log = [*LOG[:16], dev_line(16, 0.731, 0.2, 0.5), dev_line(24, 0.733, 0.8, 0.5)]
+    figure = picture([Run.read(make_run(tmp_path / "run", log), "C0")])
+    figure.draw_without_rendering()
+    axes = {ax.get_title(): ax for ax in figure.axes}
+    limits = (0.702, 0.762), (0.14, 0.86), (0.47, 0.53)
+    for title, expected in zip(DEV, limits, strict=True):
+        assert axes[title].get_ylim() == pytest.approx(expected)
+        (star,) = [line.get_xydata()[0] for line in axes[title].lines if line.get_marker() == "*"]
+        inside = axes[title].bbox.padded(-5 * figure.dpi / 72)  # half a star, of 10 points
+        assert inside.contains(*axes[title].transData.transform(star))
+    for column in zip(LOSSES, DEV, COSINES, strict=True):
+        assert len({axes[title].get_position().intervalx.tobytes() for title in column}) == 1
+    assert axes[RATE].get_position().intervalx == pytest.approx(axes[LOSSES[0]].get_position().intervalx)
+    labels = {title: ax.get_xlabel() for title, ax in axes.items() if ax.get_xlabel()}
+    assert labels == dict.fromkeys([*COSINES[1:], RATE], "step")
 
 
 @needs_matplotlib
