@@ -62,7 +62,8 @@ class Run:
 
     def best(self) -> tuple[int, float] | None:
         """The step of best/ and its score; None without one."""
-        scores = [(line["step"], score(line["dev"], self.tasks)) for line in self.log if "dev" in line]
+        none = {task.metric_key(task.metric): None for task in self.tasks}  # for what a damaged line lacks
+        scores = [(line["step"], score(none | line["dev"], self.tasks)) for line in self.log if "dev" in line]
         return max(((step, s) for step, s in scores if s is not None), key=lambda found: found[1], default=None)
 
     def label(self) -> str:

@@ -45,6 +45,13 @@ LOG = [
     dev_line(24, 0.1, 0.9, 0.4),
     dev_line(25, 0.5, 0.3, 0.5),
     dev_line(26, 0.9, None, 0.9),  # not defined: not the best
+    {"step": 27, "seconds": 1.0, "dev": {"sst_acc": 1.0}},  # nor what is not there
+]
+DAMAGED = [
+    *("", "7", "null", "[]", "{}", '{"step": "2"}', '{"step": true}', '{"step": 0}', "[" * 99_999, '{"a":' * 99_999),
+    *(f'{{"step": 2, "losses": {losses}}}' for losses in ("[0.1]", "0.1", "null", '{"sst": "0.1"}', '{"sst": {}}')),
+    *(f'{{"step": 2, "losses": {{"sst": {value}}}}}' for value in ("NaN", "-Infinity", "1e999", "9" * 999, "true")),
+    *('{"step": 2, "dev": [0.5]}', '{"step": 2, "cosine": {"sst-sts": [0.1]}}', '{"step": 2, "lr": "1e-4"}'),
 ]
 
 
@@ -134,7 +141,8 @@ def test_the_readmes_picture_of_conflict(tmp_path):
         ([], "", "run/log.jsonl: expected a step's losses; found none yet; wait"),
         ([], '{"step"', "found none yet; wait"),
         ([LOG[17] | {"losses": {"sst": None}}, dev_line(1, 0.5, 0.5, 0.5)], "", "found none yet; wait"),
-        ([], "no json\n", "log.jsonl: expected a run's log; found Expecting value"),
+        ([], "no json\n", "log.jsonl:1: expected a run's log; found Expecting value"),
+        *(([LOG[0]], f"{line}\n", "log.jsonl:2: expected a run's log; found ") for line in DAMAGED),
     ],
 )
 def test_a_log_that_cannot_be_drawn(tmp_path, capsys, log, rest, message):
