@@ -64,6 +64,7 @@ def test_what_is_odd_is_told_with_what_to_do(tmp_path, capsys, bert):
         "odd: train: pairs with equal sides: 1; see whether they should be there",
         "odd: train: texts that stand there more than once: 1; leave one row of each",
         "odd: train: of them with labels that disagree: 1; decide, such as lines 6 and 8 and 11",
+        f"odd: {tmp_path}/dev.csv: labelled rows in dev of odd: 3; so few choose the best model by chance",
         "odd: dev: labels of few rows: z (0); add some, or take these labels out",
         "odd: dev: texts that train has too: 2; take them out of train, or scores are too good",
     ]
