@@ -40,6 +40,7 @@ from training.checkpoint import load_latest
 from training.session import Session
 
 Splits = Mapping[str, Mapping[str, Split]]  # by name ("dev", "test"; what else there is is passed over) and task
+NOTES = {"_em": "share that agrees, rounded to integers", "overall_2024": "average with (r + 1) / 2 for Pearson's r"}
 READABLE = "readable"  # the folder of mistakes, beside the prediction files
 
 
@@ -78,8 +79,9 @@ def undefined(metrics: Mapping[str, float | None]) -> dict[str, str]:
 
 
 def report(metrics: Mapping[str, float | None]) -> str:
-    """The metrics as lines of text, for people."""
-    texts = {name: f"{value:.4f}" for name, value in metrics.items() if value is not None}
+    """The metrics as lines of text, for people; a note beside those whose name ends as one of NOTES."""
+    notes = {name: f"  {note}" for name in metrics for end, note in NOTES.items() if name.endswith(end)}
+    texts = {name: f"{value:.4f}{notes.get(name, '')}" for name, value in metrics.items() if value is not None}
     texts |= {name: f"not defined: {reason}" for name, reason in undefined(metrics).items()}
     width = max(map(len, metrics), default=0) + 2
     return "\n".join(f"  {name:<{width}}{texts[name]}" for name in metrics)

@@ -38,6 +38,7 @@ def what_is_odd(task: Task, name: str, split: Split, counts: dict[str, int], tra
     """A line for each finding in the split of this name, with what to do. train: None for train itself."""
     least = 0 if task.range else RARE if name == "train" else 1
     few = [f"{label} ({count})" for label, count in counts.items() if count < least]
+    spare = name == "train" and not task.course and len(counts) - len(few) > 1  # two labels are left, or more
     equal = sum(len(set(folded(example))) < len(example.texts) for example in split.examples)
     rows = defaultdict(list)  # of each text
     for example in split.examples if name == "train" else ():
@@ -47,7 +48,7 @@ def what_is_odd(task: Task, name: str, split: Split, counts: dict[str, int], tra
     lines = ", ".join(" and ".join(str(example.line) for example in same) for same in differ[:5])
     shared = overlap(train, split) if train else 0
     findings = [
-        (few, f"labels of few rows: {', '.join(few)}; add some, or take these labels out"),
+        (few, f"labels of few rows: {', '.join(few)}; add some{', or take these labels out' * spare}"),
         (equal, f"pairs with equal sides: {equal}; see whether they should be there"),
         (again, f"texts that stand there more than once: {len(again)}; leave one row of each"),
         (differ, f"of them with labels that disagree: {len(differ)}; decide, such as lines {lines}"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,14 +42,29 @@ def save(figure: Figure, path: Path) -> None:
 
 def read_log(path: Path) -> list[dict]:
     """The lines of a log.jsonl; one that a run is just writing is left out. Raises DataError, also without a loss."""
+    log, place = [], str(path)
     try:
-        log = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
-    except (OSError, ValueError) as error:
+        for number, text in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+            place = f"{path}:{number}"
+            log.append(json.loads(text))
+            if not is_line(log[-1]):
+                raise ValueError(reprlib.repr(text))
+    except (OSError, ValueError, RecursionError) as error:
         found = "none" if isinstance(error, FileNotFoundError) else error
-        raise DataError(f"{path}: expected a run's log; found {found}; give a run of train_multitask.py") from None
+        raise DataError(f"{place}: expected a run's log; found {found}; give a run of train_multitask.py") from None
     if all(value is None for line in log for value in line.get("losses", {}).values()):
         raise DataError(f"{path}: expected a step's losses; found none yet; wait")
     return log
+
+
+def is_line(line: object) -> bool:
+    """Whether a run may have written it: an object, with a step, and numbers or null in the parts that are drawn."""
+    parts = [line.get(part, {}) for part in ("losses", "dev", "cosine")] if type(line) is dict else [None]
+    if {*map(type, parts)} != {dict} or type(line.get("step")) is not int:
+        return False
+    values = [line["step"], line.get("lr", 0), *(v for part in parts for v in part.values() if v is not None)]
+    finite = all(type(value) in (int, float) and abs(value) < 1e99 for value in values)  # beyond any float32; not NaN
+    return finite and line["step"] > 0
 
 
 def names(log: Sequence[dict], part: str) -> list[str]:
@@ -59,7 +75,7 @@ def names(log: Sequence[dict], part: str) -> list[str]:
 def series(log: Sequence[dict], part: str, name: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     """A part, or of it the one called name -> steps (N,) and values (N,), where there is a number."""
     found = [(line["step"], line[part] if name is None else line[part].get(name)) for line in log if part in line]
-    steps, values = np.array([pair for pair in found if pair[1] is not None]).reshape(-1, 2).T
+    steps, values = np.array([pair for pair in found if pair[1] is not None], dtype=float).reshape(-1, 2).T
     return steps, values
 
 

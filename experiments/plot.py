@@ -9,7 +9,6 @@ named at the foot. A run that goes on may be drawn too. Needs the extra: pip ins
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,12 +37,13 @@ if TYPE_CHECKING:
 
 Panel = tuple[str, str | None]  # a part of the log, and which of it: ("losses", "sst"), ("lr", None)
 COLUMNS, COLORS = 4, 10  # most panels in a row; colours that matplotlib's cycle has
+DEV_RANGE = 0.05  # the least that a dev panel's y axis spans: what varies by less is to look flat
 PARTS = {"losses": "losses", "dev": "dev metrics", "cosine": "cosines of task gradients", "lr": "learning rate"}
 TITLES = {"losses": "training loss: {}", "dev": "on dev: {}", "cosine": "cosine: {}", "lr": "learning rate"}
-KEY = "All x axes count steps. Losses: each step (faint), and the rolling mean over a twelfth of the run."
+KEY = "Losses: each step (faint), and the rolling mean over a twelfth of the run."
 COSINE_KEY = """
-Cosines of two tasks' gradients; below 0 they conflict: each step (dots), rolling mean, the middle 80 % (band).
-Dotted line and grey area: what gradients that have nothing to do with each other would give."""
+Cosines of two tasks' gradients, in runs with surgery: each step (dots), rolling mean, the middle 80 % (band).
+Below 0 they conflict. Dotted line and grey area: what gradients that have nothing to do with each other would give."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,14 @@ class Run:
 
     def best(self) -> tuple[int, float] | None:
         """The step of best/ and its score; None without one."""
-        scores = [(line["step"], score(line["dev"], self.tasks)) for line in self.log if "dev" in line]
+        none = {task.metric_key(task.metric): None for task in self.tasks}  # for what a damaged line lacks
+        scores = [(line["step"], score(none | line["dev"], self.tasks)) for line in self.log if "dev" in line]
         return max(((step, s) for step, s in scores if s is not None), key=lambda found: found[1], default=None)
 
     def label(self) -> str:
         """Its line in the legend."""
         best, skipped = self.best(), sum("skipped" in line for line in self.log)
-        text = f"{self.name}: best on dev at step {best[0]} ({best[1]:.3f})" if best else self.name
+        text = f"{self.name}: best mean on dev {best[1]:.3f}, at step {best[0]}" if best else self.name
         return text + f", steps skipped: {skipped}" * (skipped > 0)
 
 
@@ -95,11 +96,14 @@ def draw_panel(ax: Axes, runs: Sequence[Run], part: str, name: str | None) -> No
             ax.plot(steps, values, ".-" if part == "dev" or len(steps) == 1 else "-", color=run.color, alpha=0.8)
         if part == "dev" and (best := run.best()):
             at = steps == best[0]
-            ax.plot(steps[at], values[at], "*", color=run.color, markersize=12, clip_on=False, zorder=3)
+            ax.plot(steps[at], values[at], "*", color=run.color, markersize=10, zorder=3)
     ax.set_title(TITLES[part].format(name))
-    ax.set_xlim(0, 1.02 * max(run.log[-1]["step"] for run in runs))
+    ax.set_xlim(0, 1.06 * max(run.log[-1]["step"] for run in runs))  # room for half a star, as below
     if part == "lr":
         ax.ticklabel_format(axis="y", scilimits=(0, 0))
+    if part == "dev":
+        middle, half = ax.dataLim.intervaly.mean(), 0.6 * max(ax.dataLim.height, DEV_RANGE)
+        ax.set_ylim(middle - half, middle + half)
     if part == "cosine":
         ax.set_ylim(cosine_limits([line for run in runs for line in run.log]))
 
@@ -120,18 +124,19 @@ def picture(runs: Sequence[Run]) -> Figure:
     parts = panels(runs)
     pairs, missing = [pair for _, pair in parts["cosine"]], [text for part, text in PARTS.items() if not parts[part]]
     parts["lr"] += [("conflicts", None)] * bool(pairs)
-    rows: list[tuple[int, list[Panel]]] = []  # how many panels have room, and the panels
-    for there in filter(None, parts.values()):
-        width = math.ceil(len(there) / math.ceil(len(there) / COLUMNS))  # 3 and 2 of five, not 4 and 1
-        rows += [(width, there[i : i + width]) for i in range(0, len(there), width)]
+    columns = min(COLUMNS, max(map(len, parts.values())))
+    rows = [there[i : i + columns] for there in parts.values() for i in range(0, len(there), columns)]
     figure = new_figure(9, 1 + 0.2 * len(runs) + 1.8 * len(rows))
-    for row, (width, there) in zip(figure.add_gridspec(len(rows), 1), rows, strict=True):
-        for place, (part, name) in zip(row.subgridspec(1, width), there, strict=False):
-            ax = figure.add_subplot(place)
-            if part == "conflicts":
-                draw_conflicts(ax, runs, pairs)
+    grid, lowest = figure.add_gridspec(len(rows), columns), {}  # of each column the lowest panel that counts steps
+    for row, there in enumerate(rows):
+        for column, (part, name) in enumerate(there):
+            if part == "conflicts":  # over all that is left; a grid in the grid, or pairs' names push columns apart
+                draw_conflicts(figure.add_subplot(grid[row, column:].subgridspec(1, 1)[0]), runs, pairs)
             else:
-                draw_panel(ax, runs, part, name)
+                lowest[column] = figure.add_subplot(grid[row, column])
+                draw_panel(lowest[column], runs, part, name)
+    for ax in lowest.values():
+        ax.set_xlabel("step")
     kinds = [("*-" if run.best() else "-", {"color": run.color, "label": run.label()}) for run in runs]
     handles = [ax.plot([], [], kind, markersize=10, **words)[0] for kind, words in kinds]
     figure.legend(handles=handles, loc="outside upper left", frameon=False)

@@ -63,7 +63,8 @@ def page(task: Task, labels: Sequence, y: Tensor) -> str:
         table = [["confidence", "decisions" if task.several else "rows", "mean confidence", "accuracy"]]
         for low, high, share, *means in bins:
             table.append([f"{low:.1f} to {high:.1f}", f"{share:.1%}", *map("{:.3f}".format, means)])
-        lines += [*aligned(table), f"  expected calibration error {error:.3f}"]
+        lines += [*aligned(table), "  confidence: the probability of what is predicted, ideally equal to accuracy"]
+        lines += [f"  expected calibration error {error:.3f}: by how much they differ on average"]
     return "\n".join(lines)
 
 
@@ -82,7 +83,7 @@ def confusion(task: Task, predictions: np.ndarray, gold: np.ndarray) -> list[str
     recalls, precisions = (map(ratio, counts.diagonal(), counts.sum(axis=axis)) for axis in (1, 0))
     rows = [(cut(name, first), *row, recall) for name, row, recall in zip(names, counts, recalls, strict=True)]
     header = ("", *(cut(name, room) for name in names), "recall")
-    return ["  lines: gold; columns: predicted", *aligned([header, *rows, ("precision", *precisions, "")])]
+    return ["  rows: gold label; columns: predicted label", *aligned([header, *rows, ("precision", *precisions, "")])]
 
 
 def by_class(task: Task, predictions: np.ndarray, gold: np.ndarray) -> list[str]:
@@ -98,7 +99,7 @@ def by_fifth(task: Task, predictions: np.ndarray, gold: np.ndarray) -> list[str]
     edges, errors = np.linspace(*task.range, 6), abs(predictions - gold)
     fifth = np.searchsorted(edges[1:-1], gold, side="right")
     places = [(f"{low:.3g} to {high:.3g}", fifth == n) for n, (low, high) in enumerate(pairwise(edges))]
-    table = [("gold", "rows", "mean error", "mean prediction")]
+    table = [("gold", "rows", "mean abs. error", "mean prediction")]
     for place, there in (*places, ("all", fifth >= 0)):
         table.append((place, there.sum(), *(ratio(of[there].sum(), there.sum()) for of in (errors, predictions))))
     return aligned(table)

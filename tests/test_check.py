@@ -64,10 +64,25 @@ def test_what_is_odd_is_told_with_what_to_do(tmp_path, capsys, bert):
         "odd: train: pairs with equal sides: 1; see whether they should be there",
         "odd: train: texts that stand there more than once: 1; leave one row of each",
         "odd: train: of them with labels that disagree: 1; decide, such as lines 6 and 8 and 11",
-        "odd: dev: labels of few rows: z (0); add some, or take these labels out",
+        f"odd: {tmp_path}/dev.csv: labelled rows in dev of odd: 3; so few choose the best model by chance",
+        "odd: dev: labels of few rows: z (0); add some",
         "odd: dev: texts that train has too: 2; take them out of train, or scores are too good",
     ]
     assert lines[1].startswith("train 199 rows ")
+
+
+@pytest.mark.parametrize(("rows", "few", "out"), [
+    ({"x": 30, "y": 3}, "y (3)", ""),  # a task has two labels, or more
+    ({"x": 30, "y": 3, "z": 3}, "y (3), z (3)", ""),
+    ({"x": 30, "y": 30, "z": 3}, "z (3)", ", or take these labels out"),
+])  # fmt: skip
+def test_no_label_is_to_be_taken_out_that_a_task_needs(tmp_path, capsys, bert, rows, few, out):
+    labels = [label for label, count in rows.items() for _ in range(count)]
+    for split in ("train", "dev"):
+        write_rows(tmp_path / f"{split}.csv", [{"a": f"{split} {n}", "b": "", "l": la} for n, la in enumerate(labels)])
+    (tmp_path / "my.toml").write_text(ODD.replace('["a", "b"]', '["a"]').replace('classes = ["x", "y", "z"]\n', ""))
+    lines = page(capsys, bert, "--task-file", tmp_path / "my.toml")
+    assert lines[lines.index("What to do") + 1 : -1] == [f"odd: train: labels of few rows: {few}; add some{out}"]
 
 
 @pytest.mark.fault(48, 49)

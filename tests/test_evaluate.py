@@ -62,6 +62,10 @@ def test_what_is_not_defined_is_none_with_its_reason():
     assert constant == expected
     assert undefined(constant).keys() == {name for name, value in expected.items() if value is None}
     assert re.search(r"  para_f1 +not defined: \w+", report(constant)) and "sts_em        0.0000" in report(constant)
+    assert report(dict.fromkeys(("sts_em", "overall_2024"), 0.5)).splitlines() == [
+        "  sts_em        0.5000  share that agrees, rounded to integers",
+        "  overall_2024  0.5000  average with (r + 1) / 2 for Pearson's r",
+    ]
     assert re.fullmatch(r"  topics_macro_f1 +0\.5000\n  a +0\.2500", report({"topics_macro_f1": 0.5, "a": 0.25}))
 
 
@@ -175,7 +179,7 @@ def test_evaluating_a_run_gives_what_the_run_gave(run, tmp_path, capsys, names):
     assert contents(tmp_path) == {name.removeprefix("predictions/"): before[name] for name in expected}
     assert len(expected) == 3 * len(names) + 3 * ("dev" in names)
     assert contents(run) == before
-    lines = [f"  {name:<14}{value:.4f}" for name, value in json.loads(before["metrics.json"])["dev"].items()]
+    lines = report(json.loads(before["metrics.json"])["dev"]).splitlines()
     assert streams.out.splitlines()[1:] == (lines if "dev" in names else [])
 
 

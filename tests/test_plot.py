@@ -45,6 +45,13 @@ LOG = [
     dev_line(24, 0.1, 0.9, 0.4),
     dev_line(25, 0.5, 0.3, 0.5),
     dev_line(26, 0.9, None, 0.9),  # not defined: not the best
+    {"step": 27, "seconds": 1.0, "dev": {"sst_acc": 1.0}},  # nor what is not there
+]
+DAMAGED = [
+    *("", "7", "null", "[]", "{}", '{"step": "2"}', '{"step": true}', '{"step": 0}', "[" * 99_999, '{"a":' * 99_999),
+    *(f'{{"step": 2, "losses": {losses}}}' for losses in ("[0.1]", "0.1", "null", '{"sst": "0.1"}', '{"sst": {}}')),
+    *(f'{{"step": 2, "losses": {{"sst": {value}}}}}' for value in ("NaN", "-Infinity", "1e999", "9" * 999, "true")),
+    *('{"step": 2, "dev": [0.5]}', '{"step": 2, "cosine": {"sst-sts": [0.1]}}', '{"step": 2, "lr": "1e-4"}'),
 ]
 
 
@@ -90,10 +97,29 @@ def test_runs_share_axes_and_a_star_is_where_the_mean_of_the_main_metrics_is_bes
         assert found == {"red": (24, values[0]), "blue": (16, values[1])}
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert [label.removeprefix(f"{tmp_path}/") for label in labels] == [
-        "red: best on dev at step 24 (0.467), steps skipped: 1",
-        "blue: best on dev at step 16 (0.300), steps skipped: 1",
+        "red: best mean on dev 0.467, at step 24, steps skipped: 1",
+        "blue: best mean on dev 0.300, at step 16, steps skipped: 1",
     ]
     assert [text.get_text() for text in axes[SHARES].texts] == ["48 %", "26 %", "0 %"]  # 11 and 6 of 23
+
+
+@needs_matplotlib
+def test_panels_stand_in_one_grid_and_what_hardly_varies_looks_flat(tmp_path):
+    log = [*LOG[:16], dev_line(16, 0.731, 0.2, 0.5), dev_line(24, 0.733, 0.8, 0.5)]
+    figure = picture([Run.read(make_run(tmp_path / "run", log), "C0")])
+    figure.draw_without_rendering()
+    axes = {ax.get_title(): ax for ax in figure.axes}
+    limits = (0.702, 0.762), (0.14, 0.86), (0.47, 0.53)
+    for title, expected in zip(DEV, limits, strict=True):
+        assert axes[title].get_ylim() == pytest.approx(expected)
+        (star,) = [line.get_xydata()[0] for line in axes[title].lines if line.get_marker() == "*"]
+        inside = axes[title].bbox.padded(-5 * figure.dpi / 72)  # half a star, of 10 points
+        assert inside.contains(*axes[title].transData.transform(star))
+    for column in zip(LOSSES, DEV, COSINES, strict=True):
+        assert len({axes[title].get_position().intervalx.tobytes() for title in column}) == 1
+    assert axes[RATE].get_position().intervalx == pytest.approx(axes[LOSSES[0]].get_position().intervalx)
+    labels = {title: ax.get_xlabel() for title, ax in axes.items() if ax.get_xlabel()}
+    assert labels == dict.fromkeys([*COSINES[1:], RATE], "step")
 
 
 @needs_matplotlib
@@ -115,7 +141,8 @@ def test_the_readmes_picture_of_conflict(tmp_path):
         ([], "", "run/log.jsonl: expected a step's losses; found none yet; wait"),
         ([], '{"step"', "found none yet; wait"),
         ([LOG[17] | {"losses": {"sst": None}}, dev_line(1, 0.5, 0.5, 0.5)], "", "found none yet; wait"),
-        ([], "no json\n", "log.jsonl: expected a run's log; found Expecting value"),
+        ([], "no json\n", "log.jsonl:1: expected a run's log; found Expecting value"),
+        *(([LOG[0]], f"{line}\n", "log.jsonl:2: expected a run's log; found ") for line in DAMAGED),
     ],
 )
 def test_a_log_that_cannot_be_drawn(tmp_path, capsys, log, rest, message):

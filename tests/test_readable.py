@@ -93,10 +93,13 @@ def test_expected_calibration_error():
     assert [row[0] for row in calibration(np.array([0.0, 1.0]), np.array([True, True]))[1]] == [0, 0.8]
 
 
+CALIBRATION = """\
+  confidence: the probability of what is predicted, ideally equal to accuracy
+  expected calibration error"""
 PAGES = {
-    "classes": """\
+    "classes": f"""\
 classes-1: 3 rows with a label
-  lines: gold; columns: predicted
+  rows: gold label; columns: predicted label
 
              no  maybe    yes  recall
   no          0      1      0   0.000
@@ -107,10 +110,10 @@ classes-1: 3 rows with a label
   confidence   rows  mean confidence  accuracy
   0.4 to 0.6  33.3%            0.547     0.000
   0.8 to 1.0  66.7%            0.909     0.500
-  expected calibration error 0.455""",
-    "binary": """\
+{CALIBRATION} 0.455: by how much they differ on average""",
+    "binary": f"""\
 binary-1: 3 rows with a label
-  lines: gold; columns: predicted
+  rows: gold label; columns: predicted label
 
                ham   spam  recall
   ham            0      1   0.000
@@ -120,18 +123,18 @@ binary-1: 3 rows with a label
   confidence   rows  mean confidence  accuracy
   0.6 to 0.8  66.7%            0.688     0.500
   0.8 to 1.0  33.3%            0.875     0.000
-  expected calibration error 0.417""",
+{CALIBRATION} 0.417: by how much they differ on average""",
     "score": """\
 score-1: 3 rows with a label
 
-  gold     rows  mean error  mean prediction
-  -1 to 1     1       0.250            0.250
-  1 to 3      1       6.250            9.000
-  3 to 5      0           -                -
-  5 to 7      1       0.500            4.500
-  7 to 9      0           -                -
-  all         3       2.333            4.583""",
-    "labels": """\
+  gold     rows  mean abs. error  mean prediction
+  -1 to 1     1            0.250            0.250
+  1 to 3      1            6.250            9.000
+  3 to 5      0                -                -
+  5 to 7      1            0.500            4.500
+  7 to 9      0                -                -
+  all         3            2.333            4.583""",
+    "labels": f"""\
 labels-1: 3 rows with a label
 
   class  gold  predicted  both     F1
@@ -145,7 +148,7 @@ labels-1: 3 rows with a label
   0.4 to 0.6       6.7%            0.500     0.000
   0.6 to 0.8      46.7%            0.750     0.857
   0.8 to 1.0      46.7%            1.000     0.857
-  expected calibration error 0.150""",
+{CALIBRATION} 0.150: by how much they differ on average""",
 }
 
 
