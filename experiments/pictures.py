@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from runtime.files import write_atomic
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+COLUMNS = 4  # most panels in a row
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -32,6 +35,22 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure((width, height), layout="constrained")
 
 
+def new_panels(groups: Iterable[Sequence], more: float) -> tuple[Figure, list[tuple[Axes, Any]]]:
+    """A figure with a panel for each member of the groups, and each panel's axes; more: inches for what is around them.
+
+    A group has a row of its own, or several where it has more than COLUMNS.
+    """
+    rows: list[tuple[int, Sequence]] = []  # how many panels have room, and the panels
+    for there in filter(None, groups):
+        width = math.ceil(len(there) / math.ceil(len(there) / COLUMNS))  # 3 and 2 of five, not 4 and 1
+        rows += [(width, there[i : i + width]) for i in range(0, len(there), width)]
+    figure, panels = new_figure(9, more + 1.8 * len(rows)), []
+    for row, (width, there) in zip(figure.add_gridspec(len(rows), 1), rows, strict=True):
+        places = zip(row.subgridspec(1, width), there, strict=False)
+        panels += [(figure.add_subplot(place), panel) for place, panel in places]
+    return figure, panels
+
+
 def save(figure: Figure, path: Path) -> None:
     """As PNG, whatever the name; the old file stays where that fails. Raises DiskError."""
     content = io.BytesIO()
@@ -39,13 +58,18 @@ def save(figure: Figure, path: Path) -> None:
     write_atomic(path, content.getvalue())
 
 
-def read_log(path: Path) -> list[dict]:
-    """The lines of a log.jsonl; one that a run is just writing is left out. Raises DataError, also without a loss."""
+def read_lines(path: Path) -> list[dict]:
+    """The lines of a run's JSON lines; one that it is just writing is left out. Raises DataError."""
     try:
-        log = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
     except (OSError, ValueError) as error:
         found = "none" if isinstance(error, FileNotFoundError) else error
-        raise DataError(f"{path}: expected a run's log; found {found}; give a run of train_multitask.py") from None
+        raise DataError(f"{path}: expected a run's log; found {found}; give a run that wrote one") from None
+
+
+def read_log(path: Path) -> list[dict]:
+    """The lines of a log.jsonl. Raises DataError, also without a loss."""
+    log = read_lines(path)
     if all(value is None for line in log for value in line.get("losses", {}).values()):
         raise DataError(f"{path}: expected a step's losses; found none yet; wait")
     return log
@@ -75,17 +99,17 @@ def draw_mean(ax: Axes, steps: np.ndarray, values: np.ndarray, color: str) -> No
 
 def draw_cosines(ax: Axes, steps: np.ndarray, cosines: np.ndarray, color: str) -> None:
     """Cosines in [-1, 1] by their steps: each a dot, the rolling mean, and where 8 of 10 lie."""
-    ax.plot(steps, cosines, ".", color=color, markersize=1.5, alpha=0.35)
+    ax.plot(steps, cosines, ".", color=color, markersize=max(1.5, 25 / len(steps) ** 0.5), alpha=0.35)
     band = np.quantile(rolling(cosines), (0.1, 0.9), axis=1)
     ax.fill_between(rolling(steps).mean(1), *band, color=color, alpha=0.2, linewidth=0)
     draw_mean(ax, steps, cosines, color)
     ax.axhline(0, color="black", linestyle=":", linewidth=1)
 
 
-def cosine_limits(log: Sequence[dict]) -> tuple[float, float]:
-    """The axis that all pairs share: symmetric, and as wide as their cosines but for a few outliers."""
-    cosines = np.concatenate([series(log, "cosine", pair)[1] for pair in names(log, "cosine")])
-    limit = 1.1 * float(np.quantile(np.abs(cosines), 0.995)) or 1.0
+def cosine_limits(log: Sequence[dict], *parts: str) -> tuple[float, float]:
+    """An axis for all cosines of these parts: symmetric, and wide enough for each part but for a few outliers."""
+    cosines = [np.concatenate([series(log, part, name)[1] for name in names(log, part)]) for part in parts]
+    limit = 1.1 * max(float(np.quantile(np.abs(of_part), 0.995)) for of_part in cosines) or 1.0
     return -limit, limit
 
 

@@ -9,7 +9,6 @@ named at the foot. A run that goes on may be drawn too. Needs the extra: pip ins
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from experiments.pictures import (
     draw_mean,
     draw_shares,
     names,
-    new_figure,
+    new_panels,
     read_log,
     save,
     series,
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Panel = tuple[str, str | None]  # a part of the log, and which of it: ("losses", "sst"), ("lr", None)
-COLUMNS, COLORS = 4, 10  # most panels in a row; colours that matplotlib's cycle has
+COLORS = 10  # that matplotlib's cycle has
 PARTS = {"losses": "losses", "dev": "dev metrics", "cosine": "cosines of task gradients", "lr": "learning rate"}
 TITLES = {"losses": "training loss: {}", "dev": "on dev: {}", "cosine": "cosine: {}", "lr": "learning rate"}
 KEY = "All x axes count steps. Losses: each step (faint), and the rolling mean over a twelfth of the run."
@@ -101,7 +100,7 @@ def draw_panel(ax: Axes, runs: Sequence[Run], part: str, name: str | None) -> No
     if part == "lr":
         ax.ticklabel_format(axis="y", scilimits=(0, 0))
     if part == "cosine":
-        ax.set_ylim(cosine_limits([line for run in runs for line in run.log]))
+        ax.set_ylim(cosine_limits([line for run in runs for line in run.log], "cosine"))
 
 
 def draw_conflicts(ax: Axes, runs: Sequence[Run], pairs: Sequence[str]) -> None:
@@ -120,18 +119,12 @@ def picture(runs: Sequence[Run]) -> Figure:
     parts = panels(runs)
     pairs, missing = [pair for _, pair in parts["cosine"]], [text for part, text in PARTS.items() if not parts[part]]
     parts["lr"] += [("conflicts", None)] * bool(pairs)
-    rows: list[tuple[int, list[Panel]]] = []  # how many panels have room, and the panels
-    for there in filter(None, parts.values()):
-        width = math.ceil(len(there) / math.ceil(len(there) / COLUMNS))  # 3 and 2 of five, not 4 and 1
-        rows += [(width, there[i : i + width]) for i in range(0, len(there), width)]
-    figure = new_figure(9, 1 + 0.2 * len(runs) + 1.8 * len(rows))
-    for row, (width, there) in zip(figure.add_gridspec(len(rows), 1), rows, strict=True):
-        for place, (part, name) in zip(row.subgridspec(1, width), there, strict=False):
-            ax = figure.add_subplot(place)
-            if part == "conflicts":
-                draw_conflicts(ax, runs, pairs)
-            else:
-                draw_panel(ax, runs, part, name)
+    figure, axes = new_panels(parts.values(), more=1 + 0.2 * len(runs))
+    for ax, (part, name) in axes:
+        if part == "conflicts":
+            draw_conflicts(ax, runs, pairs)
+        else:
+            draw_panel(ax, runs, part, name)
     kinds = [("*-" if run.best() else "-", {"color": run.color, "label": run.label()}) for run in runs]
     handles = [ax.plot([], [], kind, markersize=10, **words)[0] for kind, words in kinds]
     figure.legend(handles=handles, loc="outside upper left", frameon=False)
