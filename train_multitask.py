@@ -15,6 +15,7 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from importlib.metadata import version
 from itertools import combinations
@@ -183,7 +184,7 @@ def check_output_space(options: Options) -> None:
     check_space(options.predictions_dir, 0, option="--predictions_dir")
 
 
-def run_in_folder(options: Options, locks: ExitStack) -> None:
+def run_in_folder(options: Options, locks: ExitStack, make_session: Callable[[Options], Session]) -> None:
     """The run itself, alone in its folder."""
     out = options.output_dir
     there = [name for name in ("config.json", "log.jsonl", "metrics.json", "best") if (out / name).exists()]
@@ -195,7 +196,7 @@ def run_in_folder(options: Options, locks: ExitStack) -> None:
     if options.resume == "never" or not (out / "metrics.json").is_file():  # a finished run is left alone
         check_output_space(options)
     say(f"loading the data and {options.checkpoint}")
-    session = Session(options)
+    session = make_session(options)
     resume(session)
     if session.last_good and session.finished and {"metrics.json", "best"} <= {*there}:
         return say(f"complete at step {session.state.step}: nothing to do in {out}")
@@ -217,13 +218,17 @@ def run_in_folder(options: Options, locks: ExitStack) -> None:
     finish(session)
 
 
-def main(argv: list[str] | None = None) -> None:
-    options = parse(argv, __doc__)
+def run(options: Options, make_session: Callable[[Options], Session] = Session) -> None:
+    """What the options ask for, of a session that may be one of its own kind."""
     set_deterministic(options.deterministic)
     with ExitStack() as locks:
         if options.output_dir.exists() or not options.dry_run:
             locks.enter_context(lock(options.output_dir))
-        run_in_folder(options, locks)
+        run_in_folder(options, locks, make_session)
+
+
+def main(argv: list[str] | None = None) -> None:
+    run(parse(argv, __doc__))
 
 
 if __name__ == "__main__":

@@ -35,9 +35,9 @@ def setting(
 class OptionParser(argparse.ArgumentParser):
     """argparse with `--batch_size` and `--batch-size` alike, no abbreviations, and UsageError instead of an exit."""
 
-    def __init__(self, description: str):
+    def __init__(self, description: str, add_help: bool = True):
         kind = argparse.RawDescriptionHelpFormatter
-        super().__init__(description=description, allow_abbrev=False, formatter_class=kind)
+        super().__init__(description=description, allow_abbrev=False, formatter_class=kind, add_help=add_help)
         self.rare: list[argparse.Action] = []  # that `--help all` alone shows
 
     def add_settings(self, settings: type, groups: Mapping[str, str]) -> None:

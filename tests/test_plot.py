@@ -14,7 +14,6 @@ from data.tasks import TASKS
 from experiments.plot import Run, main, picture
 from heads.config import HeadsConfig
 from runtime.errors import run_cli
-from tools.pictures import draw_conflict
 
 needs_matplotlib = pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
 TASKS_OF_RUN = [TASKS["sst"], TASKS["sts"], replace(TASKS["sst"], name="own", course=None, metric="macro_f1")]
@@ -127,12 +126,6 @@ def test_the_smooth_line_is_the_mean_of_a_twelfth(tmp_path):
     ax = picture([Run.read(make_run(tmp_path / "run", LOG), "C0")]).axes[1]
     raw, smooth = (line.get_xydata() for line in ax.lines[:2])
     assert len(raw) == 24 and smooth == pytest.approx((raw[1:] + raw[:-1]) / 2)
-
-
-@needs_matplotlib
-def test_the_readmes_picture_of_conflict(tmp_path):
-    draw_conflict(make_run(tmp_path / "run", LOG) / "log.jsonl", tmp_path / "conflict.png")
-    assert (tmp_path / "conflict.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
