@@ -54,14 +54,14 @@ def train(session: Session) -> None:
                     losses = dict.fromkeys(session.rows, 0.0)
                     negatives = generator(options.seed, "negatives", step)
                     for micro, (batches, shares) in enumerate(session.micro_batches(step)):
-                        rows = gradients.sizes({name: batch.tokens.attention_mask for name, batch in batches.items()})
+                        rows = gradients.sizes(model.row_counts(batches))  # of each task, in each layer
                         with seeded(options.seed, "dropout", step, micro), gradients.by_rows(model, *rows):
                             with autocast(session.device, session.amp):
                                 of_batch = model.losses(batches, options.losses, session.previous, negatives)
-                            for name, value in guards.finite_losses(of_batch, batches, step).items():
-                                losses[name] += value * shares[name]
                             weighed = session.weigh({name: loss * shares[name] for name, loss in of_batch.items()})
                             scaler.scale(sum(weighed.values())).backward()  # splits the shared gradients by task
+                        for name, value in guards.finite_losses(of_batch, batches, step).items():
+                            losses[name] += value * shares[name]
             session.previous.end_step()
             max_norm = options.max_grad_norm * scaler.get_scale()
             draws = generator(options.seed, "surgery", step)

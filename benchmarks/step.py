@@ -33,7 +33,7 @@ import train_multitask
 from benchmarks.common import Products, Report, add_timing, encoder_flops, in_turn, parser, quotient
 from bert.hub import resolve
 from bert.precision import DTYPES, autocast, resolve_precision
-from heads.rows import TaskBatch
+from heads.rows import TaskBatch, on_device
 from optim import TaskGradients
 from optim.task_gradients import clip_and_combine
 from runtime.seeds import generator
@@ -109,8 +109,8 @@ def shuffled(session: Session) -> list[dict[str, TaskBatch]]:
         numbers = [row for step in range(STEPS) for row in rows.stream[step]]
         draw.shuffle(numbers)
         for step, batch in enumerate(batches):
-            batch[task] = rows.batch(numbers[step::STEPS]).to(session.device)
-    return batches
+            batch[task] = rows.batch(numbers[step::STEPS])
+    return [on_device(batch, session.device) for batch in batches]
 
 
 def lengths(session: Session) -> list[int]:
@@ -124,9 +124,9 @@ def gradient(session: Session, amp: str) -> Tensor:
     model, gradients = session.model.eval(), session.gradients
     if amp == "off":
         model.double()
-        gradients = TaskGradients(gradients.tasks, gradients.shared, sparse=[model.bert.embeddings.word.weight])
+        gradients = TaskGradients(gradients.tasks, gradients.shared, sparse=gradients.sparse)
     ((batches, _),) = session.micro_batches(0)
-    with gradients.by_rows(model, *gradients.sizes({name: b.tokens.attention_mask for name, b in batches.items()})):
+    with gradients.by_rows(model, *gradients.sizes(model.row_counts(batches))):
         with autocast(session.device, amp):
             losses = model.losses(batches, session.options.losses, session.previous, torch.Generator())
         sum(losses.values()).backward()

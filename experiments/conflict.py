@@ -77,8 +77,8 @@ class MeasuredSession(Session):
         options, previous, tasks = self.options, deepcopy(self.previous), self.gradients.tasks
         parts = step_batches(self.rows, step, options.grad_accum, 2 * self.state.parts, self.device)
         for micro, (batches, shares) in enumerate(parts):
-            masks = {name + "AB"[micro % 2]: batch.tokens.attention_mask for name, batch in batches.items()}
-            sizes, draws = self.halves.sizes(masks), generator(options.seed, "halves", step, micro)
+            counts = {name + "AB"[micro % 2]: count for name, count in self.model.row_counts(batches).items()}
+            sizes, draws = self.halves.sizes(counts), generator(options.seed, "halves", step, micro)
             with seeded(options.seed, "halves", step, micro), self.halves.by_rows(self.model, *sizes):
                 with autocast(self.device, self.amp):
                     losses = self.model.losses(batches, options.losses, previous, draws)

@@ -71,8 +71,8 @@ class Session:
         for name in self.model.tasks.keys() - {*options.task_names}:
             self.model.heads[name].requires_grad_(False)
         words = self.model.bert.embeddings.word  # half of minilm's weights, of which a step touches a few hundred rows:
-        words.sparse = True  # gradients without the zeros
-        self.gradients = TaskGradients(options.task_names, shared, sparse=[words.weight])
+        words.sparse = self.device.type == "cpu"  # gradients without the zeros, which a GPU would rather compute
+        self.gradients = TaskGradients(options.task_names, shared, sparse=[words.weight] * words.sparse)
         self.weigh = Fixed(options.loss_scale)
         self.optimizer = AdamW(decayed_matrices(self.model, options.weight_decay), lr=options.lr)
         names = {parameter: name for name, parameter in self.model.named_parameters()}
