@@ -30,7 +30,7 @@ from evaluate import finish, predict_and_score, score, undefined
 from optim.schedule import lr_factor
 from optim.surgery.gramian import cosines
 from optim.task_gradients import Conflict, clip_and_combine
-from runtime.errors import UsageError, fitted, run_cli, say
+from runtime.errors import UsageError, run_cli, say
 from runtime.files import check_space, clean, discard, disk_errors, lock, move_aside, write_atomic
 from runtime.seeds import generator, seeded
 from training import checkpoint, guards
@@ -116,7 +116,7 @@ def evaluate(session: Session, log: RunLog) -> None:
     best = value is not None and (state.best_score is None or value > state.best_score)
     state.evaluations_since_best = 0 if best else state.evaluations_since_best + 1
     shown = {name: metrics[name] for name in (task.metric_key(task.metric) for task in options.tasks)}
-    shown |= {"mean": value} if len(shown) > 1 else {}
+    shown |= {"average": value} if len(shown) > 1 else {}
     texts = [f"{name} {number:.3f}" if number is not None else f"{name} -    " for name, number in shown.items()]
     say(f"dev at {state.step:>{len(str(session.total_steps))}}  {'  '.join(texts)}{'  best' * best}")
     if best:
@@ -156,7 +156,9 @@ def resume(session: Session) -> None:
             expected = f"--resume: expected auto, never or a checkpoint in {folder}"
             raise UsageError(f"{expected}; found {path}; to start from another run take --init_from")
         session.restore(path, *checkpoint.load(path))
-    say(f"resumed at step {session.state.step} of {session.total_steps}")
+    step, best = session.state.best_step, session.state.best_score
+    so_far = "" if best is None else f"; the best so far: {best:.3f} on dev, at step {step}"
+    say(f"resumed at step {session.state.step} of {session.total_steps}{so_far}")
 
 
 def dry_run(session: Session) -> None:
@@ -167,7 +169,8 @@ def dry_run(session: Session) -> None:
         session.last_step = min(session.total_steps, session.state.step + 2)
         train(session)
         if remaining:
-            session.restore(*checkpoint.load_latest(session.out / "checkpoints"))
+            session.out = session.options.output_dir  # where a resumed run's best/ lies
+            session.restore(*checkpoint.load_latest(Path(folder) / "checkpoints"))
             session.last_step = session.total_steps
             say(f"time: about {span(seconds_left(session))}, by two steps and an evaluation")
     say("dry run: data, options, a checkpoint and a step are in order; nothing was left")
@@ -200,7 +203,7 @@ def run_in_folder(options: Options, locks: ExitStack, make_session: Callable[[Op
     resume(session)
     if session.last_good and session.finished and {"metrics.json", "best"} <= {*there}:
         return say(f"complete at step {session.state.step}: nothing to do in {out}")
-    say(fitted(header(session)))
+    say(header(session))
     if options.dry_run:
         return dry_run(session)
     if holds_run and options.overwrite:  # only now, when everything that the new run starts from is there

@@ -1,7 +1,9 @@
 """How often the gradients of a run's tasks conflict while it trains, beside what chance and noise alone would give.
 
-    python -m experiments.conflict                              # trains as train_multitask.py does, and measures
-    python -m experiments.conflict --every 5 --max_steps 400    # each 5th step (default: 10th); all its options
+    python -m experiments.conflict                 # trains, and measures
+    python -m experiments.conflict --every 5       # each 5th step, not 10th
+
+All options of train_multitask.py are there.
 
 Beside the run's files: conflict.png, conflict.json, and halves.jsonl, a line a measured step. There each task's batch
 is cut into halves A and B: cos(A_t, B_t) tells how far task t agrees with itself at this size, the rest is noise, and
@@ -114,7 +116,8 @@ def draw(path: Path, lines: Sequence[dict], found: Numbers) -> None:
     places = [(grid[row, column], *panel) for row, there in enumerate(rows) for column, panel in enumerate(there)]
     for number, (place, part, name) in enumerate(places):
         ax = figure.add_subplot(place)
-        draw_cosines(ax, *series(lines, part, name), f"C{number}")
+        steps, values = series(lines, part, name)
+        draw_cosines(ax, steps, values, f"C{number}", max(1, len(steps) // 12))
         title = f"{'within ' * (part == 'one_task')}{name}: {100 * found[part][name]['below_zero']:.0f} % below 0"
         ax.set(title=title, xlim=(0, None), ylim=cosine_limits(lines, *shown), xlabel="step", ylabel="cosine")
         ax.label_outer()

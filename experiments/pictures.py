@@ -99,22 +99,23 @@ def series(log: Sequence[dict], part: str, name: str | None = None) -> tuple[np.
     return steps, values
 
 
-def rolling(values: np.ndarray) -> np.ndarray:
-    """(N,) -> (windows, a twelfth of N), each window one step after the other"""
-    return np.lib.stride_tricks.sliding_window_view(values, max(1, len(values) // 12))
+def rolling(values: np.ndarray, window: int) -> np.ndarray:
+    """(N,) -> (windows, at most `window`), each window one step after the other"""
+    return np.lib.stride_tricks.sliding_window_view(values, min(window, len(values)))
 
 
-def draw_mean(ax: Axes, steps: np.ndarray, values: np.ndarray, color: str) -> None:
-    """The rolling mean; of a single value a dot."""
-    ax.plot(rolling(steps).mean(1), rolling(values).mean(1), "-" if len(steps) > 1 else "o", color=color, linewidth=1.6)
+def draw_mean(ax: Axes, steps: np.ndarray, values: np.ndarray, color: str, window: int) -> None:
+    """The rolling mean; where that is one point, a dot."""
+    x, y = rolling(steps, window).mean(1), rolling(values, window).mean(1)
+    ax.plot(x, y, "-" if len(x) > 1 else "o", color=color, linewidth=1.6)
 
 
-def draw_cosines(ax: Axes, steps: np.ndarray, cosines: np.ndarray, color: str) -> None:
+def draw_cosines(ax: Axes, steps: np.ndarray, cosines: np.ndarray, color: str, window: int) -> None:
     """Cosines in [-1, 1] by their steps: each a dot, the rolling mean, and where 8 of 10 lie."""
     ax.plot(steps, cosines, ".", color=color, markersize=max(1.5, 25 / len(steps) ** 0.5), alpha=0.35)
-    band = np.quantile(rolling(cosines), (0.1, 0.9), axis=1)
-    ax.fill_between(rolling(steps).mean(1), *band, color=color, alpha=0.2, linewidth=0)
-    draw_mean(ax, steps, cosines, color)
+    band = np.quantile(rolling(cosines, window), (0.1, 0.9), axis=1)
+    ax.fill_between(rolling(steps, window).mean(1), *band, color=color, alpha=0.2, linewidth=0)
+    draw_mean(ax, steps, cosines, color, window)
     ax.axhline(0, color="black", linestyle=":", linewidth=1)
 
 

@@ -40,7 +40,7 @@ COLORS = 10  # that matplotlib's cycle has
 DEV_RANGE = 0.05  # the least that a dev panel's y axis spans: what varies by less is to look flat
 PARTS = {"losses": "losses", "dev": "dev metrics", "cosine": "cosines of task gradients", "lr": "learning rate"}
 TITLES = {"losses": "training loss: {}", "dev": "on dev: {}", "cosine": "cosine: {}", "lr": "learning rate"}
-KEY = "Losses: each step (faint), and the rolling mean over a twelfth of the run."
+KEY = "Losses: each step (faint), and the rolling mean over a twelfth of the longest run."
 COSINE_KEY = """
 Cosines of two tasks' gradients, in runs with surgery: each step (dots), rolling mean, the middle 80 % (band).
 Below 0 they conflict. Dotted line and grey area: what gradients that have nothing to do with each other would give."""
@@ -69,7 +69,8 @@ class Run:
     def label(self) -> str:
         """Its line in the legend."""
         best, skipped = self.best(), sum("skipped" in line for line in self.log)
-        text = f"{self.name}: best mean on dev {best[1]:.3f}, at step {best[0]}" if best else self.name
+        text = f"{self.name}: best on dev {best[1]:.3f}, at step {best[0]}" if best else f"{self.name}: no evaluation"
+        text += f", average of {', '.join(task.name for task in self.tasks)}" * (len(self.tasks) > 1)
         return text + f", steps skipped: {skipped}" * (skipped > 0)
 
 
@@ -83,15 +84,16 @@ def panels(runs: Sequence[Run]) -> dict[str, list[Panel]]:
 
 def draw_panel(ax: Axes, runs: Sequence[Run], part: str, name: str | None) -> None:
     """One series of numbers, of each run that has it."""
+    window = max(1, max(len(series(run.log, part, name)[0]) for run in runs) // 12)
     for run in runs:
         steps, values = series(run.log, part, name)
         if not len(steps):
             continue
         if part == "cosine":
-            draw_cosines(ax, steps, values, run.color)
+            draw_cosines(ax, steps, values, run.color, window)
         elif part == "losses":
             ax.plot(steps, values, color=run.color, linewidth=0.7, alpha=0.25)
-            draw_mean(ax, steps, values, run.color)
+            draw_mean(ax, steps, values, run.color, window)
         else:
             ax.plot(steps, values, ".-" if part == "dev" or len(steps) == 1 else "-", color=run.color, alpha=0.8)
         if part == "dev" and (best := run.best()):

@@ -46,7 +46,7 @@ def raising(error):
 def test_exit_codes(capsys, error, code, told):
     assert run_cli(raising(error), []) == code
     out, err = capsys.readouterr()
-    assert err.startswith("error: ") and told in err
+    assert err.startswith("error: ") == (code < 128) and told in err
     assert (out, err.count("\n")) == ("", 1)
 
 
@@ -81,8 +81,7 @@ def test_a_signal_is_an_exit_that_cleans_up(number, error, capsys):
             raise error("could not determine the shape") from None
 
     assert (run_cli(main, []), cleaned) == (128 + number, [True])
-    advice = "give the command again, with --resume auto if a step was saved"
-    assert capsys.readouterr().err == f"error: interrupted; {advice}\n"
+    assert capsys.readouterr().err == "interrupted; give the command again\n"
     assert signal.getsignal(number) is before
     assert run_cli(raising(DataError("bad")), []) == 3  # it counts for the one call
 
@@ -105,7 +104,7 @@ def test_the_first_signal_lets_the_step_end_and_a_sigint_after_it_does_not(numbe
         run_cli(main, [])
     assert noted == [number] * 3 and capfd.readouterr().err == "the step ends\n"
     assert run_cli(main, ["again"]) == 128 + signal.SIGINT
-    assert capfd.readouterr().err == "the step ends\nerror: interrupted; it is lost\n"
+    assert capfd.readouterr().err == "the step ends\ninterrupted; it is lost\n"
 
 
 @pytest.mark.fault(18)

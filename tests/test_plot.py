@@ -96,8 +96,8 @@ def test_runs_share_axes_and_a_star_is_where_the_mean_of_the_main_metrics_is_bes
         assert found == {"red": (24, values[0]), "blue": (16, values[1])}
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert [label.removeprefix(f"{tmp_path}/") for label in labels] == [
-        "red: best mean on dev 0.467, at step 24, steps skipped: 1",
-        "blue: best mean on dev 0.300, at step 16, steps skipped: 1",
+        "red: best on dev 0.467, at step 24, average of sst, sts, own, steps skipped: 1",
+        "blue: best on dev 0.300, at step 16, average of sst, sts, own, steps skipped: 1",
     ]
     assert [text.get_text() for text in axes[SHARES].texts] == ["48 %", "26 %", "0 %"]  # 11 and 6 of 23
 

@@ -226,16 +226,11 @@ class Session:
         for part, saved in ((self.surgery, "surgery"), (self.weigh, "weighing"), (self.scaler, "scaler")):
             if part and numbers[saved]:
                 part.load_state_dict(numbers[saved])
-        if progress.best_step and self.best_step_there() != progress.best_step:  # gone, or of a later step
+        if progress.best_step and step_of_best(self.out / "best") != progress.best_step:  # gone, or of a later step
             progress.best_score = None
             best, step = self.out / "best", progress.best_step
             say(f"{best}: not of step {step}; the next evaluation, or the end of the run, makes it anew")
         self.state, self.last_good = progress, progress.step
-
-    def best_step_there(self) -> int | None:
-        """Of which step best/ is, as far as it says."""
-        with suppress(CheckpointError):
-            return read_json(self.out / "best" / "step.json").get("step")
 
     def check_same(self, stored: dict) -> None:
         """Raise where the run was started with other options or other data."""
@@ -250,6 +245,12 @@ class Session:
         if other and "data_dir" not in allowed:
             advice = "bring those back, or --allow_change data_dir"
             raise DataError(f"--resume: {', '.join(other)}: not the files that the run was started with; {advice}")
+
+
+def step_of_best(folder: Path) -> int | None:
+    """Of which step a run's best model is, as far as it says."""
+    with suppress(CheckpointError):
+        return read_json(folder / "step.json").get("step")
 
 
 def said(value: object) -> str:
