@@ -26,21 +26,24 @@ BYTES = 80 << 30  # of the whole GPU
 
 
 def missing() -> str:
-    """What it takes to build the library and is not there; "" where nothing is missing."""
+    """What it takes to build and load the library and is not there; "" where nothing is missing."""
     parts = {
         "Linux": sys.platform == "linux",
         "g++": shutil.which("g++"),
         "torch's headers": (TORCH / "include" / "torch" / "library.h").exists(),
-        "a torch for the CPU": not (TORCH / "lib" / "libtorch_cuda.so").exists(),
+        "a torch for CPUs": not any((TORCH / "lib" / f"libtorch_{kind}.so").exists() for kind in ("cuda", "hip")),
     }
     return ", ".join(name for name, there in parts.items() if not there)
 
 
 def build() -> Path:
-    """The library for this torch: made once, in the temporary folder, whichever process comes first."""
+    """The library for this torch, from the temporary folder: made by whichever process comes first, in 15 seconds."""
     version = hashlib.sha256(SOURCE.read_bytes() + (TORCH / "version.py").read_bytes()).hexdigest()[:16]
-    library = Path(tempfile.gettempdir()) / f"gpu-stand-in-{os.getuid()}-{version}.so"
-    with FileLock(f"{library}.lock"):
+    folder = Path(tempfile.gettempdir()) / f"gpu-stand-in-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    assert folder.lstat().st_uid == os.getuid(), f"{folder} is another user's"
+    library = folder / f"{version}.so"
+    with FileLock(folder / "lock"):
         if not library.exists():
             half = library.with_suffix(f".{os.getpid()}")
             include = [f"-I{TORCH / 'include' / folder}" for folder in ("", "torch/csrc/api/include")]
@@ -85,9 +88,9 @@ def load() -> None:
 
 def counts() -> tuple[dict[str, int], dict[str, int]]:
     """How often each operator was launched, and waited for, since this was last asked."""
-    from torch import ops
+    import torch
 
-    ops = ops.gpu_stand_in
+    ops = torch.ops.gpu_stand_in
     found = dict(ops.launches()), dict(ops.waits())
     ops.forget()
     return found

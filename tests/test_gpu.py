@@ -10,12 +10,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import every_kind
-import gpu_process
 import gpu_stand_in
 import pytest
 import tiny_run
 import torch
 from every_kind import EVERY
+from gpu_process import LACKING, ON_GPU, STAND_IN
 from tiny import TEXTS
 from tiny_run import STILL, before_update, copied, make_session, moved, recorded, take_steps, train
 
@@ -27,17 +27,16 @@ from optim.surgery import SURGERIES
 from runtime.seeds import seeded
 from training.session import Session
 
-BUDGETS = {"gs": {"launches": 2356, "waits": 25}, "mtl": {"launches": 1880, "waits": 23}}  # of a step, of minilm
+BUDGETS = {"gs": {"launches": 2344, "waits": 25}, "mtl": {"launches": 1867, "waits": 23}}  # of a step, of minilm
 
 SAMPLE = Path(data.__file__).parent / "sample"
-STAND_IN = torch.version.cuda is None
 CPU, GPU = ("--device", "cpu"), ("--device", "cuda")
-lacking = gpu_process.ON_GPU and not torch.cuda.is_available()
+nowhere = ON_GPU and not torch.cuda.is_available()
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(lacking, reason=f"no GPU here, and its stand-in needs {gpu_process.LACKING}"),
+    pytest.mark.skipif(nowhere, reason=f"no GPU here, and its stand-in needs {LACKING}"),
 ]
-counted = pytest.mark.skipif(gpu_process.ON_GPU and not STAND_IN, reason="a GPU counts neither launches nor waits")
+counted = pytest.mark.skipif(ON_GPU and not STAND_IN, reason="a GPU counts neither launches nor waits")
 STRATEGIES = pytest.mark.parametrize("strategy", ["gs", "mtl"])
 
 

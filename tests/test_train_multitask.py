@@ -444,7 +444,6 @@ def test_init_from_starts_with_that_runs_weights(home, run, tmp_path, capsys):
 @pytest.mark.fault(26)
 def test_device_and_precision(home, tmp_path, monkeypatch, capsys):
     """auto is what the hardware computes in; what is not there is refused, with what to take."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert train(home, tmp_path, "--device", "cuda") == 8 and "take --device cpu" in capsys.readouterr().err
     assert train(home, tmp_path, "--amp", "fp16") == 2 and "take one of auto" in capsys.readouterr().err
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
