@@ -18,6 +18,8 @@ from typing import TextIO
 
 DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS}
 DISK_ERRNOS |= {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR}
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory")  # the second outside of torch's own allocator
+OUT_OF_MEMORY += tuple(f"{library}_STATUS_ALLOC_FAILED" for library in ("CUBLAS", "CUDNN", "CUSPARSE", "CUSOLVER"))
 CLEAR = "\x1b[K"  # a terminal's line, from the cursor on
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: two
 
@@ -144,9 +146,9 @@ def explain(error: BaseException, number: int = 0) -> tuple[int, str]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a smaller batch might have gone through. torch's are known without its import; its CPU's is no class."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "DefaultCPUAllocator" in str(error)
+    """Whether a smaller batch might have gone through. torch's are known without its import; some are told by texts."""
+    names, text = {kind.__name__ for kind in type(error).__mro__}, str(error)
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or any(words in text for words in OUT_OF_MEMORY)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -59,11 +59,25 @@ def test_debug_shows_the_traceback(capsys, monkeypatch):
     assert lines[-1] == "error: bad"
 
 
-def test_the_cpu_allocator_s_error_is_out_of_memory():
+@pytest.mark.fault(25)
+def test_what_is_out_of_memory():
+    """The CPU's allocator, a GPU's, its driver, and the libraries that take memory of their own."""
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**56, dtype=torch.uint8)
-    assert errors.is_out_of_memory(caught.value)
-    assert not errors.is_out_of_memory(RuntimeError("shapes differ"))
+    for error in (
+        caught.value,
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB."),
+        torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ):
+        assert errors.is_out_of_memory(error)
+    for error in (
+        RuntimeError("shapes differ"),
+        torch.AcceleratorError("CUDA error: device-side assert triggered"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"),
+    ):
+        assert not errors.is_out_of_memory(error)
 
 
 @pytest.mark.fault(17, 18)
