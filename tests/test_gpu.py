@@ -27,7 +27,7 @@ from optim.surgery import SURGERIES
 from runtime.seeds import seeded
 from training.session import Session
 
-BUDGETS = {"gs": {"launches": 2344, "waits": 25}, "mtl": {"launches": 1867, "waits": 23}}  # of a step, of minilm
+BUDGETS = {"gs": {"launches": 1200, "waits": 10}, "mtl": {"launches": 850, "waits": 5}}  # of a step, of minilm
 
 SAMPLE = Path(data.__file__).parent / "sample"
 CPU, GPU = ("--device", "cpu"), ("--device", "cuda")
