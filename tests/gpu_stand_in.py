@@ -61,16 +61,14 @@ def load() -> None:
 
     ops, generator = torch.ops.gpu_stand_in, torch.Generator()
     ops.draw_from(generator)
-    properties = SimpleNamespace(name="stand-in", total_memory=BYTES, major=9, minor=0, multi_processor_count=132)
+    properties = SimpleNamespace(name="stand-in", total_memory=BYTES, major=9, minor=0)
     for name, value in {
         "_lazy_init": None,
-        "init": None,
         "is_available": True,
         "is_initialized": True,
         "device_count": 1,
         "current_device": 0,
         "is_bf16_supported": True,
-        "get_device_name": properties.name,
         "get_device_properties": properties,
         "get_device_capability": (9, 0),
         "synchronize": None,
