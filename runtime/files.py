@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -64,10 +65,10 @@ def discard(folder: Path) -> None:
 
 
 def clean(folder: Path, *names: str) -> None:
-    """Remove what killed processes left of files and folders of these names, such as "step-*". Inside `lock`."""
-    for pattern in (f".{kind}-{name}.[0-9]*" for kind in ("tmp", "trash") for name in names):
-        for path in folder.glob(pattern):
-            remove(path)
+    """Remove what killed processes left of files and folders of these names (regular expressions). Inside `lock`."""
+    left = re.compile(rf"\.(tmp|trash)-({'|'.join(names)})\.\d+")
+    for path in [path for path in folder.glob(".*") if left.fullmatch(path.name)]:
+        remove(path)
 
 
 def move_aside(folder: Path) -> Path:
