@@ -173,7 +173,7 @@ def finish(session: Session) -> None:
             advice = "lower --loss_scale or --lr, or take --amp off"
             raise DivergedError(f"expected a trained model; found no step taken, {found} skipped; {advice}")
         say(f"steps skipped for an infinite gradient: {found}")
-    if state.best_score is None or session.best_step_there() != state.best_step:
+    if state.best_score is None or not session.best_stands:
         session.complete_best()
     with seeded(options.seed, "finish"):  # heads are made before they are loaded
         model = MultitaskBert.from_pretrained(best).to(session.device)

@@ -52,15 +52,10 @@ def read_task(content: dict) -> Task:
     task = Task.from_json(content)
     if task.kind not in KINDS:
         raise ValueError(f"kind {task.kind!r:.99}, not one of {', '.join(KINDS)}")
-    kind, count = KINDS[task.kind], len(task.classes)
-    classes = count == 0 if kind.labels == "number" else count == 2 if task.kind == "binary" else count >= 2
-    low, high = task.range or (0, kind.labels != "number")  # a range for numbers alone
-    if (
-        not classes
-        or not low < high
-        or task.several != (kind.labels == "classes")
-        or task.metric not in ("", *kind.metrics)
-    ):
+    kind, count, (low, high) = KINDS[task.kind], len(task.classes), task.range or (0, 0)
+    fits = low < high and count == 0 if kind.labels == "number" else not task.range and count >= 2
+    fits = fits and (task.kind != "binary" or count == 2) and task.several == (kind.labels == "classes")
+    if not fits or task.metric not in ("", *kind.metrics):
         raise ValueError(f"{task.kind} with {task!r:.300}")
     return task
 

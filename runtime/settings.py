@@ -146,8 +146,9 @@ def of_type(value: Any, kind: Any) -> Any:
             return tuple(map(of_type, value, kinds))
     elif get_origin(kind) is dict and isinstance(value, dict):
         return {key: of_type(each, args[1]) for key, each in value.items()}
-    elif (type(value) is kind or (type(value), kind) == (int, float)) and (
-        kind is str or not value or abs(value) < LARGE
-    ):
+    elif kind in (int, float):
+        if type(value) in (int, kind) and abs(value) < LARGE:
+            return value
+    elif type(value) is kind:
         return value
     raise ValueError(f"expected {getattr(kind, '__name__', kind)}; found {value!r:.60}")

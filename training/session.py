@@ -164,7 +164,7 @@ class Session:
         self.stopping = self.stop.number  # read once: a signal that comes after this line lets one more step be made
         if evaluated or self.stopping or self.is_due(self.options.save_every):
             # The one before stays, for a fault to fall back to: not the newest there, which may be a damaged one.
-            lacking = {self.state.best_step} - {self.best_step_there()}
+            lacking = set() if self.best_stands else {self.state.best_step}
             keep = self.damaged | lacking | ({self.last_good} - {None})
             with self.saving("checkpoint"):
                 checkpoint.save(self.out / "checkpoints", step, self.tensors(), self.numbers(), keep)
@@ -227,17 +227,12 @@ class Session:
         moments = defaultdict(dict)
         try:
             progress = of_type(vars(State(**numbers["progress"])), State)
-            counts, parts = (
-                [n for n in vars(progress).values() if type(n) is int],
-                2 * max(self.options.batch_size.values()),
-            )
-            if min(counts) < 0 or not 1 <= progress.parts <= parts:
-                raise ValueError(f"{progress!r:.300}")
             weights, vectors = tensors["model"] | tensors["heads"], tensors["triplets"]
-            if odd := [
-                x.shape for x in vectors.values() if x.shape[1:] != (self.model.bert.config.hidden_size,) or not len(x)
-            ]:
-                raise ValueError(f"triplets' vectors of {odd}")
+            fits = [min(n for n in vars(progress).values() if type(n) is int) >= 0]
+            fits += [1 <= progress.parts <= 2 * max(self.options.batch_size.values())]
+            fits += [len(x) and x.shape[1:] == (self.model.bert.config.hidden_size,) for x in vectors.values()]
+            if not all(fits):
+                raise ValueError(f"{progress!r:.300}")
             for name, value in tensors["optimizer"].items():
                 weight, kind = name.split(":")
                 moments[self.trained.index(weight)][kind] = value
@@ -259,17 +254,19 @@ class Session:
         self.model.load_state_dict(weights)
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
         self.previous.vectors = {name: value.to(self.device) for name, value in vectors.items()}
-        there = self.best_step_there() == progress.best_step or self.checkpoint_of(progress.best_step).is_dir()
+        self.state, self.last_good = progress, progress.step
+        there = self.best_stands or self.checkpoint_of(progress.best_step).is_dir()
         if progress.best_step and not there:  # gone, or of a later step
             progress.best_score = None
             best, step = self.out / "best", progress.best_step
             say(f"{best}: not of step {step}; the next evaluation, or the end of the run, makes it anew")
-        self.state, self.last_good = progress, progress.step
 
-    def best_step_there(self) -> int | None:
-        """Of which step best/ is, as far as it says."""
+    @property
+    def best_stands(self) -> bool:
+        """Whether best/ is of the best step, as far as it says."""
         with suppress(CheckpointError):
-            return read_json(self.out / "best" / "step.json").get("step")
+            return read_json(self.out / "best" / "step.json").get("step") == self.state.best_step
+        return False
 
     def check_same(self, stored: dict) -> None:
         """Raise where the run was started with other options or other data."""
