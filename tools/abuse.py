@@ -15,7 +15,6 @@ import re
 import resource
 import shutil
 import signal
-import struct
 import sys
 import tempfile
 import time
@@ -28,9 +27,10 @@ import evaluate
 import train_multitask
 from data import check
 from experiments import attention, figure3, plot
+from heads.config import HeadsConfig
 from runtime.errors import run_cli
-from tools.soak import child, make_bert_folder, make_data_folder, train
-from training.checkpoint import _describe
+from tools.damage import ABSURD, THEIRS, damage, make_home
+from tools.soak import child
 from training.options import Options
 
 PROGRAMS = {"train": train_multitask, "evaluate": evaluate, "check": check}
@@ -47,72 +47,15 @@ PLACES = (
     "new run run/best bert data theirs theirs/notes.txt . / .. /dev/null /proc/self other link pipe p run/checkpoints"
 )
 PLACES = [*PLACES.split(), "other/predictions", "a\nb", "\udc80", "x" * 300, " "]
-ABSURD = json.loads(r"""[-99, -1, 0, 1, 1.5, 1e300, 1e-300, 4e18, NaN, Infinity, true, null, [], {}, [[1]],
-    "", " ", "x", "../../up", "1_0", "nan", "mean", "\u001b]0;x\u0007", "\u202e\u200b", "\ud800", "\u0000"]""")
-ABSURD += [10**400, -(10**400), "a" * 5000]
 VALUES = """tasks=sst;para,sts;sst,sst&resume=auto;never;run/checkpoints/step-000002&amp=off;bf16;fp16&device=cuda
 &strategy=single;mtl;gs&max_steps=3;0;x&grad_accum=2;0;-1&layer=-2;-3&pooling=cls;cnn;attention_mean&option=pretrain
 &arch=v1;v2&surgery=pcgrad;cagrad;x&patience=1&allow_change=max_steps;lr,seed,tasks,arch,data_dir,batch_size,checkpoint"""
 VALUES = {name: words.split(";") for name, _, words in (part.strip().partition("=") for part in VALUES.split("&"))}
 VALUES |= dict.fromkeys(("checkpoint", "init_from", "data_dir", "predictions_dir", "output_dir", "task_file"), PLACES)
 VALUES |= {name: [] for name in ("overwrite", "dry_run", "no_test", "deterministic", "debug")}
-DAMAGES = "json json json json word bytes cut deep link loose zero pipe folder huge"
 OURS = r"(new|run|{})/((config|metrics)\.json|log\.jsonl|(best|checkpoints|predictions)(/.*)?)|p/.*|.*\.minbert\.\w+"
-THEIRS = "theirs/notes.txt theirs/best/mine theirs/.tmp-notes.2024 new/mine.txt new/.lock run/.tmp-best.x run/notes.txt"
-THEIRS += " run/checkpoints/mine run/predictions/mine.csv"
-TOML = '[tasks.mine]\ntexts = ["sentence"]\nlabel = "sentiment"\ntrain = "data/mine.tsv"\ndev = 0.3\nid = "id"\n'
 SECONDS, MEMORY, DISK = 100, 2**31, 2**26  # of a try, which mostly takes two seconds; bytes, beyond the parent's
 CODES = {0, 2, 3, 4, 5, 7, 8}  # 6, out of memory, would be a file that was read without a bound
-
-
-def make_home(home: Path) -> None:
-    """What each try gets a copy of: a model, data, a task of one's own, two finished runs, somebody's files."""
-    make_bert_folder(home / "bert")
-    shutil.copy(make_data_folder(home / "data") / "ids-sst-train.csv", home / "data" / "mine.tsv")
-    (home / "own.toml").write_text(TOML)
-    assert all(train(home, home / name, "--max_steps", 2, "--eval_every", 1) == 0 for name in ("run", "other"))
-    for path in map(home.joinpath, THEIRS.split()):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("mine")
-    (home / "link").symlink_to("theirs")
-
-
-def damage_json(content: object, draw: random.Random) -> object:
-    """With one value in it, at any depth, absurd or taken out."""
-    if not isinstance(content, dict | list) or not content or draw.random() < 0.2:
-        return draw.choice(ABSURD)
-    key = draw.choice([*content]) if isinstance(content, dict) else draw.randrange(len(content))
-    content[key] = damage_json(content[key], draw)
-    if draw.random() < 0.1:
-        del content[key]
-    return content
-
-
-def damage(path: Path, draw: random.Random) -> str:
-    """Something happens to a plain file. Returns what."""
-    kind, content, manifest = draw.choice(DAMAGES.split()), path.read_bytes(), path.with_name("MANIFEST.json")
-    at, words = draw.randrange(len(content) + 1), re.split(rb"([\s,=]+)", content)
-    words[draw.randrange(len(words))] = str(draw.choice(ABSURD)).encode(errors="surrogatepass")
-    made = {"bytes": content[:at] + draw.randbytes(3) + content[at + 2 :], "cut": content[:at], "deep": b"[" * 10**5}
-    if kind == "json" and ".json" in path.suffix + ".json" * (path.suffix == ".safetensors") and content:
-        start = 8 if path.suffix == ".safetensors" else 0
-        end = start + struct.unpack("<Q", content[:8])[0] if start else content.find(b"\n{") + 1 or len(content)
-        header = json.dumps(damage_json(json.loads(content[start:end]), draw)).encode()  # or a log's first line
-        made[kind] = (struct.pack("<Q", len(header)) if start else b"") + header + b"\n" * (not start) + content[end:]
-    path.unlink()
-    links = {"link": Path.cwd() / "theirs/notes.txt", "loose": Path.cwd() / "x", "zero": "/dev/zero"}
-    if kind in links:
-        path.symlink_to(links[kind])
-    elif kind in ("pipe", "folder"):
-        os.mkfifo(path) if kind == "pipe" else path.mkdir()
-    else:
-        path.write_bytes(made.get(kind, b"".join(words)))
-        os.truncate(path, 2**42 if kind == "huge" else path.stat().st_size)
-        if manifest.is_file() and path != manifest and kind != "huge":  # signed, as by one who means it
-            whole = json.loads(manifest.read_text())
-            whole["files"][path.name] = _describe(path)
-            manifest.write_text(json.dumps(whole))
-    return f"{kind} of {path}"
 
 
 def odd_words(draw: random.Random) -> list[str]:
@@ -121,10 +64,8 @@ def odd_words(draw: random.Random) -> list[str]:
     places = [n for n, word in enumerate(words) if n and (word in PLACES or word == "a.png")]
     if draw.random() < 0.3:
         words[draw.choice(places)] = draw.choice(PLACES)
-    known = [name for name, field in Options.__dataclass_fields__.items() if field.metadata] + [
-        "layer",
-        "arch",
-        "pooling",
+    known = [
+        name for part in (Options, HeadsConfig) for name, field in part.__dataclass_fields__.items() if field.metadata
     ]
     for name in draw.choices(known, k=draw.choice([0, 0, 1, 2, 3])) if words[0] == "train" else ():
         values = VALUES.get(name, [str(value).replace("\0", "?") for value in ABSURD])  # no system passes a NUL on
@@ -147,15 +88,15 @@ def attempt(home: Path, folder: Path, draw: random.Random) -> tuple[int, str, li
     os.chdir(folder)
     os.mkfifo("pipe")
     words, there = odd_words(draw), [p for place in ("run", "bert", "data") for p in Path(place).rglob("*.*")]
-    there = sorted(path for path in [Path("own.toml"), *there] if path.is_file() and str(path) not in THEIRS)
+    there = sorted(path for path in [Path("own.toml"), *there] if path.is_file() and str(path) not in THEIRS.split())
     damages = [damage(path, draw) for path in draw.sample(there, draw.choice([0, 1, 1, 1, 2]))]
     before, log = state_of(folder), folder.with_suffix(".log")
     code = child.result(child.start(lambda: run_limited(PROGRAMS[words[0]].main, words[1:], log)))
     after, said = state_of(folder), log.read_text(errors="replace")
     kept = {(re.sub(r"\.old(\.\d+)?(?=/|$)", "", path), value) for path, value in after.items()}  # moved whole
-    free = OURS.format("other" if "other" in words else "new") + "".join(f"|{re.escape(word)}" for word in words)
-    free += "|other/predictions/.*" * ("--overwrite" in words)
-    changed = [path for path, value in before.items() if not re.fullmatch(free, path) and (path, value) not in kept]
+    free = OURS.format("other" if "other" in words else "new") + "|other/predictions/.*" * ("--overwrite" in words)
+    lost = [path for path, value in before.items() if (path, value) not in kept and path not in words]
+    changed = [path for path in lost if path in THEIRS.split() or not re.fullmatch(free, path)]
     left = [path for path, _ in kept if path not in before and re.search(r"(^|/)\.(tmp|trash)-", path)]
     faults = {"exit code": code not in CODES, "hang": code == -signal.SIGALRM, f"changed {changed}": changed}
     faults |= {"traceback": "Traceback" in said and "--debug" not in words, f"left {left}": left}
