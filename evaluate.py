@@ -12,9 +12,12 @@ with their texts, the worst first.
 import csv
 import io
 import json
+import os
+import re
 import sys
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -28,20 +31,20 @@ from data.reader import Split, read_splits
 from data.tasks import LEADERBOARD, TASKS, Task, choose_tasks, names
 from heads import MultitaskBert
 from heads.config import HeadsConfig
-from heads.files import model_folder
+from heads.files import model_folder, read_task
 from heads.inference import outputs
 from heads.kinds import KINDS
 from heads.readable import mistakes, page
-from runtime.errors import CheckpointError, UsageError, run_cli, say, show
-from runtime.files import check_space, clean, read_json, write_atomic
+from runtime.errors import CheckpointError, DivergedError, UsageError, printable, run_cli, say, show
+from runtime.files import check_own, check_space, clean, lock, read_json, write_atomic
 from runtime.seeds import seeded
-from runtime.settings import OptionParser
+from runtime.settings import LARGE, OptionParser, of_type
 from training.checkpoint import load_latest
+from training.folder import READABLE, is_run, prediction_file
 from training.session import Session, step_of_best
 
 Splits = Mapping[str, Mapping[str, Split]]  # by name ("dev", "test"; what else there is is passed over) and task
 NOTES = {"_em": "share that agrees, rounded to integers", "overall_2024": "average with (r + 1) / 2 for Pearson's r"}
-READABLE = "readable"  # the folder of mistakes, beside the prediction files
 
 
 def task_metrics(task: Task, predictions: np.ndarray, labels: Sequence) -> dict[str, float | None]:
@@ -150,22 +153,30 @@ def predict_and_score(
 
 def write_predictions(folder: Path, name: str, task: Task, split: Split, y: Tensor) -> None:
     """A split's prediction file, whose text is checked before it replaces an old one; of dev the mistakes too."""
-    path, ids = folder / f"{task.name}-{name}-output.csv", [example.id for example in split.examples]
+    ids = [example.id for example in split.examples]
     text = prediction_text(task, ids, y)
     check_predictions(text, task, ids)
-    write_atomic(path, text)
+    files = {prediction_file(folder, task, name): text}
     if name == "dev":
-        write_atomic(folder / READABLE / f"{task.name}-dev.tsv", mistakes(task, split.examples, y))
+        files[folder / READABLE / f"{task.name}-dev.tsv"] = mistakes(task, split.examples, y)
+    for path, text in files.items():
+        clean(path.parent, re.escape(path.name))
+        write_atomic(path, text)
 
 
 def finish(session: Session) -> None:
     """The end of a run: from best/, as anybody would load it, the prediction files and metrics.json."""
     options, state, best = session.options, session.state, session.out / "best"
-    if state.best_score is None or not best.is_dir():  # no evaluation had a defined score
-        session.save_best(None)
+    if skipped := state.step - state.updates:
+        found = f"{skipped} of {state.step}"
+        if not state.updates:
+            advice = "lower --loss_scale or --lr, or take --amp off"
+            raise DivergedError(f"expected a trained model; found no step taken, {found} skipped; {advice}")
+        say(f"steps skipped for an infinite gradient: {found}")
+    if state.best_score is None or not session.best_stands:
+        session.complete_best()
     with seeded(options.seed, "finish"):  # heads are made before they are loaded
         model = MultitaskBert.from_pretrained(best).to(session.device)
-    clean(options.predictions_dir / READABLE, "*-dev.tsv")
     metrics = predict_and_score(model, session.splits, session.amp, options.predictions_dir)
     result = {
         "dev": metrics,
@@ -173,12 +184,12 @@ def finish(session: Session) -> None:
         "step": state.best_step,
         "data": options.data_name,
         "seconds": round(state.seconds, 1),
-        "conflicts": {pair: count / state.surgeries for pair, count in state.conflicts.items()},
+        "conflicts": {pair: count / max(1, state.surgeries) for pair, count in state.conflicts.items()},
     }
     write_atomic(session.out / "metrics.json", json.dumps(result, indent=2) + "\n")
     say(f"model: {best}; predictions: {options.predictions_dir}")
     say(f"look at it: python evaluate.py {session.out} --report")
-    print(f"dev of {options.data_name}, weights of step {state.best_step}:\n{report(metrics)}")
+    print(printable(f"dev of {options.data_name}, weights of step {state.best_step}:\n{report(metrics)}"))
 
 
 def read_run(run: Path) -> tuple[dict, Mapping[str, Task]]:
@@ -189,11 +200,12 @@ def read_run(run: Path) -> tuple[dict, Mapping[str, Task]]:
     path = run / "config.json"
     config = read_json(path)
     try:
-        tasks = {task["name"]: Task.from_json(task) for task in config["task_definitions"]}
-        config["heads"] = HeadsConfig(**{field.name: config[field.name] for field in fields(HeadsConfig)})
+        tasks = {task["name"]: read_task(task) for task in config["task_definitions"]}
+        config["heads"] = of_type(config, HeadsConfig)
         values = config["seed"], config["data_dir"], config["checkpoint"], config["machine"]["precision"]
-        if [*map(type, values)] != [int, str, str, str] or values[0] < 0 or values[-1] not in PRECISIONS:
-            raise ValueError(f"{values} as seed, data_dir, checkpoint and machine.precision")
+        if [*map(type, values)] != [int, str, str, str] or not 0 <= values[0] < LARGE or values[-1] not in PRECISIONS:
+            raise ValueError(f"{values!r:.300} as seed, data_dir, checkpoint and machine.precision")
+        of_type(config.setdefault("data", {}), dict[str, str])
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path}: expected all that a run writes; found {error!r}; copy it back") from None
     return config, tasks
@@ -234,6 +246,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.report and args.split == "test":
         raise UsageError("--report: expected --split dev or all; found test, whose labels are never read; take one")
+    with ExitStack() as locks:
+        home = args.run.resolve()
+        home = home.parent if home.name == "best" else home
+        if any((home / name).is_dir() for name in ("best", "checkpoints")) and os.access(home, os.W_OK):
+            locks.enter_context(lock(home))  # a run that trains there replaces its model
+        evaluate(args, home)
+
+
+def evaluate(args: Namespace, home: Path) -> None:
+    """home: of the run, whose model may lie in best/. Nobody else is in it."""
     model = load_model(args.run)
     config, tasks = read_run(args.run)
     known = {name: task for name, task in tasks.items() if name in model.tasks}
@@ -246,11 +268,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     data_dir = Path(args.data_dir or config["data_dir"] or find_data_dir(tasks)[0])
     wanted = ("dev", "test") if args.split == "all" else (args.split,)
     splits = read_splits(tasks, wanted, data_dir, config["seed"])
-    for line in [line for by_task in splits.values() for split in by_task.values() for line in split.warnings]:
+    warnings = [line for by_task in splits.values() for split in by_task.values() for line in split.warnings]
+    for split in splits.get("dev", {}).values():
+        if config.get("data", {split.title: split.contents}).get(split.title) != split.contents:
+            warnings.append(f"{split.path}: not the rows that the run chose its best model by")
+    for line in warnings:
         say(f"warning: {line}")
     device = resolve_device(args.device)
     amp = resolve_precision(args.amp or config["machine"]["precision"], device)
     out = args.predictions_dir or args.run / "predictions"
+    for folder in (out.resolve(), out.resolve().parent):
+        if folder != home and is_run(folder):
+            raise UsageError(f"--predictions_dir: {out} is of another run, {folder}; choose another folder")
+    check_own(out, READABLE)
+    if not args.predictions_dir:
+        check_own(args.run, out.name)
     check_space(out, 0, option="--predictions_dir")
     pages = [] if args.report else None
     metrics = predict_and_score(model.to(device), splits, amp, out, pages)
@@ -259,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folders = dict.fromkeys(split.path.parent for split in splits["dev"].values())
         places = [f"{'embedded synthetic sample in ' * (folder == SAMPLE_DIR)}{folder}" for folder in folders]
         step = f", weights of step {step}" if (step := step_of_best(model_folder(args.run))) is not None else ""
-        print("\n\n".join([f"dev of {', '.join(places)}{step}:\n{report(metrics)}", *(pages or ())]))
+        print(printable("\n\n".join([f"dev of {', '.join(places)}{step}:\n{report(metrics)}", *(pages or ())])))
 
 
 if __name__ == "__main__":

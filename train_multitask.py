@@ -11,9 +11,9 @@ log.jsonl, metrics.json, checkpoints/, best/ and predictions/.
 """
 
 import json
+import os
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -31,14 +31,13 @@ from optim.schedule import lr_factor
 from optim.surgery.gramian import cosines
 from optim.task_gradients import Conflict, clip_and_combine
 from runtime.errors import UsageError, run_cli, say
-from runtime.files import check_space, clean, discard, disk_errors, lock, move_aside, write_atomic
+from runtime.files import check_space, discard, disk_errors, lock, move_aside, remove, write_atomic
 from runtime.seeds import generator, seeded
 from training import checkpoint, guards
+from training.folder import is_run, marks, prediction_files, sweep
 from training.log import DISK, RunLog, header, progress, seconds_left, span
 from training.options import Options, parse
 from training.session import Session
-
-RUN_NAMES = ("best", "step-*", "config.json", "metrics.json", "log.jsonl", "*-output.csv")  # of temporary files, too
 
 
 def train(session: Session) -> None:
@@ -120,7 +119,7 @@ def evaluate(session: Session, log: RunLog) -> None:
     texts = [f"{name} {number:.3f}" if number is not None else f"{name} -    " for name, number in shown.items()]
     say(f"dev at {state.step:>{len(str(session.total_steps))}}  {'  '.join(texts)}{'  best' * best}")
     if best:
-        session.save_best(value)
+        session.save_best(value, state.step)
 
 
 def run_config(session: Session) -> dict:
@@ -128,7 +127,7 @@ def run_config(session: Session) -> dict:
     versions = {name: version(name) for name in ("torch", "numpy", "tokenizers")}
     return {
         **session.options.as_json(),
-        "data_dir": str(session.options.data_dir.resolve()),
+        **{name: str(getattr(session.options, name).resolve()) for name in ("data_dir", "predictions_dir")},
         "versions": {"python": platform.python_version(), **versions},
         "machine": {"device": str(session.device), "precision": session.amp, "threads": torch.get_num_threads()},
         "data": session.fingerprints(),
@@ -142,9 +141,10 @@ def resume(session: Session) -> None:
         return
     if choice == "auto":
         newest = checkpoint.load_latest(folder)
-        if newest is None and (out / "metrics.json").is_file():
-            advice = "take --overwrite or another --output_dir"
-            raise UsageError(f"--resume auto: {out} holds a finished run without a checkpoint; {advice}")
+        there = marks(out)
+        if newest is None and there and ("metrics.json" in there or not is_run(out)):
+            found = f"{out} holds a finished run without a checkpoint, or what is no run's ({', '.join(there)})"
+            raise UsageError(f"--resume auto: {found}; take --overwrite or another --output_dir")
         if newest is None:
             return say(f"--resume auto: no checkpoint in {folder}; starting from the beginning")
         session.restore(*newest)
@@ -162,15 +162,16 @@ def resume(session: Session) -> None:
 
 
 def dry_run(session: Session) -> None:
-    """Two steps, an evaluation and a checkpoint, read back, on the run's own disk; nothing of it is left."""
-    place, remaining = check_space(session.options.output_dir, 0), session.total_steps - session.state.step
-    with disk_errors(place), tempfile.TemporaryDirectory(prefix=".tmp-", dir=place) as folder:
-        session.out = Path(folder)
+    """Two steps, an evaluation and a checkpoint, read back, in the run's folder; nothing is left. Inside `lock`."""
+    remaining, out = session.total_steps - session.state.step, session.options.output_dir
+    session.out = place = out / f".tmp-dry-run.{os.getpid()}"
+    with disk_errors(out), ExitStack() as stack:
+        stack.callback(remove, place)
         session.last_step = min(session.total_steps, session.state.step + 2)
         train(session)
         if remaining:
-            session.out = session.options.output_dir  # where a resumed run's best/ lies
-            session.restore(*checkpoint.load_latest(Path(folder) / "checkpoints"))
+            session.out = out  # where a resumed run's best/ lies
+            session.restore(*checkpoint.load_latest(place / "checkpoints"))
             session.last_step = session.total_steps
             say(f"time: about {span(seconds_left(session))}, by two steps and an evaluation")
     say("dry run: data, options, a checkpoint and a step are in order; nothing was left")
@@ -190,18 +191,20 @@ def check_output_space(options: Options) -> None:
 def run_in_folder(options: Options, locks: ExitStack, make_session: Callable[[Options], Session]) -> None:
     """The run itself, alone in its folder."""
     out = options.output_dir
-    there = [name for name in ("config.json", "log.jsonl", "metrics.json", "best") if (out / name).exists()]
+    there = marks(out)
     holds_run = bool(there or checkpoint.saved(out / "checkpoints"))
     if holds_run and options.resume == "never" and not options.overwrite:
         raise UsageError(
             f"--output_dir: {out} holds a run; take --resume auto, --overwrite (which moves it) or another --output_dir"
         )
+    predictions = prediction_files(options)
     if options.resume == "never" or not (out / "metrics.json").is_file():  # a finished run is left alone
         check_output_space(options)
     say(f"loading the data and {options.checkpoint}")
     session = make_session(options)
     resume(session)
-    if session.last_good and session.finished and {"metrics.json", "best"} <= {*there}:
+    is_whole = {"metrics.json", "best"} <= {*there} and all(path.is_file() for path in predictions)
+    if session.last_good and session.finished and is_whole:
         return say(f"complete at step {session.state.step}: nothing to do in {out}")
     say(header(session))
     if options.dry_run:
@@ -209,8 +212,7 @@ def run_in_folder(options: Options, locks: ExitStack, make_session: Callable[[Op
     if holds_run and options.overwrite:  # only now, when everything that the new run starts from is there
         say(f"the run that was here is in {move_aside(out)}")
         locks.enter_context(lock(out))
-    for folder in (out, out / "checkpoints", options.predictions_dir):
-        clean(folder, *RUN_NAMES)
+    sweep(out)
     if options.resume not in ("auto", "never"):  # what lies after the checkpoint it names is of another branch
         for path in checkpoint.saved(out / "checkpoints"):  # the newest first
             if checkpoint.step_of(path) > session.state.step:
@@ -225,8 +227,7 @@ def run(options: Options, make_session: Callable[[Options], Session] = Session) 
     """What the options ask for, of a session that may be one of its own kind."""
     set_deterministic(options.deterministic)
     with ExitStack() as locks:
-        if options.output_dir.exists() or not options.dry_run:
-            locks.enter_context(lock(options.output_dir))
+        locks.enter_context(lock(options.output_dir))
         run_in_folder(options, locks, make_session)
 
 

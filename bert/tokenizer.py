@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bert.hub import resolve
 from runtime.errors import CheckpointError
-from runtime.files import read_json
+from runtime.files import read_json, read_plain
 
 Texts = str | Sequence[str]  # one or several
 Rows = list[list[int]]  # ids, not padded
@@ -169,12 +169,13 @@ class BertTokenizer:
 def read_folder(folder: Path) -> tuple[Tokenizer, int]:
     """A folder's tokenizer and its max_length. Raises CheckpointError where it is not BERT's kind."""
     path = folder / "tokenizer_config.json"
-    settings = read_json(path) if path.is_file() else {}
+    settings = read_json(path) if path.exists() else {}
     try:
-        if (folder / "tokenizer.json").is_file():
-            tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        if (folder / "tokenizer.json").exists():
+            tokenizer = Tokenizer.from_str(read_plain(folder / "tokenizer.json").decode())
         else:  # a token a line; not by splitlines(), which breaks at characters that are tokens
-            tokens = (folder / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+            text = read_plain(folder / "vocab.txt").decode().replace("\r\n", "\n")
+            tokens = text.removesuffix("\n").split("\n")
             vocab = {token: number for number, token in enumerate(tokens)}
             tokenizer = Tokenizer.from_str(BertWordPieceTokenizer(vocab).to_str())
         if settings.get("tokenizer_class") not in GENERIC_CLASSES:

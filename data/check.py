@@ -19,7 +19,7 @@ from data.reader import Split, folded, label_counts, overlap, read
 from data.task_file import load
 from data.tasks import TASKS, Task, choose_tasks, names
 from heads.kinds import KINDS
-from runtime.errors import DataError, run_cli
+from runtime.errors import DataError, printable, run_cli
 from runtime.settings import OptionParser, positive_int
 
 RARE = 10  # rows of a class in train: fewer are hardly enough to learn it
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folders = dict.fromkeys(str(task.folder or data_dir) for task in tasks)
     print(f"data: {', '.join(folders)}")
     for task in tasks:
-        print(f"{task.name}: {task.kind}, {' + '.join(task.texts)} -> {task.label}")
+        print(printable(f"{task.name}: {task.kind}, {' + '.join(task.texts)} -> {task.label}"))
         train = None
         for name in task.splits:
             try:
@@ -83,13 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 errors.append(f"{task.name}: {error}")
                 continue
             counts = label_counts(task, split.examples) if name != "test" else {}
-            print(f"  {name:5}{summary(split, counts, tokenizer, args.max_length)}")
+            print(printable(f"  {name:5}{summary(split, counts, tokenizer, args.max_length)}"))
             odd += [f"{task.name}: {finding}" for finding in what_is_odd(task, name, split, counts, train)]
             train = split if name == "train" else train
         print()
     for heading, lines in (("Training refuses this", dict.fromkeys(errors)), ("Look at this", odd)):
         if lines:
-            print(heading, *lines, sep="\n  ", end="\n\n")
+            print(printable("\n  ".join([heading, *lines])), end="\n\n")
     if not errors + odd:
         print("nothing is odd")
     return DataError.exit_code if errors else 0

@@ -9,16 +9,17 @@ Source: the course's public starter repository, gpoesia/minbert-default-final-pr
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 from pathlib import Path
 from urllib.request import urlopen
 
 from data import DEFAULT_DIR
 from runtime.errors import CheckpointError, UnavailableError, run_cli
-from runtime.files import disk_errors, write_atomic
+from runtime.files import disk_errors, read_plain, write_atomic
 from runtime.settings import OptionParser
 
 BASE_URL = "https://raw.githubusercontent.com/gpoesia/minbert-default-final-project/main/data/"
+MOST = 2**28  # bytes of a file
 BLOB_IDS = {
     "ids-cfimdb-dev.csv": "8a0f5dcf3d40189b96c801a12cd79bf8003e61de",
     "ids-cfimdb-test-student.csv": "1e789c709b3ca0511f027a309b6d8bd21cde41b2",
@@ -52,14 +53,17 @@ def main(argv: Sequence[str] | None = None, blob_ids: Mapping[str, str] = BLOB_I
     args = parser.parse_args(argv)
     with disk_errors(args.dest):
         args.dest.mkdir(parents=True, exist_ok=True)
-        there = {path.name: blob_id(path.read_bytes()) for path in args.dest.iterdir() if path.name in blob_ids}
+        paths = [path for path in args.dest.iterdir() if path.name in blob_ids and path.is_file()]
+        there = {path.name: blob_id(read_plain(path)) for path in paths if path.stat().st_size < MOST}
     lacking = [name for name in blob_ids if there.get(name) != blob_ids[name]]
     for done, name in enumerate(lacking):
         url = f"{args.base_url.rstrip('/')}/{name}"
         print(f"fetching {url}", file=sys.stderr)
         try:
             with urlopen(url, timeout=30) as response:  # seconds without a byte
-                content = response.read()
+                content = response.read(MOST)
+                if lacking_bytes := getattr(response, "length", 0):
+                    raise IncompleteRead(content, lacking_bytes)
         except (OSError, HTTPException, ValueError) as error:  # a body that ends early; an address that is none
             by_hand = f"{', '.join(lacking[done:])} by hand into {args.dest.resolve()}"
             raise UnavailableError(f"{url}: expected the file; found: {error}; try again, or fetch {by_hand}") from None

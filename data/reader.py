@@ -5,6 +5,7 @@ physical line, counted from 1, the one where the row starts. Texts stay as they 
 """
 
 import reprlib
+import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -39,11 +40,22 @@ class Split:
     fingerprint: str  # sha256 of the file
     examples: list[Example]  # in file order, at least one
     warnings: list[str]  # one line each, for people
+    title: str  # "dev of sst: ids-sst-dev.csv"
+
+    @property
+    def contents(self) -> str:
+        """Two splits with the same say the same."""
+        return f"{len(self.examples)} rows, sha256 {self.fingerprint}"
 
 
 def folded(example: Example) -> tuple[str, ...]:
     """The texts in lower case with single spaces: equal where two rows say the same."""
     return tuple(" ".join(text.lower().split()) for text in example.texts)
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing in it can be seen or read: spaces, control and format characters, accents without a letter."""
+    return not text or all(unicodedata.category(c)[0] in "CMZ" or c == "\ufffd" for c in text)
 
 
 def overlap(train: Split, dev: Split) -> int:
@@ -97,7 +109,7 @@ def read(task: Task, split: str, data_dir: str | Path = "", seed: int = 0) -> Sp
             warnings.append(f"{path}: no row has {task.label} {', '.join(absent)}: it cannot be learnt")
     if split == "dev" and (known := sum(example.label is not None for example in examples)) < FEW:
         warnings.append(f"{path}: few rows with a label for dev: {known}; the best model would be chosen by chance")
-    return Split(task.name, path, fingerprint, examples, warnings)
+    return Split(task.name, path, fingerprint, examples, warnings, f"{split} of {task.name}: {path.name}")
 
 
 def _example(task: Task, path: Path, number: int, line: int, cells: list) -> Example:
@@ -125,7 +137,7 @@ def _check_rows(task: Task, split: str, path: Path, examples: list[Example], fro
         found = f"{reprlib.repr(row_id)}, as in line {first[row_id]}"
         raise data_error(f"{path}:{line}", "each id once", found, "remove or rename one of the two")
     unlabelled = {e.line for e in examples if e.label is None and split != "test"}
-    empty = {e.line for e in examples if not all(map(str.strip, e.texts))} - unlabelled
+    empty = {e.line for e in examples if any(map(is_blank, e.texts))} - unlabelled
     if from_train and 100 * len(unlabelled) > MAX_UNLABELLED * len(examples):
         found = _rows(unlabelled, len(examples), f"no {task.label}")
         raise data_error(path, f"a label in all rows but {MAX_UNLABELLED} %", found, "complete them, or take them out")

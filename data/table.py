@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.errors import DataError, nearest
+from runtime.files import read_plain
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".jsonl": ""}  # of a user's files; the course's .csv have tabs
 
@@ -26,7 +27,7 @@ def read_table(path: Path, columns: Sequence[str | None], course: bool = False) 
     Raises: DataError.
     """
     try:
-        content = path.read_bytes()
+        content = read_plain(path)
     except OSError as error:
         near = nearest(path.name, {file.name for file in path.parent.glob("*")} - {path.name})
         fetch = "give --data_dir, or fetch the course files with: python -m data.download"
@@ -34,6 +35,8 @@ def read_table(path: Path, columns: Sequence[str | None], course: bool = False) 
         missing = "none" if path.parent.is_dir() else f"no folder {path.parent}"
         found = missing if isinstance(error, FileNotFoundError) else error.strerror
         raise data_error(path, "a file", f"{found}{near}", advice) from None
+    if not course and path.suffix not in DELIMITERS:
+        raise data_error(path, "a .csv, .tsv or .jsonl file", path.suffix or "no ending", "correct it")
     delimiter = "\t" if course else DELIMITERS[path.suffix]
     line, names, rows = _csv_rows(content, path, delimiter) if delimiter else _json_rows(content, path)
     if not rows:

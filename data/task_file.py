@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from data.table import DELIMITERS, data_error, read_table
-from data.tasks import SPLITS, TASKS, Task, number
+from data.tasks import NAME, SPLITS, TASKS, Task, number
 from runtime.errors import UsageError, check_name
+from runtime.files import read_plain
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -46,8 +47,8 @@ def load(path: Path, kinds: Mapping[str, Any]) -> dict[str, Task]:
     kinds: heads.kinds.KINDS. Raises UsageError for the file itself, DataError for the labels.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:  # a name that stands there twice is no TOML either
+        content = tomllib.loads(read_plain(path).decode("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:  # a name that stands there twice is no TOML either
         found = "no such file" if isinstance(error, FileNotFoundError) else error
         raise usage_error(path, "a task file in TOML, its texts in quotes", found) from None
     tables = content.get("tasks")
@@ -58,7 +59,7 @@ def load(path: Path, kinds: Mapping[str, Any]) -> dict[str, Task]:
 
 def _task(path: Path, name: str, table: dict[str, Any], kinds: Mapping[str, Any]) -> Task:
     place, folder = f"{path}: [tasks.{name}]", path.resolve().parent
-    if not re.fullmatch("[A-Za-z0-9_-]+", name) or name in TASKS:
+    if not NAME.fullmatch(name) or name in TASKS:
         raise usage_error(place, f"a name of letters, digits, _ and -, other than {', '.join(TASKS)}", repr(name))
     for key in [*table, *REQUIRED]:
         check_name(place, KEYS, key)

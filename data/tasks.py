@@ -5,14 +5,17 @@ is said in heads/kinds.py.
 """
 
 import argparse
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import check_name
+from runtime.settings import of_type
 
 SPLITS = ("train", "dev", "test")
+NAME = re.compile("[A-Za-z0-9_-]{1,99}")  # of a task: in options, metrics and file names
 ALL = ""  # in what `by_name` gives: the value of every task
 
 
@@ -29,7 +32,7 @@ class Course:
 class Task:
     """One task. A label is one of `classes`, several of them, or a number in `range`."""
 
-    name: str  # letters, digits, _ and -: in options, metrics and file names
+    name: str  # as NAME has it
     kind: str  # a name in heads.kinds.KINDS
     texts: tuple[str, ...]  # the column of the text, or the two columns of a pair
     label: str  # the column of the label
@@ -55,7 +58,7 @@ class Task:
     def path(self, split: str, data_dir: Path | str) -> Path:
         """The file that a split is read from: train's, where dev is a share of it."""
         file = self.files[split]
-        return Path(self.folder or data_dir) / (self.files["train"] if isinstance(file, float) else file)
+        return Path(self.folder or data_dir) / (self.files.get("train", "") if isinstance(file, float) else file)
 
     def metric_key(self, metric: str) -> str:
         """A metric's name in metrics.json: NAME_metric, or as the leaderboard calls it."""
@@ -93,10 +96,12 @@ class Task:
 
     @classmethod
     def from_json(cls, content: dict) -> "Task":
-        """What `to_json` wrote. Raises ValueError, TypeError or KeyError for anything else."""
-        values = {field.name: content[field.name] for field in fields(cls)}
-        values |= {name: tuple(values[name]) for name in ("texts", "classes", "range") if values[name] is not None}
-        return cls(**values | {"course": values["course"] and Course(**values["course"])})
+        """What `to_json` wrote. Raises ValueError or KeyError for anything else."""
+        task = of_type(content, cls)
+        shares = [split for split, file in task.files.items() if not isinstance(file, str)]
+        if not NAME.fullmatch(task.name) or len(task.texts) not in (1, 2) or shares not in ([], ["dev"]):
+            raise ValueError(f"{task.name!r:.99} with texts {task.texts!r:.99} and files {task.files!r:.300}")
+        return task
 
 
 def number(cell: object) -> float:

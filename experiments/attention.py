@@ -22,7 +22,7 @@ from bert.hub import resolve
 from experiments.pictures import new_figure, save
 from heads.files import model_folder
 from runtime.errors import UsageError, run_cli
-from runtime.settings import OptionParser, negative_int, non_negative_int
+from runtime.settings import OptionParser, file_name, negative_int, non_negative_int
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", default="minilm", help="a run, a folder or a Hub id (default: minilm)")
     parser.add_argument("--layer", type=negative_int, default=-1, help="-1 the last, -2 the one below (default: -1)")
     parser.add_argument("--head", type=non_negative_int, help="one of the layer's, from 0 (default: the mean of all)")
-    parser.add_argument("--output", type=Path, default=Path("attention.png"), help="the PNG (default: attention.png)")
+    parser.add_argument(
+        "--output", type=file_name, default=Path("attention.png"), help="the PNG (default: attention.png)"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     folder = model_folder(resolve(args.checkpoint))

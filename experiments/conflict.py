@@ -30,7 +30,7 @@ from heads.rows import step_batches
 from optim import TaskGradients
 from optim.surgery.gramian import cosines
 from runtime.errors import DataError, UsageError, run_cli
-from runtime.files import write_atomic
+from runtime.files import read_plain, write_atomic
 from runtime.seeds import generator, seeded
 from runtime.settings import OptionParser, positive_int
 from training.log import RunLog
@@ -66,9 +66,9 @@ class MeasuredSession(Session):
     def steps(self) -> Iterator[int]:
         """As ever. In the file, lines of steps that are taken again make way."""
         path = self.out / FILE
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= self.state.step]
-        with closing(RunLog(path, sum(map(len, kept)))) as log:
+        content, lines = (read_plain(path).split(b"\n"), read_lines(path)) if path.exists() else ((), ())
+        kept = [len(text) + 1 for text, line in zip(content, lines, strict=False) if line["step"] <= self.state.step]
+        with closing(RunLog(path, sum(kept))) as log:
             for step in super().steps():
                 if (step + 1) % self.every == 0:
                     log.write({"step": step + 1, **self.measure(step)})

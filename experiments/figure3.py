@@ -27,7 +27,7 @@ from experiments.pictures import new_figure, save
 from heads import MultitaskBert
 from runtime.errors import UsageError, run_cli
 from runtime.files import write_atomic
-from runtime.settings import OptionParser
+from runtime.settings import OptionParser, file_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = OptionParser(__doc__)
     parser.add_argument("run", type=Path, help="a run's folder, of train_multitask.py")
     parser.add_argument("--checkpoint", help="the untouched encoder (default: what the run started from)")
-    parser.add_argument("--output", type=Path, default=Path("figure3.png"), help="the PNG (default: figure3.png)")
+    parser.add_argument("--output", type=file_name, default=Path("figure3.png"), help="the PNG (default: figure3.png)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     if (numbers := args.output.with_suffix(".json")) == args.output:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runtime.errors import DataError, UsageError
-from runtime.files import write_atomic
+from runtime.files import read_plain, write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.gridspec import GridSpec
 
-COLUMNS = 4  # most panels in a row
+COLUMNS, MOST_ROWS = 4, 99  # most panels in a row, and rows: a PNG has 65,536 pixels at most
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -39,10 +39,12 @@ def new_figure(width: float, height: float) -> Figure:
 def new_panels(groups: Collection[Sequence], more: float) -> tuple[Figure, GridSpec, list[Sequence]]:
     """A figure, its grid of panels, and what stands in each row of it: a group, or COLUMNS of it at a time.
 
-    more: inches for what is around the panels.
+    more: inches for what is around the panels. Raises DataError for too many panels.
     """
     columns = min(COLUMNS, max(map(len, groups)))
     rows = [group[i : i + columns] for group in groups for i in range(0, len(group), columns)]
+    if len(rows) > MOST_ROWS:
+        raise DataError(f"pictures: expected {MOST_ROWS} rows of panels at most; found {len(rows)}; see the log")
     figure = new_figure(9, more + 1.8 * len(rows))
     return figure, figure.add_gridspec(len(rows), columns), rows
 
@@ -58,9 +60,10 @@ def read_lines(path: Path) -> list[dict]:
     """The lines of a run's JSON lines; one that it is just writing is left out. Raises DataError."""
     log, place = [], str(path)
     try:
-        for number, text in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+        for number, text in enumerate(read_plain(path).decode().split("\n")[:-1], start=1):
             place = f"{path}:{number}"
             log.append(json.loads(text))
+            json.dumps(log[-1], ensure_ascii=False).encode()  # "\ud800" is JSON, but no character
             if not is_line(log[-1]):
                 raise ValueError(reprlib.repr(text))
     except (OSError, ValueError, RecursionError) as error:
@@ -83,6 +86,8 @@ def is_line(line: object) -> bool:
     if {*map(type, parts)} != {dict} or type(line.get("step")) is not int:
         return False
     values = [line["step"], line.get("lr", 0), *(v for part in parts for v in part.values() if v is not None)]
+    if any(len(name) > 199 for part in parts for name in part):  # two tasks' names at most
+        return False
     finite = all(type(value) in (int, float) and abs(value) < 1e99 for value in values)  # beyond any float32; not NaN
     return finite and line["step"] > 0
 

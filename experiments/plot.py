@@ -29,7 +29,7 @@ from experiments.pictures import (
     series,
 )
 from runtime.errors import UsageError, run_cli
-from runtime.settings import OptionParser
+from runtime.settings import OptionParser, file_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -148,7 +148,7 @@ def picture(runs: Sequence[Run]) -> Figure:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = OptionParser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="run", help="a run's folder, of train_multitask.py")
-    parser.add_argument("--output", type=Path, default=Path("plot.png"), help="the PNG (default: plot.png)")
+    parser.add_argument("--output", type=file_name, default=Path("plot.png"), help="the PNG (default: plot.png)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     if len(args.runs) > COLORS:

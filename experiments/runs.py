@@ -30,7 +30,7 @@ from evaluate import predict_and_score
 from experiments.rows import DATA, TABLES, Row, Settings
 from heads import MultitaskBert
 from runtime.errors import UsageError, explain, say
-from runtime.files import read_json, remove, write_atomic
+from runtime.files import lock, read_json, remove, write_atomic
 from runtime.seeds import seeded
 from training.log import seconds_left, span
 from training.options import parse
@@ -144,7 +144,8 @@ def rehearse(words: Sequence[str]) -> tuple[int, float, float]:
 
     with redirect_stderr(io.StringIO()):
         session = Session(parse(words))
-        train_multitask.dry_run(session)
+        with lock(session.out):
+            train_multitask.dry_run(session)
     return session.total_steps, START + seconds_left(session), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 

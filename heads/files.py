@@ -5,7 +5,7 @@ heads.json holds the settings and the tasks, heads.safetensors the weights; the 
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 from torch import nn
@@ -16,6 +16,7 @@ from heads.config import HeadsConfig
 from heads.kinds import KINDS
 from runtime.errors import CheckpointError, UsageError
 from runtime.files import read_json
+from runtime.settings import of_type
 
 
 def save_model(model: nn.Module, folder: Path) -> None:
@@ -46,6 +47,19 @@ def model_folder(run: Path) -> Path:
     return run / "best" if (run / "best" / "heads.json").is_file() else run
 
 
+def read_task(content: dict) -> Task:
+    """A task as JSON holds it. Raises ValueError or KeyError for what is none, or fits no kind."""
+    task = Task.from_json(content)
+    if task.kind not in KINDS:
+        raise ValueError(f"kind {task.kind!r:.99}, not one of {', '.join(KINDS)}")
+    kind, count, (low, high) = KINDS[task.kind], len(task.classes), task.range or (0, 0)
+    fits = low < high and count == 0 if kind.labels == "number" else not task.range and count >= 2
+    fits = fits and (task.kind != "binary" or count == 2) and task.several == (kind.labels == "classes")
+    if not fits or task.metric not in ("", *kind.metrics):
+        raise ValueError(f"{task.kind} with {task!r:.300}")
+    return task
+
+
 def read_heads(folder: Path) -> tuple[HeadsConfig, list[Task]] | None:
     """heads.json of a folder; None where there is none: a plain BERT. Raises CheckpointError."""
     path = folder / "heads.json"
@@ -53,11 +67,8 @@ def read_heads(folder: Path) -> tuple[HeadsConfig, list[Task]] | None:
         return None
     content = read_json(path)
     try:
-        config = HeadsConfig(**{field.name: content[field.name] for field in fields(HeadsConfig)})
-        tasks = [Task.from_json(task) for task in content["tasks"]]
-        if unknown := [task.kind for task in tasks if task.kind not in KINDS]:
-            raise ValueError(f"kind {unknown[0]!r}, not one of {', '.join(KINDS)}")
-        return config, tasks
+        config = of_type(content, HeadsConfig)
+        return config, [read_task(task) for task in content["tasks"]]
     except (ValueError, KeyError, TypeError) as error:
         expected = f"{path}: expected the settings and tasks of a run's heads"
         raise CheckpointError(f"{expected}; found {error!r}; copy it anew, or take the version that wrote it") from None

@@ -58,6 +58,7 @@ class MultitaskBert(nn.Module):
         """
         keep_freed_memory()
         folder = files.model_folder(resolve(source))
+        identity = folder.stat().st_ino
         stored = files.read_heads(folder)
         if stored:
             stored_config, stored_tasks = stored
@@ -77,6 +78,8 @@ class MultitaskBert(nn.Module):
         model = cls(bert, tokenizer, tasks, config)
         if stored:
             files.load_heads(model, folder, stored_tasks)
+        if not folder.is_dir() or folder.stat().st_ino != identity:
+            raise CheckpointError(f"{folder}: replaced while it was read; try again")
         return model.eval()
 
     def save(self, folder: str | Path) -> None:

@@ -100,10 +100,16 @@ def stop_signals(
             signal.signal(number, handler)
 
 
+def printable(text: str) -> str:
+    """The text with repr's escapes for what does not show, or moves a terminal's cursor; new lines stay."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 def say(text: str, end: str = "\n", stream: TextIO | None = None, forgiven: type[OSError] = OSError) -> None:
     """A line on stderr, or `stream`. After an OSError, raised where it is not forgiven, nothing goes there any more."""
     stream = stream or sys.stderr
     try:
+        text = printable(text)
         print(CLEAR + fitted(text) if stream.isatty() else text, end=end, file=stream, flush=True)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # below Python, so that its flush at exit passes

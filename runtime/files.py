@@ -8,7 +8,9 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,9 +19,13 @@ from filelock import FileLock, Timeout
 
 from runtime.errors import CheckpointError, DiskError, UsageError
 
+MOST, MOST_TENSORS = 2**31, 2**36  # bytes of a file that is read: of any kind, of tensors
+
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Replace the file: after a crash, or the DiskError raised, it is the old one or the whole new one. Text: UTF-8."""
+    if not path.name or path.is_dir():
+        raise DiskError(f"{path}: expected a file's name; found a folder; choose another")
     with _exchange(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -40,6 +46,7 @@ def _exchange(final: Path) -> Iterator[Path]:
         final.parent.mkdir(parents=True, exist_ok=True)
         sync(final.parent.parent)
         try:
+            remove(temporary)  # where a failing disk let one stay
             yield temporary
             for path in (*temporary.rglob("*"), temporary):
                 sync(path)
@@ -58,10 +65,10 @@ def discard(folder: Path) -> None:
 
 
 def clean(folder: Path, *names: str) -> None:
-    """Remove what killed processes left of files and folders of these names, such as "step-*". Inside `lock`."""
-    for pattern in (f".{kind}-{name}.[0-9]*" for kind in ("tmp", "trash") for name in names):
-        for path in folder.glob(pattern):
-            remove(path)
+    """Remove what killed processes left of files and folders of these names (regular expressions). Inside `lock`."""
+    left = re.compile(rf"\.(tmp|trash)-({'|'.join(names)})\.\d+")
+    for path in [path for path in folder.glob(".*") if left.fullmatch(path.name)]:
+        remove(path)
 
 
 def move_aside(folder: Path) -> Path:
@@ -104,12 +111,27 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise DiskError(f"{path}: not written ({error.strerror}); free some space or choose another folder") from error
 
 
+def read_plain(path: Path, most: int = MOST) -> bytes:
+    """A file's bytes, as many as it has. Raises OSError, also for what is no plain file, where reading may never end,
+    for one of more than `most`, and for a path that no file can have."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > most:
+            large = f"{status.st_size:,} bytes, more than {most:,}" if stat.S_ISREG(status.st_mode) else "no plain file"
+            raise OSError(errno.EFBIG, large, str(path))
+        with open(path, "rb") as file:
+            return file.read(status.st_size)
+    except (ValueError, MemoryError) as error:
+        raise OSError(errno.EINVAL, f"{error!r:.99}", repr(path)) from None
+
+
 def read_json(path: Path) -> dict:
-    """The JSON object in a file. Raises CheckpointError."""
+    """The JSON object in a file. Raises CheckpointError, also for half a character in it, as "\\ud800"."""
     check_plain(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        content = json.loads(read_plain(path))
+        json.dumps(content, ensure_ascii=False).encode()
+    except (OSError, ValueError, RecursionError) as error:
         content = error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object; found {content!r:.200}; copy it anew or take another")
@@ -122,9 +144,17 @@ def check_plain(path: Path, links: bool = True) -> None:
         raise CheckpointError(f"{path}: expected a plain file; found none; copy it anew or take another")
 
 
+def check_own(folder: Path, *names: str) -> None:
+    """Raise UsageError for a name in the folder that is a link, a pipe or a device: it leads to what is another's."""
+    for path in map(folder.joinpath, names):
+        if path.is_symlink() or (path.exists() and not (path.is_file() or path.is_dir())):
+            advice = "take it away or choose another folder"
+            raise UsageError(f"{path}: expected a file or folder of the run's own; found a link or a pipe; {advice}")
+
+
 def sha256(path: Path) -> str:
     """Of the file's content, in hex digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_plain(path, MOST_TENSORS)).hexdigest()
 
 
 @contextmanager
@@ -137,6 +167,7 @@ def lock(folder: Path) -> Iterator[None]:
     made = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]  # from within
     with disk_errors(path):
         folder.mkdir(parents=True, exist_ok=True)
+        check_own(folder, holder.name, path.name)
         try:
             held = FileLock(path, timeout=0).acquire()
         except Timeout:

@@ -6,9 +6,14 @@ import math
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from contextlib import suppress
+from pathlib import Path
+from types import UnionType
+from typing import Any, NoReturn, get_args, get_origin
 
 from runtime.errors import UsageError, nearest
+
+LARGE = 10**18  # no whole number is as large, in an option or a file
 
 
 def setting(
@@ -66,6 +71,8 @@ class OptionParser(argparse.ArgumentParser):
                 if name not in self._option_string_actions:
                     self.no_such_option(given, name)
                 words[i] = name + equals + value
+                if (equals and not value) or "" in words[i + 1 : i + 2]:
+                    self.error(f"{given}: expected a value; found an empty one; give one or leave the option out")
         values, left = super().parse_known_args(words, namespace)
         if left:
             message, several = f"expected an option; found {left[0]!r}", words[: words.index(left[0]) + 1]
@@ -93,6 +100,13 @@ class OptionParser(argparse.ArgumentParser):
         raise UsageError(message.removeprefix("argument "))
 
 
+def file_name(text: str) -> Path:
+    """A type of option: a file to write."""
+    if not Path(text).name or Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"expected a file's name; found {text!r}")
+    return Path(text)
+
+
 def _number(kind: type, fits: Callable[[float], bool], expected: str) -> Callable[[str], Any]:
     """A type of option, whose message names the range."""
 
@@ -101,8 +115,10 @@ def _number(kind: type, fits: Callable[[float], bool], expected: str) -> Callabl
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not abs(value) < math.inf or not fits(value):
-            raise argparse.ArgumentTypeError(f"expected {expected}; found {text!r}")
+        too_large = kind is int and abs(value) >= LARGE
+        if not abs(value) < math.inf or not fits(value) or too_large:
+            digits = ", of 18 digits at most" * too_large
+            raise argparse.ArgumentTypeError(f"expected {expected}{digits}; found {text!r:.99}")
         return value
 
     return check
@@ -115,3 +131,29 @@ positive = _number(float, lambda x: x > 0, "a number above 0")
 non_negative = _number(float, lambda x: x >= 0, "a number, 0 or more")
 probability = _number(float, lambda x: 0 <= x <= 1, "a number in [0, 1]")
 rate = _number(float, lambda x: 0 <= x < 1, "a number in [0, 1)")
+
+
+def of_type(value: Any, kind: Any) -> Any:
+    """A value that JSON holds, as a dataclass's field of this type, or a dataclass, has it: tuples for lists.
+
+    Raises ValueError for another type and a number out of all reason, KeyError for a field that is missing.
+    """
+    args = get_args(kind)
+    if isinstance(kind, UnionType):
+        for each in args:
+            with suppress(ValueError):
+                return of_type(value, each)
+    elif dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return kind(**{field.name: of_type(value[field.name], field.type) for field in dataclasses.fields(kind)})
+    elif get_origin(kind) is tuple and isinstance(value, list):
+        kinds = args[:1] * len(value) if args[-1] is ... else args
+        if len(kinds) == len(value):
+            return tuple(map(of_type, value, kinds))
+    elif get_origin(kind) is dict and isinstance(value, dict):
+        return {key: of_type(each, args[1]) for key, each in value.items()}
+    elif kind in (int, float):
+        if type(value) in (int, kind) and abs(value) < LARGE:
+            return value
+    elif type(value) is kind:
+        return value
+    raise ValueError(f"expected {getattr(kind, '__name__', kind)}; found {value!r:.60}")

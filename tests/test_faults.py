@@ -63,6 +63,25 @@ ROWS = {
     48: "a task file with a wrong key, kind, name, file, column, class or range: exit 2 or 3 with the nearest name",
     49: "a label that its kind cannot take: exit 3 with file and line",
     50: "a saved model asked for a task that it lacks, or with one text for a pair: ValueError with its tasks",
+    # Nobody else's files, nothing bad in silence
+    52: "a lock that is a link, a pipe or somebody's file: never written through, --dry_run too",
+    53: "files whose names are like a run's temporary ones: stay; a run's own go once it is sure to run",
+    54: "best/, checkpoints/, predictions/ or a file of the run is a link: refused by name",
+    55: "a source inside what a run would replace or move: exit 2",
+    56: "--resume auto where config.json or others are no run's: exit 2",
+    57: "evaluate.py of a damaged config.json: exit 4; of other rows than the run's: warned of",
+    58: "evaluate.py beside a training run: exit 2 with its number; never half of one model, half of another",
+    59: "predictions of another run: exit 2 without --overwrite; lost or wanted elsewhere: made again",
+    60: "no step taken: exit 5; steps skipped: counted at the end",
+    61: "a text of nothing that can be seen: an empty sentence",
+    62: "best/ that cannot be written: its checkpoint is kept, and best/ made of it",
+    63: "absurd values in a model's files, a state or a log: exit 2 to 5, one line",
+    64: "a model of absurd size: refused at once",
+    65: "pipes, devices, files and downloads without an end: refused, not read",
+    66: "escape sequences in ids and names: shown as repr",
+    67: "an empty value of an option: exit 2",
+    68: "a wrong file behind a link in the model cache: the link is named, what is not the cache's stays",
+    69: "a killed evaluate.py: the next takes away what it left",
 }
 
 

@@ -23,7 +23,7 @@ from runtime import files
 from runtime.errors import CheckpointError, DiskError, UsageError
 from runtime.files import check_space, clean, lock, move_aside, new_folder, write_atomic
 
-NAMES = ("best", "step-*", "metrics.json", "*-output.csv")
+NAMES = ("best", r"step-\d+", r"metrics\.json", r"sst-dev-output\.csv")
 
 
 def fill(folder: Path, *names: str) -> None:
@@ -90,6 +90,7 @@ def test_a_disk_that_cannot_sync_is_written_all_the_same(tmp_path, monkeypatch):
 
 def test_clean_takes_only_what_is_ours(tmp_path):
     kept = {".tmp-notes.2024", ".trash-thesis.2023", ".hidden", "step-000003", "notes.tmp-best.2", ".tmp-my-best.3"}
+    kept |= {".tmp-best.2024-05", ".tmp-step-3a.1", ".tmp-my-output.csv.1"}
     ours = {".tmp-step-000005.71", ".trash-step-000002.71", ".tmp-metrics.json.3", ".tmp-sst-dev-output.csv.1"}
     fill(tmp_path, *(f"{name}/x" for name in kept | ours))
     (tmp_path / ".tmp-best.3").symlink_to(tmp_path / "step-000003")

@@ -110,7 +110,7 @@ def test_ranges(check, kind, fits, number):
         expected = kind(text)
     except ValueError:
         expected = None
-    if expected is not None and fits(expected):
+    if expected is not None and fits(expected) and (kind is float or abs(expected) < 10**18):
         value = check(text)
         assert value == expected and type(value) is kind
     else:

@@ -18,6 +18,7 @@ import pytest
 import tiny_run
 import torch
 from own_tasks import make_own_tasks
+from safetensors.torch import load_file
 from tiny import make_bert_folder, make_data_folder
 from tiny_run import accuracy_by, before_update, contents, leftovers, make_session, outcome, scripted, train
 
@@ -461,16 +462,19 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(home, tmp_path, capsy
 
 @pytest.mark.parametrize("removed", [True, False])
 def test_a_best_model_that_is_not_this_line_s_is_replaced(home, tmp_path, removed):
-    """best/ is of step 8, or gone; the run goes on from step 4, with another learning rate, and gets no better."""
+    """best/ is of step 8, or gone; the run goes on from step 4, with another learning rate, and gets no better: of the
+    steps that it has made the fourth is the best, whose checkpoint stays until best/ can be made of it."""
     options = ("--lr", 0.1, "--allow_change", "lr", "--resume", tmp_path / "checkpoints" / "step-000004")
     with accuracy_by("classes", scripted(0.5, 0.9, 0.1)):
         interrupted(home, tmp_path, "single", 9, "--save_every", 4)
         assert json.loads((tmp_path / "best" / "step.json").read_text()) == {"step": 8}
+        shutil.copytree(tmp_path / "checkpoints" / "step-000004", tmp_path / "4")
         if removed:
             shutil.rmtree(tmp_path / "best")
         assert train(home, tmp_path, *SETTINGS["single"], *options) == 0
-    assert json.loads((tmp_path / "metrics.json").read_text())["step"] == 8
-    assert outcome(tmp_path)["best"] != outcome(undisturbed(home, "single"))["best"]
+    assert json.loads((tmp_path / "metrics.json").read_text())["step"] == 4
+    best, kept = (load_file(tmp_path / name) for name in ("best/heads.safetensors", "4/heads.safetensors"))
+    assert best.keys() == kept.keys() and all(torch.equal(best[name], kept[name]) for name in best)
 
 
 HEAD = "heads.tasks.sst_head.f.4.bias"

@@ -137,7 +137,7 @@ def test_killed_inside_a_save(tmp_path, events):
     assert child.run(dies) == -signal.SIGKILL
     assert_is(tmp_path, 3 if events[-1] == "" or "rmtree" in events[0] else 2)
     left = set(os.listdir(tmp_path))
-    clean(tmp_path, "step-*")
+    clean(tmp_path, r"step-\d+")
     cleaned = set(os.listdir(tmp_path))
     assert cleaned == {name for name in left if name.startswith("step-")}
     assert (cleaned < left) == (events[-1] != "")

@@ -203,7 +203,7 @@ def test_a_second_process_and_results_of_other_options_are_refused(home, done, c
         (("--rows", "1,17"), f"--rows: expected some of {', '.join(map(str, range(1, 17)))}; found 17"),
         (("--preset", "lap"), "--preset: expected one of paper, laptop, smoke; found 'lap'; did you mean laptop?"),
         (("--seeds", "0,-1"), "--seeds: expected a whole number, 0 or more; found '-1'"),
-        (("--seeds", ""), "--seeds: expected a whole number, 0 or more; found ''"),
+        (("--seeds", ""), "--seeds: expected a value; found an empty one"),
     ],
 )
 def test_what_there_is_not(home, tmp_path, capsys, options, message):

@@ -97,4 +97,7 @@ def load(path: Path) -> tuple[Tensors, dict]:
 def _describe(path: Path) -> dict[str, int | str]:
     """What the manifest says of a file. Raises CheckpointError for what is none."""
     check_plain(path, links=False)
-    return {"size": path.stat().st_size, "sha256": sha256(path)}
+    try:
+        return {"size": path.stat().st_size, "sha256": sha256(path)}
+    except OSError as error:
+        raise CheckpointError(f"{path}: expected a file that can be read; found {error}; {ADVICE}") from None

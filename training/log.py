@@ -11,7 +11,7 @@ import torch
 from data.reader import Split, label_counts, overlap
 from data.tasks import Task
 from runtime.errors import say, show
-from runtime.files import disk_errors
+from runtime.files import check_own, disk_errors
 from training.session import Session
 
 # Bytes on disk for each weight, at most: two checkpoints and one that is being written, each the weight and AdamW's two
@@ -28,6 +28,7 @@ class RunLog:
     def __init__(self, path: Path, size: int = 0):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
+        check_own(path.parent, path.name)
         self._file = open(path, "ab", 1 << 20)  # noqa: SIM115 - closed by close()
         self._file.truncate(min(size, path.stat().st_size))
 

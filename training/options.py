@@ -216,11 +216,14 @@ def check_options(options: Options) -> None:
         raise UsageError(f"--surgery {options.surgery}: belongs to --strategy gs; found --strategy {strategy}")
     if options.surgery:
         check_name("--surgery", SURGERIES, options.surgery)
-    source, out = Path(options.checkpoint), options.output_dir
     if options.overwrite and options.resume != "never":
         raise UsageError(f"--overwrite: moves what --resume {options.resume} would go on from; take one of the two")
-    if options.overwrite and source.exists() and source.resolve().is_relative_to(out.resolve()):
-        raise UsageError(f"--overwrite: {source} lies in what it moves away; choose another --output_dir")
+    out = options.output_dir if options.overwrite else options.output_dir / "best"
+    sources = [Path(options.checkpoint), *([options.data_dir, options.task_file] if options.overwrite else [])]
+    for source in [source for source in sources if source and source.exists()]:
+        if source.resolve().is_relative_to(out.resolve()):
+            moves = "--overwrite: expected sources elsewhere than in what it moves away"
+            raise UsageError(f"{moves if options.overwrite else '--output_dir: expected'}; found {source}")
     keys = [task.metric_key(metric) for task in options.tasks for metric in KINDS[task.kind].metrics]
     keys += [f"{a}-{b}" for a, b in combinations(options.task_names, 2)]  # in the log
     if twice := [key for key in keys if keys.count(key) > 1]:

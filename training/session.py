@@ -25,6 +25,7 @@ from optim.weighing import Fixed
 from runtime.errors import CheckpointError, DataError, DivergedError, UsageError, say, stop_signals
 from runtime.files import new_folder, read_json
 from runtime.seeds import seeded
+from runtime.settings import of_type
 from training import checkpoint
 from training.options import Options
 
@@ -135,13 +136,27 @@ class Session:
         self.gradients.forget()
         self.previous.pending.clear()
 
-    def save_best(self, score: float | None) -> None:
-        """Write best/, in the layout of heads/files.py: the model is the best so far."""
-        with self.saving("best model"):
-            with new_folder(self.out / "best") as folder:
-                self.model.save(folder)
-                (folder / "step.json").write_text(f'{{"step": {self.state.step}}}\n', encoding="utf-8")
-            self.state.best_score, self.state.best_step = score, self.state.step
+    def save_best(self, score: float | None, step: int) -> None:
+        """Write best/, in the layout of heads/files.py: the model, of this step, is the best so far.
+
+        Where that fails the step's checkpoint stays, and best/ is made of it at the run's end.
+        """
+        self.state.best_score, self.state.best_step = score, step
+        with self.saving("best model"), new_folder(self.out / "best") as folder:
+            self.model.save(folder)
+            (folder / "step.json").write_text(f'{{"step": {step}}}\n', encoding="utf-8")
+
+    def complete_best(self) -> None:
+        """At the end: best/ of the best step's checkpoint where it could not be written, else of the last weights."""
+        score, step = None, self.state.step
+        with suppress(CheckpointError, UsageError):
+            tensors, _ = checkpoint.load(self.checkpoint_of(self.state.best_step))
+            self.model.load_state_dict(tensors["model"] | tensors["heads"])
+            score, step = self.state.best_score, self.state.best_step
+        self.save_best(score, step)
+
+    def checkpoint_of(self, step: int) -> Path:
+        return self.out / "checkpoints" / f"step-{step:06d}"
 
     def save_if_due(self, evaluated: bool) -> None:
         """Write a checkpoint after an evaluation, each --save_every steps, and where a signal asks the run to end."""
@@ -149,10 +164,13 @@ class Session:
         self.stopping = self.stop.number  # read once: a signal that comes after this line lets one more step be made
         if evaluated or self.stopping or self.is_due(self.options.save_every):
             # The one before stays, for a fault to fall back to: not the newest there, which may be a damaged one.
-            keep = self.damaged | ({self.last_good} - {None})
+            lacking = set() if self.best_stands else {self.state.best_step}
+            keep = self.damaged | lacking | ({self.last_good} - {None})
             with self.saving("checkpoint"):
                 checkpoint.save(self.out / "checkpoints", step, self.tensors(), self.numbers(), keep)
                 self.last_good = step
+            if step in lacking and self.last_good != step:  # neither stands: the next may be the best
+                self.state.best_score = None
 
     @contextmanager
     def saving(self, what: str) -> Iterator[None]:
@@ -195,11 +213,7 @@ class Session:
 
     def fingerprints(self) -> dict[str, str]:
         """Rows and sha256 of the train and dev files: what the weights and the choice of the best depend on."""
-        return {
-            f"{name} of {split.task}: {split.path.name}": f"{len(split.examples)} rows, sha256 {split.fingerprint}"
-            for name in ("train", "dev")
-            for split in self.splits[name].values()
-        }
+        return {split.title: split.contents for name in ("train", "dev") for split in self.splits[name].values()}
 
     def restore(self, path: Path, tensors: checkpoint.Tensors, numbers: dict) -> None:
         """Tensors and numbers of a checkpoint, bit for bit.
@@ -207,30 +221,50 @@ class Session:
         Raises: UsageError or DataError for another run's; CheckpointError where they do not fit; nothing is changed.
         """
         advice = "take the checkpoint of a run with these options, or the version that wrote it"
-        if numbers.keys() != self.numbers().keys():
+        if numbers.keys() != self.numbers().keys() or not all(isinstance(part, dict) for part in numbers.values()):
             raise CheckpointError(f"{path}: expected {', '.join(self.numbers())}; found {', '.join(numbers)}; {advice}")
         self.check_same(numbers)
         moments = defaultdict(dict)
         try:
-            progress, weights = State(**numbers["progress"]), tensors["model"] | tensors["heads"]
+            progress = of_type(vars(State(**numbers["progress"])), State)
+            weights, vectors = tensors["model"] | tensors["heads"], tensors["triplets"]
+            fits = [min(n for n in vars(progress).values() if type(n) is int) >= 0]
+            fits += [1 <= progress.parts <= 2 * max(self.options.batch_size.values())]
+            fits += [len(x) and x.shape[1:] == (self.model.bert.config.hidden_size,) for x in vectors.values()]
+            if not all(fits):
+                raise ValueError(f"{progress!r:.300}")
             for name, value in tensors["optimizer"].items():
                 weight, kind = name.split(":")
                 moments[self.trained.index(weight)][kind] = value
             moments = {index: unpacked(state) for index, state in moments.items()}
-        except (KeyError, TypeError, ValueError) as error:
+            if any(type(state["step"]) is not int or state["step"] < 1 for state in moments.values()):
+                raise ValueError("steps of AdamW")
+            check_fit(self.model.state_dict(), weights, path, advice=advice)
+            parameters = dict(self.model.named_parameters())
+            for index, state in moments.items():
+                expected = dict.fromkeys(("exp_avg", "exp_avg_sq"), parameters[self.trained[index]])
+                check_fit(expected, {name: state[name] for name in expected}, path, advice=advice)
+            for part, saved in ((self.surgery, "surgery"), (self.weigh, "weighing"), (self.scaler, "scaler")):
+                if part and numbers[saved]:
+                    part.load_state_dict(numbers[saved])
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            if isinstance(error, CheckpointError):
+                raise
             raise CheckpointError(f"{path}: a state that does not fit this run ({error!r}); {advice}") from None
-        check_fit(self.model.state_dict(), weights, path, advice=advice)
         self.model.load_state_dict(weights)
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
-        self.previous.vectors = {name: value.to(self.device) for name, value in tensors["triplets"].items()}
-        for part, saved in ((self.surgery, "surgery"), (self.weigh, "weighing"), (self.scaler, "scaler")):
-            if part and numbers[saved]:
-                part.load_state_dict(numbers[saved])
-        if progress.best_step and step_of_best(self.out / "best") != progress.best_step:  # gone, or of a later step
+        self.previous.vectors = {name: value.to(self.device) for name, value in vectors.items()}
+        self.state, self.last_good = progress, progress.step
+        there = self.best_stands or self.checkpoint_of(progress.best_step).is_dir()
+        if progress.best_step and not there:  # gone, or of a later step
             progress.best_score = None
             best, step = self.out / "best", progress.best_step
             say(f"{best}: not of step {step}; the next evaluation, or the end of the run, makes it anew")
-        self.state, self.last_good = progress, progress.step
+
+    @property
+    def best_stands(self) -> bool:
+        """Whether best/ is of the best step, as far as it says."""
+        return step_of_best(self.out / "best") == self.state.best_step
 
     def check_same(self, stored: dict) -> None:
         """Raise where the run was started with other options or other data."""
@@ -241,7 +275,8 @@ class Session:
             differences = "; ".join(f"--{name} was {said(before.get(name))}, is {said(now[name])}" for name in changed)
             advice = f"take those, or --allow_change {','.join(changed)}"
             raise UsageError(f"--resume: the run was started with other options: {differences}; {advice}")
-        other = sorted(name for name, _ in stored["data"].items() ^ mine["data"].items())
+        old, new = stored["data"], mine["data"]
+        other = sorted(name for name in {**old, **new} if old.get(name) != new.get(name))
         if other and "data_dir" not in allowed:
             advice = "bring those back, or --allow_change data_dir"
             raise DataError(f"--resume: {', '.join(other)}: not the files that the run was started with; {advice}")

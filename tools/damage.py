@@ -1,0 +1,70 @@
+"""For tools/abuse.py: what each try begins with, and what may happen to a file in it."""
+
+import json
+import os
+import random
+import re
+import shutil
+import struct
+from pathlib import Path
+
+from tools.soak import make_bert_folder, make_data_folder, train
+from training.checkpoint import _describe
+
+THEIRS = "theirs/notes.txt theirs/best/mine theirs/.tmp-notes.2024 new/mine.txt new/.lock run/.tmp-best.x run/notes.txt"
+THEIRS += " run/checkpoints/mine run/predictions/mine.csv"
+TOML = '[tasks.mine]\ntexts = ["sentence"]\nlabel = "sentiment"\ntrain = "data/mine.tsv"\ndev = 0.3\nid = "id"\n'
+ABSURD = json.loads(r"""[-99, -1, 0, 1, 1.5, 1e300, 1e-300, 4e18, NaN, Infinity, true, null, [], {}, [[1]],
+    "", " ", "x", "../../up", "1_0", "nan", "mean", "\u001b]0;x\u0007", "\u202e\u200b", "\ud800", "\u0000"]""")
+ABSURD += [10**400, -(10**400), "a" * 5000]
+DAMAGES = "json json json json word bytes cut deep link loose zero pipe folder huge"
+
+
+def make_home(home: Path) -> None:
+    """What each try gets a copy of: a model, data, a task of one's own, two finished runs, somebody's files."""
+    make_bert_folder(home / "bert")
+    shutil.copy(make_data_folder(home / "data") / "ids-sst-train.csv", home / "data" / "mine.tsv")
+    (home / "own.toml").write_text(TOML)
+    assert all(train(home, home / name, "--max_steps", 2, "--eval_every", 1) == 0 for name in ("run", "other"))
+    for path in map(home.joinpath, THEIRS.split()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    (home / "link").symlink_to("theirs")
+
+
+def damage_json(content: object, draw: random.Random) -> object:
+    """With one value in it, at any depth, absurd or taken out."""
+    if not isinstance(content, dict | list) or not content or draw.random() < 0.2:
+        return draw.choice(ABSURD)
+    key = draw.choice([*content]) if isinstance(content, dict) else draw.randrange(len(content))
+    content[key] = damage_json(content[key], draw)
+    if draw.random() < 0.1:
+        del content[key]
+    return content
+
+
+def damage(path: Path, draw: random.Random) -> str:
+    """Something happens to a plain file. Returns what."""
+    kind, content, manifest = draw.choice(DAMAGES.split()), path.read_bytes(), path.with_name("MANIFEST.json")
+    at, words = draw.randrange(len(content) + 1), re.split(rb"([\s,=]+)", content)
+    words[draw.randrange(len(words))] = str(draw.choice(ABSURD)).encode(errors="surrogatepass")
+    made = {"bytes": content[:at] + draw.randbytes(3) + content[at + 2 :], "cut": content[:at], "deep": b"[" * 10**5}
+    if kind == "json" and ".json" in path.suffix + ".json" * (path.suffix == ".safetensors") and content:
+        start = 8 if path.suffix == ".safetensors" else 0
+        end = start + struct.unpack("<Q", content[:8])[0] if start else content.find(b"\n{") + 1 or len(content)
+        header = json.dumps(damage_json(json.loads(content[start:end]), draw)).encode()  # or a log's first line
+        made[kind] = (struct.pack("<Q", len(header)) if start else b"") + header + b"\n" * (not start) + content[end:]
+    path.unlink()
+    links = {"link": Path.cwd() / "theirs/notes.txt", "loose": Path.cwd() / "x", "zero": "/dev/zero"}
+    if kind in links:
+        path.symlink_to(links[kind])
+    elif kind in ("pipe", "folder"):
+        os.mkfifo(path) if kind == "pipe" else path.mkdir()
+    else:
+        path.write_bytes(made.get(kind, b"".join(words)))
+        os.truncate(path, 2**42 if kind == "huge" else path.stat().st_size)
+        if manifest.is_file() and path != manifest and kind != "huge":  # signed, as by one who means it
+            whole = json.loads(manifest.read_text())
+            whole["files"][path.name] = _describe(path)
+            manifest.write_text(json.dumps(whole))
+    return f"{kind} of {path}"

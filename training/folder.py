@@ -1,0 +1,48 @@
+"""A run's folder: what is in it, whose that is, and what of it may be written."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from data.tasks import Task
+from runtime.errors import CheckpointError, UsageError
+from runtime.files import check_own, clean, read_json
+from training.options import Options
+
+READABLE = "readable"  # the folder of mistakes, beside the prediction files
+MARKS = ("config.json", "log.jsonl", "metrics.json", "best")  # any of them: a folder in use
+
+
+def is_run(folder: Path) -> bool:
+    """Whether its config.json is a run's: a plain model's folder has one too."""
+    with suppress(CheckpointError):
+        return "task_definitions" in read_json(folder / "config.json")
+    return False
+
+
+def marks(out: Path) -> list[str]:
+    """Which of MARKS are there. Raises UsageError where something in the folder leads elsewhere."""
+    check_own(out, *MARKS, "checkpoints", "predictions", f"predictions/{READABLE}")
+    return [name for name in MARKS if (out / name).exists()]
+
+
+def sweep(out: Path) -> None:
+    """Take away what killed processes left, but for prediction files, which do so when they are written."""
+    clean(out, "best", "dry-run", r"(config|metrics)\.json")
+    clean(out / "checkpoints", r"step-\d+")
+
+
+def prediction_file(folder: Path, task: Task, split: str) -> Path:
+    return folder / f"{task.name}-{split}-output.csv"
+
+
+def prediction_files(options: Options) -> list[Path]:
+    """That a run will write. Raises UsageError where there are some of another run."""
+    out, folder, is_own = options.output_dir, options.predictions_dir.resolve(), options.overwrite
+    splits = {"dev"} if options.no_test else {"dev", "test"}
+    files = [prediction_file(folder, task, name) for task in options.tasks for name in task.splits if name in splits]
+    if options.resume != "never":
+        stored = read_json(out / "config.json").get("predictions_dir") if is_run(out) else None
+        is_own = folder.is_relative_to(out.resolve()) or stored == str(folder)
+    if not is_own and (there := [str(path) for path in files if path.exists()]):
+        raise UsageError(f"--predictions_dir: {there[0]} is of another run; take --overwrite or another folder")
+    return files
