@@ -37,7 +37,7 @@ from runtime.files import check_space, clean, read_json, write_atomic
 from runtime.seeds import seeded
 from runtime.settings import OptionParser
 from training.checkpoint import load_latest
-from training.session import Session
+from training.session import Session, step_of_best
 
 Splits = Mapping[str, Mapping[str, Split]]  # by name ("dev", "test"; what else there is is passed over) and task
 NOTES = {"_em": "share that agrees, rounded to integers", "overall_2024": "average with (r + 1) / 2 for Pearson's r"}
@@ -208,7 +208,7 @@ def load_model(run: Path) -> MultitaskBert:
     if (folder / "heads.json").is_file():
         return MultitaskBert.from_pretrained(folder)
     if not (newest := load_latest(run / "checkpoints")):
-        advice = "wait for its first checkpoint, go on with --resume auto, or give another folder"
+        advice = "wait for its first checkpoint, or go on with --resume auto" if run.is_dir() else "check the path"
         found = "none yet" if run.is_dir() else "no such folder"
         raise UsageError(f"{run}: expected best/heads.json or a checkpoint in it; found {found}; {advice}")
     (path, tensors, _), (config, tasks) = newest, read_run(run)
@@ -237,6 +237,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = load_model(args.run)
     config, tasks = read_run(args.run)
     known = {name: task for name, task in tasks.items() if name in model.tasks}
+    if without := [name for name in model.tasks if name not in known]:
+        say(f"left out: {', '.join(without)}; to have them too, give the run's folder, which says where their data are")
     if not known:
         there = ", ".join(model.tasks)
         raise UsageError(f"{args.run}: does not say where the data of {there} are; give the run's folder")
@@ -256,7 +258,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if metrics:
         folders = dict.fromkeys(split.path.parent for split in splits["dev"].values())
         places = [f"{'embedded synthetic sample in ' * (folder == SAMPLE_DIR)}{folder}" for folder in folders]
-        print("\n\n".join([f"dev of {', '.join(places)}\n{report(metrics)}", *(pages or ())]))
+        step = f", weights of step {step}" if (step := step_of_best(model_folder(args.run))) is not None else ""
+        print("\n\n".join([f"dev of {', '.join(places)}{step}:\n{report(metrics)}", *(pages or ())]))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from importlib.metadata import version
 from itertools import combinations
@@ -29,7 +30,7 @@ from evaluate import finish, predict_and_score, score, undefined
 from optim.schedule import lr_factor
 from optim.surgery.gramian import cosines
 from optim.task_gradients import Conflict, clip_and_combine
-from runtime.errors import UsageError, fitted, run_cli, say
+from runtime.errors import UsageError, run_cli, say
 from runtime.files import check_space, clean, discard, disk_errors, lock, move_aside, write_atomic
 from runtime.seeds import generator, seeded
 from training import checkpoint, guards
@@ -53,14 +54,14 @@ def train(session: Session) -> None:
                     losses = dict.fromkeys(session.rows, 0.0)
                     negatives = generator(options.seed, "negatives", step)
                     for micro, (batches, shares) in enumerate(session.micro_batches(step)):
-                        rows = gradients.sizes({name: batch.tokens.attention_mask for name, batch in batches.items()})
+                        rows = gradients.sizes(model.row_counts(batches))  # of each task, in each layer
                         with seeded(options.seed, "dropout", step, micro), gradients.by_rows(model, *rows):
                             with autocast(session.device, session.amp):
                                 of_batch = model.losses(batches, options.losses, session.previous, negatives)
-                            for name, value in guards.finite_losses(of_batch, batches, step).items():
-                                losses[name] += value * shares[name]
                             weighed = session.weigh({name: loss * shares[name] for name, loss in of_batch.items()})
                             scaler.scale(sum(weighed.values())).backward()  # splits the shared gradients by task
+                        for name, value in guards.finite_losses(of_batch, batches, step).items():
+                            losses[name] += value * shares[name]
             session.previous.end_step()
             max_norm = options.max_grad_norm * scaler.get_scale()
             draws = generator(options.seed, "surgery", step)
@@ -115,7 +116,7 @@ def evaluate(session: Session, log: RunLog) -> None:
     best = value is not None and (state.best_score is None or value > state.best_score)
     state.evaluations_since_best = 0 if best else state.evaluations_since_best + 1
     shown = {name: metrics[name] for name in (task.metric_key(task.metric) for task in options.tasks)}
-    shown |= {"mean": value} if len(shown) > 1 else {}
+    shown |= {"average": value} if len(shown) > 1 else {}
     texts = [f"{name} {number:.3f}" if number is not None else f"{name} -    " for name, number in shown.items()]
     say(f"dev at {state.step:>{len(str(session.total_steps))}}  {'  '.join(texts)}{'  best' * best}")
     if best:
@@ -155,7 +156,9 @@ def resume(session: Session) -> None:
             expected = f"--resume: expected auto, never or a checkpoint in {folder}"
             raise UsageError(f"{expected}; found {path}; to start from another run take --init_from")
         session.restore(path, *checkpoint.load(path))
-    say(f"resumed at step {session.state.step} of {session.total_steps}")
+    step, best = session.state.best_step, session.state.best_score
+    so_far = "" if best is None else f"; the best so far: {best:.3f} on dev, at step {step}"
+    say(f"resumed at step {session.state.step} of {session.total_steps}{so_far}")
 
 
 def dry_run(session: Session) -> None:
@@ -166,7 +169,8 @@ def dry_run(session: Session) -> None:
         session.last_step = min(session.total_steps, session.state.step + 2)
         train(session)
         if remaining:
-            session.restore(*checkpoint.load_latest(session.out / "checkpoints"))
+            session.out = session.options.output_dir  # where a resumed run's best/ lies
+            session.restore(*checkpoint.load_latest(Path(folder) / "checkpoints"))
             session.last_step = session.total_steps
             say(f"time: about {span(seconds_left(session))}, by two steps and an evaluation")
     say("dry run: data, options, a checkpoint and a step are in order; nothing was left")
@@ -183,7 +187,7 @@ def check_output_space(options: Options) -> None:
     check_space(options.predictions_dir, 0, option="--predictions_dir")
 
 
-def run_in_folder(options: Options, locks: ExitStack) -> None:
+def run_in_folder(options: Options, locks: ExitStack, make_session: Callable[[Options], Session]) -> None:
     """The run itself, alone in its folder."""
     out = options.output_dir
     there = [name for name in ("config.json", "log.jsonl", "metrics.json", "best") if (out / name).exists()]
@@ -195,11 +199,11 @@ def run_in_folder(options: Options, locks: ExitStack) -> None:
     if options.resume == "never" or not (out / "metrics.json").is_file():  # a finished run is left alone
         check_output_space(options)
     say(f"loading the data and {options.checkpoint}")
-    session = Session(options)
+    session = make_session(options)
     resume(session)
     if session.last_good and session.finished and {"metrics.json", "best"} <= {*there}:
         return say(f"complete at step {session.state.step}: nothing to do in {out}")
-    say(fitted(header(session)))
+    say(header(session))
     if options.dry_run:
         return dry_run(session)
     if holds_run and options.overwrite:  # only now, when everything that the new run starts from is there
@@ -217,13 +221,17 @@ def run_in_folder(options: Options, locks: ExitStack) -> None:
     finish(session)
 
 
-def main(argv: list[str] | None = None) -> None:
-    options = parse(argv, __doc__)
+def run(options: Options, make_session: Callable[[Options], Session] = Session) -> None:
+    """What the options ask for, of a session that may be one of its own kind."""
     set_deterministic(options.deterministic)
     with ExitStack() as locks:
         if options.output_dir.exists() or not options.dry_run:
             locks.enter_context(lock(options.output_dir))
-        run_in_folder(options, locks)
+        run_in_folder(options, locks, make_session)
+
+
+def main(argv: list[str] | None = None) -> None:
+    run(parse(argv, __doc__))
 
 
 if __name__ == "__main__":

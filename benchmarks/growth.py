@@ -38,9 +38,9 @@ class Synthetic:
         self.amp = resolve_precision("auto", self.device)
         self.bert = BertModel.from_pretrained(checkpoint).to(device).train()
         words = self.bert.embeddings.word
-        words.sparse = True
+        words.sparse = device == "cpu"
         shared = list(self.bert.parameters()) if surgery else []
-        self.gradients = TaskGradients(self.tasks, shared, sparse=[words.weight])
+        self.gradients = TaskGradients(self.tasks, shared, sparse=[words.weight] * words.sparse)
         draw = torch.Generator().manual_seed(0)
         ids = torch.randint(1000, 30000, (SENTENCES, TOKENS), generator=draw)
         self.batch = Batch(input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=ids * 0).to(device)

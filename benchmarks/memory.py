@@ -21,7 +21,7 @@ from bert import BertConfig, BertModel
 from bert.tokenizer import Batch
 from heads import MultitaskBert
 from heads.losses import LossSettings, PreviousStep
-from heads.rows import TaskBatch
+from heads.rows import TaskBatch, on_device
 from optim import AdamW, TaskGradients
 from optim.surgery import SURGERIES
 from optim.task_gradients import clip_and_combine
@@ -40,13 +40,15 @@ def measure(strategy: str, rows: int, device: str) -> int:
     with torch.device(device):
         model = MultitaskBert(BertModel(BertConfig()), tokenizer=None).train()
     words = model.bert.embeddings.word
-    words.sparse = True
+    words.sparse = device == "cpu"
     surgery = SURGERIES["pcgrad"]() if strategy == "gs" else None
-    gradients = TaskGradients(list(model.tasks), model.shared_parameters() if surgery else [], sparse=[words.weight])
+    gradients = TaskGradients(
+        list(model.tasks), model.shared_parameters() if surgery else [], sparse=[words.weight] * words.sparse
+    )
     optimizer, previous, draw = AdamW(model.parameters()), PreviousStep(), torch.Generator().manual_seed(0)
     for _ in range(3):
         batches = random_batches(model, rows, draw, device)
-        with gradients.by_rows(model, *gradients.sizes({name: b.tokens.attention_mask for name, b in batches.items()})):
+        with gradients.by_rows(model, *gradients.sizes(model.row_counts(batches))):
             sum(model.losses(batches, LossSettings(), previous, draw).values()).backward()
         clip_and_combine(gradients, surgery, model.parameters(), math.inf, draw)
         previous.end_step()
@@ -66,8 +68,8 @@ def random_batches(model: MultitaskBert, rows: int, draw: torch.Generator, devic
         ids = torch.randint(1000, 30000, (rows * len(task.texts), TOKENS), generator=draw)
         tokens = Batch(input_ids=ids, attention_mask=torch.ones_like(ids, dtype=torch.bool), token_type_ids=ids * 0)
         labels = torch.randint(0, 2, (rows,), generator=draw)
-        batches[name] = TaskBatch(tokens, labels, []).to(device)
-    return batches
+        batches[name] = TaskBatch(tokens, labels, [])
+    return on_device(batches, torch.device(device))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 import train_multitask
 from benchmarks.common import Products, Report, add_timing, encoder_flops, in_turn, parser, quotient, transformers_model
 from bert.precision import DTYPES, autocast, resolve_precision
-from heads.rows import TaskBatch
+from heads.rows import TaskBatch, on_device
 from optim import TaskGradients
 from optim.task_gradients import clip_and_combine
 from runtime.seeds import generator
@@ -108,8 +108,8 @@ def shuffled(session: Session) -> list[dict[str, TaskBatch]]:
         numbers = [row for step in range(STEPS) for row in rows.stream[step]]
         draw.shuffle(numbers)
         for step, batch in enumerate(batches):
-            batch[task] = rows.batch(numbers[step::STEPS]).to(session.device)
-    return batches
+            batch[task] = rows.batch(numbers[step::STEPS])
+    return [on_device(batch, session.device) for batch in batches]
 
 
 def lengths(session: Session) -> list[int]:
@@ -126,7 +126,7 @@ def gradient(session: Session, dtype: torch.dtype = torch.float32) -> Tensor:
     model, gradients = session.model.eval().to(dtype), session.gradients
     gradients = TaskGradients(gradients.tasks, gradients.shared, sparse=gradients.sparse)
     ((batches, _),) = session.micro_batches(0)
-    with gradients.by_rows(model, *gradients.sizes({name: b.tokens.attention_mask for name, b in batches.items()})):
+    with gradients.by_rows(model, *gradients.sizes(model.row_counts(batches))):
         with autocast(session.device, session.amp):
             losses = model.losses(batches, session.options.losses, session.previous, torch.Generator())
         session.scaler.scale(sum(losses.values())).backward()

@@ -17,45 +17,53 @@ from bert.model import BertModel, Layer, SelfAttention
 from bert.tokenizer import Batch
 
 
+def tokens_computed(batch: Batch) -> int:
+    """How many of a batch's B T tokens the layers compute: a CPU the real ones, a GPU all."""
+    return batch.real if batch["input_ids"].is_cpu else batch["input_ids"].numel()
+
+
 class Packing:
-    """The real tokens of padded batches (B_1, T_1), (B_2, T_2), ..., one after another: N tokens in all.
+    """The tokens of padded batches (B_1, T_1), (B_2, T_2), ..., one after another: N in all, real ones on a CPU.
 
     What a layer computes token by token it computes on (N, D), for all batches at once and not for padding. Tokens meet
-    in attention alone, so only there is each batch padded again.
+    in attention alone, so only there is each batch padded again. (A GPU computes padding, too: what it would save is
+    less than what it costs to pack.)
     """
 
     def __init__(self, batches: Sequence[Batch]):
-        self.places = [batch.places for batch in batches]  # of the real tokens in (B T,), each
         self.shapes = [batch["attention_mask"].shape for batch in batches]
-        masks = [batch["attention_mask"].bool() for batch in batches]  # (B, T) each, None where there is no padding
-        self.masks = [None if len(p) == mask.numel() else mask for p, mask in zip(self.places, masks, strict=True)]
+        padded = [batch.real < shape.numel() for batch, shape in zip(batches, self.shapes, strict=True)]
+        both = [*zip(batches, padded, strict=True)]
+        self.masks = [batch["attention_mask"].bool() if gaps else None for batch, gaps in both]  # (B, T) each
+        cpu = batches[0]["input_ids"].is_cpu
+        # Of the tokens that are computed, in (B T,), each; None where they are all
+        self.places = [batch.places if gaps and cpu else None for batch, gaps in both]
+        self.sizes = [tokens_computed(batch) for batch in batches]
 
     def pack(self, padded: Sequence[Tensor]) -> Tensor:
         """(B, T) or (B, T, D) each -> (N,) or (N, D)"""
-        flat = [x.flatten(0, 1) for x in padded]
-        parts = zip(flat, self.places, self.masks, strict=True)
-        packed = [x if mask is None else x.index_select(0, places) for x, places, mask in parts]
+        flat = zip((x.flatten(0, 1) for x in padded), self.places, strict=True)
+        packed = [x if places is None else x.index_select(0, places) for x, places in flat]
         return torch.cat(packed) if len(packed) > 1 else packed[0]
 
     def pad(self, x: Tensor) -> list[Tensor]:
-        """(N, D) -> (B, T, D) each, zeros for padding"""
+        """(N, D) -> (B, T, D) each; on a CPU zeros for padding"""
         padded = []
-        parts = x.split([len(places) for places in self.places])
-        for part, places, shape, mask in zip(parts, self.places, self.shapes, self.masks, strict=True):
-            if mask is not None:
+        for part, places, shape in zip(x.split(self.sizes), self.places, self.shapes, strict=True):
+            if places is not None:
                 part = part.new_zeros(shape.numel(), part.shape[1]).index_copy(0, places, part)  # (B T, D)
             padded.append(part.view(*shape, -1))  # (B, T, D)
         return padded
 
 
 def dropout(x: Tensor, layer: nn.Dropout) -> Tensor:
-    """What `layer` does, several times faster on a CPU: 16 random bits an element instead of a float.
+    """What `layer` does, on a CPU several times faster: 16 random bits an element instead of a float.
 
     So the rate is rounded to a multiple of 2^-16, below 1 (and the division uses the rounded one, which keeps the
     expectation exact, in bfloat16 as far as 1 / (1 - p) fits it).
     """
-    if not layer.training or layer.p == 0:
-        return x
+    if not (x.is_cpu and layer.training and layer.p):
+        return layer(x)
     drop = min(round(layer.p * 65536), 65535)
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
     keep = words.view(torch.int16)[: x.numel()].view(x.shape) >= drop - 32768
@@ -85,7 +93,7 @@ def attend_unseen(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layer: n
 def self_attention(part: SelfAttention, x: Tensor, packing: Packing, seen: bool) -> tuple[Tensor, list[Tensor | None]]:
     """x: (N, D) -> the new x: (N, D), and each batch's attention (B, H, T, T), None unless `seen`."""
     heads, weights = [], []
-    one_batch = attend if seen or x.device.type != "cuda" else attend_unseen
+    one_batch = attend if seen or x.is_cpu else attend_unseen
     for projected, mask in zip(packing.pad(part.query_key_value(x)), packing.masks, strict=True):  # (B, T, 3 D)
         q, k, v = projected.unflatten(-1, (3, part.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, T, K) each
         attended, attention = one_batch(q, k, v, mask, part.dropout)
@@ -106,7 +114,7 @@ def transform(block: Layer, x: Tensor, packing: Packing, seen: bool) -> tuple[Te
 def hidden_states(
     model: BertModel, batches: Sequence[Batch], layer: int = -1, attention: bool = False
 ) -> list[tuple[Tensor, Tensor | None]]:
-    """`model.hidden_state` of several batches in one pass, without work on padding, whose hidden states are 0.
+    """`model.hidden_state` of several batches in one pass. Hidden states of padding mean nothing; on a CPU they are 0.
 
     Args:    batches: input_ids, attention_mask, token_type_ids: (B, T) each, every batch with its own B and T.
              layer: -1 the last, -2 the second to last, ...

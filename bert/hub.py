@@ -16,7 +16,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.utils import HFValidationError, RepositoryNotFoundError, validate_repo_id
 
-from runtime.errors import CheckpointError, UnavailableError, say, show
+from runtime.errors import CheckpointError, UnavailableError, nearest, say, show
 from runtime.files import new_folder, sha256
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -142,6 +142,7 @@ def check_sha256(path: Path, expected: str) -> None:
 def unavailable(repo: str, reason: str) -> UnavailableError:
     files = " ".join((*SMALL_FILES, WEIGHTS[0]))
     return UnavailableError(
-        f"{repo}: no such folder, not in the cache {constants.HF_HUB_CACHE}, and {reason}; run on a machine with "
-        f"network, and give the folder it makes: hf download {repo} {files} --local-dir {repo.rpartition('/')[2]}"
+        f"{repo}: no such folder, not in the cache {constants.HF_HUB_CACHE}, and {reason}; names known here: "
+        f"{', '.join(ALIASES)}{nearest(repo, ALIASES)}; or run on a machine with network, and give the folder it "
+        f"makes: hf download {repo} {files} --local-dir {repo.rpartition('/')[2]}"
     )

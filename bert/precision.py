@@ -12,7 +12,11 @@ DEVICES, PRECISIONS = ("auto", "cpu", "cuda"), ("auto", "off", *DTYPES)
 
 
 def resolve_device(name: str) -> torch.device:
-    """auto | cpu | cuda -> a device; auto is the GPU where there is one. Raises UnavailableError for a missing GPU."""
+    """auto | cpu | cuda -> a device; auto is the GPU where there is one. Raises UnavailableError for a missing GPU.
+
+    float32 is float32 from here on, in convolutions too, which cuDNN would round to TF32.
+    """
+    torch.backends.cudnn.allow_tf32 = False
     there = torch.cuda.is_available()
     if name == "cuda" and not there:
         raise UnavailableError(f"--device: expected a GPU; torch {torch.__version__} finds none; take --device cpu")

@@ -43,13 +43,18 @@ class Batch(dict):
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """A new batch on `device`; this one stays as it is."""
         moved = Batch({name: value.to(device, non_blocking=non_blocking) for name, value in self.items()})
-        moved.places = self.places.to(device, non_blocking=non_blocking)
+        moved.real = self.real
         return moved
 
     @cached_property
+    def real(self) -> int:
+        """How many of the B T tokens are real. Counted before a batch moves: a GPU would be waited for here."""
+        return int(self["attention_mask"].sum())
+
+    @cached_property
     def places(self) -> Tensor:
-        """Of the real tokens among all: (N,) in (B T,). Computed before a batch moves: a GPU would wait here."""
-        return self["attention_mask"].flatten().nonzero()[:, 0]  # (N,)
+        """Of the real tokens among all: (N,) in (B T,)"""
+        return self["attention_mask"].flatten().nonzero()[:, 0]
 
 
 class BertTokenizer:

@@ -1,6 +1,7 @@
 """Looks through the data of tasks before a long training does: rows, labels, lengths, and what is odd.
 
-    python -m data.check [--task_file my.toml] [--tasks sst,para] [--data_dir DIR]
+    python -m data.check                        # the course's tasks
+    python -m data.check --task_file my.toml    # your own
 
 Exit code 3 where training would refuse the data.
 """
@@ -70,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     tasks = choose_tasks(args.tasks, TASKS | (load(args.task_file, KINDS) if args.task_file else {}))
     data_dir = args.data_dir or find_data_dir(tasks)[0]
     tokenizer = BertTokenizer.from_pretrained(args.checkpoint)
+    folders = dict.fromkeys(str(task.folder or data_dir) for task in tasks)
+    print(f"data: {', '.join(folders)}")
     for task in tasks:
         print(f"{task.name}: {task.kind}, {' + '.join(task.texts)} -> {task.label}")
         train = None
@@ -84,9 +87,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             odd += [f"{task.name}: {finding}" for finding in what_is_odd(task, name, split, counts, train)]
             train = split if name == "train" else train
         print()
-    for heading, lines in (("Training refuses this", dict.fromkeys(errors)), ("What to do", odd)):
+    for heading, lines in (("Training refuses this", dict.fromkeys(errors)), ("Look at this", odd)):
         if lines:
             print(heading, *lines, sep="\n  ", end="\n\n")
+    if not errors + odd:
+        print("nothing is odd")
     return DataError.exit_code if errors else 0
 
 

@@ -1,7 +1,7 @@
 """Fetch the course files, each checked against its git blob id.
 
-    python -m data.download                 # into data/cs224n/, where train_multitask.py looks
-    python -m data.download --dest DIR      # elsewhere; then give --data_dir DIR to train_multitask.py
+    python -m data.download               # into data/cs224n/, the default
+    python -m data.download --dest DIR    # elsewhere; train with --data_dir DIR
 
 Source: the course's public starter repository, gpoesia/minbert-default-final-project, folder data/.
 """

@@ -96,7 +96,7 @@ def read(task: Task, split: str, data_dir: str | Path = "", seed: int = 0) -> Sp
         elif absent := [name for name, count in label_counts(task, examples).items() if task.classes and not count]:
             warnings.append(f"{path}: no row has {task.label} {', '.join(absent)}: it cannot be learnt")
     if split == "dev" and (known := sum(example.label is not None for example in examples)) < FEW:
-        warnings.append(f"{path}: labelled rows in dev of {task.name}: {known}; so few choose the best model by chance")
+        warnings.append(f"{path}: few rows with a label for dev: {known}; the best model would be chosen by chance")
     return Split(task.name, path, fingerprint, examples, warnings)
 
 

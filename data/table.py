@@ -29,8 +29,10 @@ def read_table(path: Path, columns: Sequence[str | None], course: bool = False) 
         content = path.read_bytes()
     except OSError as error:
         near = nearest(path.name, {file.name for file in path.parent.glob("*")} - {path.name})
-        advice = "give --data_dir, or fetch the course files with: python -m data.download" if course else "correct it"
-        found = "none" if isinstance(error, FileNotFoundError) else error.strerror
+        fetch = "give --data_dir, or fetch the course files with: python -m data.download"
+        advice = fetch if course and path.parent.is_dir() else "check the path"
+        missing = "none" if path.parent.is_dir() else f"no folder {path.parent}"
+        found = missing if isinstance(error, FileNotFoundError) else error.strerror
         raise data_error(path, "a file", f"{found}{near}", advice) from None
     delimiter = "\t" if course else DELIMITERS[path.suffix]
     line, names, rows = _csv_rows(content, path, delimiter) if delimiter else _json_rows(content, path)

@@ -23,14 +23,14 @@ def is_list(value: object, types: set[type], least: int, most: float = math.inf)
     return isinstance(value, list) and {*map(type, value)} <= types and least <= len({*value}) == len(value) <= most
 
 
-usage_error = partial(data_error, advice="correct it", kind=UsageError)
+usage_error = partial(data_error, advice="docs/tasks.md has examples", kind=UsageError)
 TEXT = ("a text", lambda v: isinstance(v, str) and v.strip() != "")
 FILE = ("a .csv, .tsv or .jsonl file", lambda v: isinstance(v, str) and Path(v).suffix in DELIMITERS)
 KEYS = {  # of a task: what its value must be, in words and as a function
     **dict.fromkeys(("kind", "label", "id", "separator", "metric"), TEXT),
     **dict.fromkeys(("train", "test"), FILE),
     "dev": (f"{FILE[0]}, or a share of train like 0.1", lambda v: FILE[1](v) or (type(v) is float and 0 < v < 1)),
-    "texts": ("a list of one column or two", lambda v: is_list(v, {str}, 1, 2)),
+    "texts": ('a list of one column or two, as ["text"]', lambda v: is_list(v, {str}, 1, 2)),
     "classes": ("a list of names, or of whole numbers", lambda v: is_list(v, {str}, 2) or is_list(v, {int}, 2)),
     "range": ("two numbers, low and high", lambda v: is_list(v, {int, float}, 2, 2) and 0 < v[1] - v[0] < math.inf),
     "pairs": ("siamese (cross is not built yet)", lambda v: v == "siamese"),
@@ -48,8 +48,8 @@ def load(path: Path, kinds: Mapping[str, Any]) -> dict[str, Task]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:  # a name that stands there twice is no TOML either
-        found = "none" if isinstance(error, FileNotFoundError) else error
-        raise usage_error(path, "a task file in TOML", found) from None
+        found = "no such file" if isinstance(error, FileNotFoundError) else error
+        raise usage_error(path, "a task file in TOML, its texts in quotes", found) from None
     tables = content.get("tasks")
     if list(content) != ["tasks"] or type(tables) is not dict or {*map(type, tables.values())} != {dict}:
         raise usage_error(path, "[tasks.NAME], once or more, and nothing else", ", ".join(content) or "nothing")

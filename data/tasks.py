@@ -160,7 +160,7 @@ def by_name(value: Callable[[str], Any]) -> Callable[[str], dict[str, Any]]:
 def choose_tasks(chosen: Sequence[str] | None, known: Mapping[str, Task]) -> tuple[Task, ...]:
     """The run's tasks, in the order of the built-in ones and the task file's."""
     for name in chosen or ():
-        check_name("--tasks", known, name)
+        check_name("--tasks" if known != TASKS else "--tasks (of your own: with --task_file)", known, name)
     chosen = chosen or [name for name in known if name not in TASKS] or LEADERBOARD
     return tuple(task for name, task in known.items() if name in chosen)
 

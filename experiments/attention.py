@@ -66,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with torch.inference_mode():
         attention = model(**batch, output_attentions=True).attentions[args.layer][0]  # (H, T, T)
     attention = attention.mean(0) if args.head is None else attention[args.head]  # (T, T)
-    title = f"layer {args.layer}, " + ("mean of the heads" if args.head is None else f"head {args.head}")
+    title = f"{args.checkpoint}, layer {args.layer}, " + (
+        "mean of the heads" if args.head is None else f"head {args.head}"
+    )
     save(heat_map(attention, tokenizer.tokens(batch.input_ids[0].tolist()), title), args.output)
     print(args.output)
 

@@ -62,11 +62,32 @@ def claims(content: Mapping) -> str:
     return markdown(["claim", "", "ours", "over seeds", "over rows", "paper", "verdict"], lines)
 
 
+def conflict(content: Mapping) -> str:
+    """Cosines of task gradients, and of halves of a task's batch."""
+    rows = []
+    for part, text in content["cosines of"].items():
+        for name, n in content[part].items():
+            mean, below = f"{n['mean']:+.3f} ± {2 * n['mean_se']:.3f}", f"{100 * n['below_zero']:.0f} %"
+            rows.append([text, name, str(n["steps"]), mean, f"{n['sd']:.3f}", below])
+    return markdown(["cosine of the gradients of", "", "steps", "mean ± 2 standard errors", "sd", "below 0"], rows)
+
+
+def figure3(content: Mapping) -> str:
+    """The cosines of the three sentences' vectors, of each encoder, layer and pooling."""
+    rows = []
+    for panel in content["panels"]:
+        cosines = [f"{cosine:.2f}" for cosine in panel["cosines"].values()]
+        rows.append([panel["encoder"], str(panel["layer"]), panel["pooling"], *cosines, f"{panel['margin']:+.2g}"])
+    return markdown(["encoder", "layer", "X", "the dogs", "dancing dog, car", "barking dog, car", "margin"], rows)
+
+
 BLOCKS = {  # name -> its file of results, and what makes the block of it
     "table2": ("table2-laptop", table),
     "table3": ("table3-laptop", table),
     "table3-short": ("table3-laptop", short),
     "claims": ("claims-laptop", claims),
+    "conflict": ("conflict-laptop", conflict),
+    "figure3": ("figure3-laptop", figure3),
 }
 
 

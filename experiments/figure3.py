@@ -1,6 +1,6 @@
 """The paper's figure 3: three sentences' vectors by cls, mean and attention_mean, before and after training.
 
-    python -m experiments.figure3 runs/x --output figure3.png          # and figure3.json, the numbers
+    python -m experiments.figure3 runs/x --output figure3.png   # and figure3.json
 
 The paper's claim: attention_mean puts the two dogs together, cls does not. Dogs are together here where their cosine is
 above those with the car: margin = cos(dog, dog) - max(cos(dog, car)) > 0; beside cosines of 1 a tiny one means little.

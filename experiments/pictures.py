@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,9 @@ from runtime.files import write_atomic
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.gridspec import GridSpec
+
+COLUMNS = 4  # most panels in a row
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -33,6 +36,17 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure((width, height), layout="constrained")
 
 
+def new_panels(groups: Collection[Sequence], more: float) -> tuple[Figure, GridSpec, list[Sequence]]:
+    """A figure, its grid of panels, and what stands in each row of it: a group, or COLUMNS of it at a time.
+
+    more: inches for what is around the panels.
+    """
+    columns = min(COLUMNS, max(map(len, groups)))
+    rows = [group[i : i + columns] for group in groups for i in range(0, len(group), columns)]
+    figure = new_figure(9, more + 1.8 * len(rows))
+    return figure, figure.add_gridspec(len(rows), columns), rows
+
+
 def save(figure: Figure, path: Path) -> None:
     """As PNG, whatever the name; the old file stays where that fails. Raises DiskError."""
     content = io.BytesIO()
@@ -40,8 +54,8 @@ def save(figure: Figure, path: Path) -> None:
     write_atomic(path, content.getvalue())
 
 
-def read_log(path: Path) -> list[dict]:
-    """The lines of a log.jsonl; one that a run is just writing is left out. Raises DataError, also without a loss."""
+def read_lines(path: Path) -> list[dict]:
+    """The lines of a run's JSON lines; one that it is just writing is left out. Raises DataError."""
     log, place = [], str(path)
     try:
         for number, text in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
@@ -51,7 +65,13 @@ def read_log(path: Path) -> list[dict]:
                 raise ValueError(reprlib.repr(text))
     except (OSError, ValueError, RecursionError) as error:
         found = "none" if isinstance(error, FileNotFoundError) else error
-        raise DataError(f"{place}: expected a run's log; found {found}; give a run of train_multitask.py") from None
+        raise DataError(f"{place}: expected a run's log; found {found}; give a run that wrote one") from None
+    return log
+
+
+def read_log(path: Path) -> list[dict]:
+    """The lines of a log.jsonl. Raises DataError, also without a loss."""
+    log = read_lines(path)
     if all(value is None for line in log for value in line.get("losses", {}).values()):
         raise DataError(f"{path}: expected a step's losses; found none yet; wait")
     return log
@@ -79,29 +99,30 @@ def series(log: Sequence[dict], part: str, name: str | None = None) -> tuple[np.
     return steps, values
 
 
-def rolling(values: np.ndarray) -> np.ndarray:
-    """(N,) -> (windows, a twelfth of N), each window one step after the other"""
-    return np.lib.stride_tricks.sliding_window_view(values, max(1, len(values) // 12))
+def rolling(values: np.ndarray, window: int) -> np.ndarray:
+    """(N,) -> (windows, at most `window`), each window one step after the other"""
+    return np.lib.stride_tricks.sliding_window_view(values, min(window, len(values)))
 
 
-def draw_mean(ax: Axes, steps: np.ndarray, values: np.ndarray, color: str) -> None:
-    """The rolling mean; of a single value a dot."""
-    ax.plot(rolling(steps).mean(1), rolling(values).mean(1), "-" if len(steps) > 1 else "o", color=color, linewidth=1.6)
+def draw_mean(ax: Axes, steps: np.ndarray, values: np.ndarray, color: str, window: int) -> None:
+    """The rolling mean; where that is one point, a dot."""
+    x, y = rolling(steps, window).mean(1), rolling(values, window).mean(1)
+    ax.plot(x, y, "-" if len(x) > 1 else "o", color=color, linewidth=1.6)
 
 
-def draw_cosines(ax: Axes, steps: np.ndarray, cosines: np.ndarray, color: str) -> None:
+def draw_cosines(ax: Axes, steps: np.ndarray, cosines: np.ndarray, color: str, window: int) -> None:
     """Cosines in [-1, 1] by their steps: each a dot, the rolling mean, and where 8 of 10 lie."""
-    ax.plot(steps, cosines, ".", color=color, markersize=1.5, alpha=0.35)
-    band = np.quantile(rolling(cosines), (0.1, 0.9), axis=1)
-    ax.fill_between(rolling(steps).mean(1), *band, color=color, alpha=0.2, linewidth=0)
-    draw_mean(ax, steps, cosines, color)
+    ax.plot(steps, cosines, ".", color=color, markersize=max(1.5, 25 / len(steps) ** 0.5), alpha=0.35)
+    band = np.quantile(rolling(cosines, window), (0.1, 0.9), axis=1)
+    ax.fill_between(rolling(steps, window).mean(1), *band, color=color, alpha=0.2, linewidth=0)
+    draw_mean(ax, steps, cosines, color, window)
     ax.axhline(0, color="black", linestyle=":", linewidth=1)
 
 
-def cosine_limits(log: Sequence[dict]) -> tuple[float, float]:
-    """The axis that all pairs share: symmetric, and as wide as their cosines but for a few outliers."""
-    cosines = np.concatenate([series(log, "cosine", pair)[1] for pair in names(log, "cosine")])
-    limit = 1.1 * float(np.quantile(np.abs(cosines), 0.995)) or 1.0
+def cosine_limits(log: Sequence[dict], *parts: str) -> tuple[float, float]:
+    """An axis for all cosines of these parts: symmetric, and wide enough for each part but for a few outliers."""
+    cosines = [np.concatenate([series(log, part, name)[1] for name in names(log, part)]) for part in parts]
+    limit = 1.1 * max(float(np.quantile(np.abs(of_part), 0.995)) for of_part in cosines) or 1.0
     return -limit, limit
 
 

@@ -23,7 +23,7 @@ from experiments.pictures import (
     draw_mean,
     draw_shares,
     names,
-    new_figure,
+    new_panels,
     read_log,
     save,
     series,
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Panel = tuple[str, str | None]  # a part of the log, and which of it: ("losses", "sst"), ("lr", None)
-COLUMNS, COLORS = 4, 10  # most panels in a row; colours that matplotlib's cycle has
+COLORS = 10  # that matplotlib's cycle has
 DEV_RANGE = 0.05  # the least that a dev panel's y axis spans: what varies by less is to look flat
 PARTS = {"losses": "losses", "dev": "dev metrics", "cosine": "cosines of task gradients", "lr": "learning rate"}
 TITLES = {"losses": "training loss: {}", "dev": "on dev: {}", "cosine": "cosine: {}", "lr": "learning rate"}
-KEY = "Losses: each step (faint), and the rolling mean over a twelfth of the run."
+KEY = "Losses: each step (faint), and the rolling mean over a twelfth of the longest run."
 COSINE_KEY = """
 Cosines of two tasks' gradients, in runs with surgery: each step (dots), rolling mean, the middle 80 % (band).
 Below 0 they conflict. Dotted line and grey area: what gradients that have nothing to do with each other would give."""
@@ -69,7 +69,8 @@ class Run:
     def label(self) -> str:
         """Its line in the legend."""
         best, skipped = self.best(), sum("skipped" in line for line in self.log)
-        text = f"{self.name}: best mean on dev {best[1]:.3f}, at step {best[0]}" if best else self.name
+        text = f"{self.name}: best on dev {best[1]:.3f}, at step {best[0]}" if best else f"{self.name}: no evaluation"
+        text += f", average of {', '.join(task.name for task in self.tasks)}" * (len(self.tasks) > 1)
         return text + f", steps skipped: {skipped}" * (skipped > 0)
 
 
@@ -83,15 +84,16 @@ def panels(runs: Sequence[Run]) -> dict[str, list[Panel]]:
 
 def draw_panel(ax: Axes, runs: Sequence[Run], part: str, name: str | None) -> None:
     """One series of numbers, of each run that has it."""
+    window = max(1, max(len(series(run.log, part, name)[0]) for run in runs) // 12)
     for run in runs:
         steps, values = series(run.log, part, name)
         if not len(steps):
             continue
         if part == "cosine":
-            draw_cosines(ax, steps, values, run.color)
+            draw_cosines(ax, steps, values, run.color, window)
         elif part == "losses":
             ax.plot(steps, values, color=run.color, linewidth=0.7, alpha=0.25)
-            draw_mean(ax, steps, values, run.color)
+            draw_mean(ax, steps, values, run.color, window)
         else:
             ax.plot(steps, values, ".-" if part == "dev" or len(steps) == 1 else "-", color=run.color, alpha=0.8)
         if part == "dev" and (best := run.best()):
@@ -105,7 +107,7 @@ def draw_panel(ax: Axes, runs: Sequence[Run], part: str, name: str | None) -> No
         middle, half = ax.dataLim.intervaly.mean(), 0.6 * max(ax.dataLim.height, DEV_RANGE)
         ax.set_ylim(middle - half, middle + half)
     if part == "cosine":
-        ax.set_ylim(cosine_limits([line for run in runs for line in run.log]))
+        ax.set_ylim(cosine_limits([line for run in runs for line in run.log], "cosine"))
 
 
 def draw_conflicts(ax: Axes, runs: Sequence[Run], pairs: Sequence[str]) -> None:
@@ -124,10 +126,8 @@ def picture(runs: Sequence[Run]) -> Figure:
     parts = panels(runs)
     pairs, missing = [pair for _, pair in parts["cosine"]], [text for part, text in PARTS.items() if not parts[part]]
     parts["lr"] += [("conflicts", None)] * bool(pairs)
-    columns = min(COLUMNS, max(map(len, parts.values())))
-    rows = [there[i : i + columns] for there in parts.values() for i in range(0, len(there), columns)]
-    figure = new_figure(9, 1 + 0.2 * len(runs) + 1.8 * len(rows))
-    grid, lowest = figure.add_gridspec(len(rows), columns), {}  # of each column the lowest panel that counts steps
+    figure, grid, rows = new_panels(parts.values(), more=1 + 0.2 * len(runs))
+    lowest = {}  # of each column the lowest panel that counts steps
     for row, there in enumerate(rows):
         for column, (part, name) in enumerate(there):
             if part == "conflicts":  # over all that is left; a grid in the grid, or pairs' names push columns apart

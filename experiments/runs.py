@@ -145,7 +145,7 @@ def rehearse(words: Sequence[str]) -> tuple[int, float, float]:
     with redirect_stderr(io.StringIO()):
         session = Session(parse(words))
         train_multitask.dry_run(session)
-    return session.total_steps, seconds_left(session), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return session.total_steps, START + seconds_left(session), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def in_subprocess(words: Sequence[str], log: Path) -> int:
@@ -220,6 +220,8 @@ def do(run: Run, train: Train) -> tuple[int, str] | None:
 def do_all(runs: Sequence[Run], train: Train, write: Callable[[Failures], object]) -> Failures:
     """The runs that are missing, one after the other; after each the table is written anew."""
     failed, costs = {}, {run.folder: estimate(run)[1] for run in runs}
+    if there := sum(run.result() is not None for run in runs):
+        say(f"done already: {there} of {len(runs)} runs")
     for number, run in enumerate(runs, start=1):
         if not run.result():
             done = [(other.result()["seconds"], costs[other.folder]) for other in runs if other.result()]

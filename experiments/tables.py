@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from data.tasks import LEADERBOARD, TASKS
-from experiments.rows import KEYS, NOTES, PRESETS, TITLES
+from experiments.rows import KEYS, NOTES, PRESETS, TABLES, TITLES
 from experiments.runs import Failures, Run, Train, do_all, in_subprocess, plan, rehearse
 from runtime.errors import Stopped, explain, say
 from runtime.files import lock, write_atomic
@@ -24,16 +24,18 @@ METRICS = {name: TASKS[name].metric_key(TASKS[name].metric) for name in LEADERBO
 COLUMNS = [*METRICS, "average"]
 HELP = """Table {table} of the paper, {title} on dev: ours beside the paper's.
 
-    python -m experiments.table{table} --preset smoke --output_dir runs/try  # that it works: minutes, the sample
-    python -m experiments.table{table} --preset laptop --seeds 0,1,2          # minilm, {laptop}
-    python -m experiments.table{table} --preset paper --dry_run               # bert-base-uncased, the paper's settings
+    python -m experiments.table{table} --preset smoke     # does it work?
+    python -m experiments.table{table} --seeds 0,1,2      # minilm; {laptop}
+    python -m experiments.table{table} --preset paper --dry_run
 
-Given again, the same command goes on. Its rows stand in experiments/rows.py, how they run in
-experiments/runs.py.
+
+Given again, the same command goes on. Its rows (experiments/rows.py) are
+
+{rows}
 """
-LAPTOP = {2: "some 30 minutes a seed on two cores", 3: "some 45 minutes a seed on two cores"}
+LAPTOP = {2: "half an hour a seed", 3: "an hour a seed"}
 WIDTH = 100  # of what is printed
-WHICH = "paper: bert-base-uncased, its settings; laptop: minilm, 400 steps a run; smoke: 4 (default: laptop)"
+WHICH = "paper: bert-base-uncased, its settings; laptop: minilm, 400 steps a run; smoke: 4 steps (default: laptop)"
 
 
 def values(runs: Sequence[Run]) -> list[float | None] | None:
@@ -162,7 +164,9 @@ def parser_for(description: str) -> OptionParser:
 
 def main(argv: Sequence[str] | None = None, *, table: int, train: Train = in_subprocess) -> int:
     """What table2.py and table3.py run, each for its table."""
-    parser = parser_for(HELP.format(table=table, title=TITLES[table], laptop=LAPTOP[table]))
+    rows = "; ".join(f"{row.number} {row.name}".replace(" ", "\0") for row in TABLES[table])  # a row is not broken
+    rows = textwrap.fill(rows, 79, initial_indent="    ", subsequent_indent="    ").replace("\0", " ")
+    parser = parser_for(HELP.format(table=table, title=TITLES[table], laptop=LAPTOP[table], rows=rows))
     parser.add_argument("--rows", type=numbers, help="which of the table (default: all)", metavar="N,N")
     parser.add_argument("--dry_run", action="store_true", help="of each row two steps: tell time and memory")
     args = parser.parse_args(argv)

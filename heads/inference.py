@@ -16,7 +16,7 @@ from runtime.errors import DivergedError
 
 # Enough to keep the processor busy, little enough for its caches or its memory.
 TOKENS_A_PASS = {"cpu": 2048, "cuda": 16384}
-TOKENS_A_GROUP = 256
+TOKENS_A_GROUP = {"cpu": 256, "cuda": 16384}
 
 
 Progress = Callable[[int, int], None]  # told how many texts are done, of how many
@@ -46,8 +46,8 @@ def encode(
     unique = {text: row for row, text in enumerate(dict.fromkeys(texts))}  # each text once
     ids = model.tokenizer.ids(list(unique), max_length=model.max_length)
     vectors, done = torch.empty(len(ids), model.bert.config.hidden_size), 0
-    most = TOKENS_A_PASS.get(weight.device.type, TOKENS_A_PASS["cuda"])
-    for groups in passes([len(row) for row in ids], most):
+    most, least = (sizes[weight.device.type] for sizes in (TOKENS_A_PASS, TOKENS_A_GROUP))
+    for groups in passes([len(row) for row in ids], most, least):
         tokens = [model.tokenizer.pad([ids[row] for row in rows]).to(weight.device) for rows in groups]
         for rows, x in zip(groups, sentence_vectors(bert, model.cnn, tokens, pooling, layer), strict=True):
             vectors[rows] = x.float().cpu()
@@ -96,16 +96,16 @@ def check_list(name: str, texts: Sequence[str]) -> None:
         raise ValueError(f"{name}: expected a list of sentences; found {type(texts).__name__}; put it into a list")
 
 
-def passes(lengths: Sequence[int], most: int) -> Iterator[list[list[int]]]:
+def passes(lengths: Sequence[int], most: int, least: int) -> Iterator[list[list[int]]]:
     """Row numbers for inference, longest first: groups to be padded together, and as many groups as make a pass.
 
-    A group ends where a shorter row follows, so that most have no padding at all, but not before it has
-    TOKENS_A_GROUP tokens: many small groups cost more than padding. A pass has at most `most`, padding included.
+    A group ends where a shorter row follows, so that most have no padding at all, but not before it has `least` tokens:
+    many small groups cost more than padding. A pass has at most `most`, padding included.
     """
     groups: list[list[int]] = []
     tokens = width = 0  # of the pass, padding included, and of its last group
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        begins = not groups or (lengths[row] < width and len(groups[-1]) * width >= TOKENS_A_GROUP)
+        begins = not groups or (lengths[row] < width and len(groups[-1]) * width >= least)
         if groups and tokens + (lengths[row] if begins else width) > most:
             yield groups
             groups, tokens, begins = [], 0, True

@@ -80,7 +80,7 @@ class PreviousStep:
         if task not in self.vectors:
             return None
         vectors = self.vectors[task]
-        return vectors[torch.randint(len(vectors), (rows,), generator=generator).to(vectors.device)]
+        return vectors[torch.randint(len(vectors), (rows,), generator=generator).to(vectors.device, non_blocking=True)]
 
     def add(self, task: str, vectors: Tensor) -> None:
         """Note this micro-batch's vectors, (B, D)."""

@@ -19,7 +19,7 @@ from heads import files, inference
 from heads.config import HeadsConfig
 from heads.losses import LossSettings, PreviousStep, contrastive_loss
 from heads.pairs import Heads
-from heads.pooling import CnnPooling, sentence_vectors
+from heads.pooling import CnnPooling, row_counts, sentence_vectors
 from heads.rows import TaskBatch
 from runtime.errors import CheckpointError, UsageError
 
@@ -96,6 +96,11 @@ class MultitaskBert(nn.Module):
         """The parameters that more than one task uses: the encoder, the CNN pooling, v3's shared MLP."""
         modules = (self.bert, self.cnn, self.heads.shared)
         return [parameter for module in modules if module is not None for parameter in module.parameters()]
+
+    def row_counts(self, batches: Mapping[str, TaskBatch]) -> dict[str, tuple[int, int]]:
+        """Of each task the sentences, and the tokens, that `losses` has the layers compute."""
+        tokens = {name: batch.tokens for name, batch in batches.items()}
+        return dict(zip(tokens, row_counts([*tokens.values()]), strict=True))
 
     def losses(
         self,

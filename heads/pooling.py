@@ -58,10 +58,28 @@ def joined(padded: Sequence[Tensor]) -> Tensor:
     return torch.cat([F.pad(x, (0, 0) * (x.dim() - 2) + (0, longest - x.shape[1])) for x in padded])
 
 
+def one_batch(batches: Sequence[Batch]) -> Batch:
+    """(N_1, T_1), (N_2, T_2), ... -> (N_1 + N_2 + ..., T), padded to the longest T"""
+    whole = Batch({name: joined([batch[name] for batch in batches]) for name in batches[0]})
+    whole.real = sum(batch.real for batch in batches)
+    return whole
+
+
+def row_counts(batches: Sequence[Batch]) -> list[tuple[int, int]]:
+    """Of each batch the sentences, and the tokens, that `sentence_vectors` of all of them has the layers compute."""
+    if batches[0].input_ids.is_cpu:
+        return [(len(batch.input_ids), batch.real) for batch in batches]
+    longest = max(batch.input_ids.shape[1] for batch in batches)
+    return [(len(batch.input_ids), len(batch.input_ids) * longest) for batch in batches]
+
+
 def sentence_vectors(
     bert: BertModel, cnn: CnnPooling | None, batches: Sequence[Batch], pooling: str, layer: int
 ) -> list[Tensor]:
     """batches: (N, T) each -> X: (N, D) each, float32 (or float64) under mixed precision too. One pass for all."""
+    if len(batches) > 1 and not batches[0].input_ids.is_cpu:  # a GPU would rather do all of it at once
+        (x,) = sentence_vectors(bert, cnn, [one_batch(batches)], pooling, layer)
+        return list(x.split([len(batch.input_ids) for batch in batches]))
     states = hidden_states(bert, batches, layer, attention=pooling == "attention_mean")
     wide = torch.promote_types(states[0][0].dtype, torch.float32)
     xs, masks = [x.to(wide) for x, _ in states], [batch.attention_mask for batch in batches]

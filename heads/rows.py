@@ -12,6 +12,7 @@ from data.batches import BatchStream
 from data.reader import Split
 from data.tasks import Task
 from heads.kinds import KINDS
+from heads.pooling import one_batch
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,6 @@ class TaskBatch:
     tokens: Batch  # (B, T); for pair tasks (2 B, T): the first sentences, then the second ones
     labels: Tensor  # of B rows, as the task's kind makes them
     ids: list[str]  # the rows' names, for error messages
-
-    def to(self, device: torch.device) -> "TaskBatch":
-        return TaskBatch(self.tokens.to(device), self.labels.to(device), self.ids)
 
 
 class TaskRows:
@@ -60,5 +58,18 @@ def step_batches(
     cut = {name: of_task.micro_batches(step, grad_accum, parts) for name, of_task in rows.items()}
     count = {name: sum(len(batch.ids) for batch in batches) for name, batches in cut.items()}
     for micro in range(max(map(len, cut.values()))):
-        batches = {name: parts[micro].to(device) for name, parts in cut.items() if micro < len(parts)}
-        yield batches, {name: len(batch.ids) / count[name] for name, batch in batches.items()}
+        batches = {name: parts[micro] for name, parts in cut.items() if micro < len(parts)}
+        yield on_device(batches, device), {name: len(batch.ids) / count[name] for name, batch in batches.items()}
+
+
+def on_device(batches: Mapping[str, TaskBatch], device: torch.device) -> dict[str, TaskBatch]:
+    """Without waiting for a GPU; and all tokens together, which is what a GPU computes."""
+    if device.type == "cpu":
+        return {**batches}
+    whole, end, moved = one_batch([batch.tokens for batch in batches.values()]).to(device, non_blocking=True), 0, {}
+    for name, batch in batches.items():
+        rows = slice(end, end := end + len(batch.tokens.input_ids))
+        tokens = Batch({key: value[rows] for key, value in whole.items()})
+        tokens.real = batch.tokens.real
+        moved[name] = TaskBatch(tokens, batch.labels.to(device, non_blocking=True), batch.ids)
+    return moved

@@ -1,6 +1,7 @@
 """AdamW, by hand (Loshchilov and Hutter 2019, algorithm 2, with bias correction, in the order of torch.optim.AdamW)."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable
 
 import torch
@@ -37,22 +38,30 @@ class AdamW(Optimizer):
         with torch.enable_grad():
             loss = closure() if closure else None
         for group in self.param_groups:
+            together = defaultdict(list)  # by t, of a GPU's parameters the tensors of `move`
             for parameter in (p for p in group["params"] if p.grad is not None):
-                self._update(parameter, group)
+                self._update(parameter, group, together)
+            for settings, tensors in together.items():
+                move_together(*map(list, zip(*tensors, strict=True)), *settings)
         return loss
 
-    def _update(self, parameter: Tensor, group: dict) -> None:
+    def _update(self, parameter: Tensor, group: dict, together: dict[tuple, list]) -> None:
         gradient, state = parameter.grad, self.state[parameter]
         if not state:
             state.update(step=0, exp_avg=torch.zeros_like(parameter), exp_avg_sq=torch.zeros_like(parameter))  # t, m, v
         state["step"] += 1
+        decay = group["lr"] * group["weight_decay"]
         settings = (group["lr"], *group["betas"], group["eps"], state["step"])
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
         if gradient.is_sparse:
-            move_rows(parameter, gradient.coalesce(), state, settings)
+            parameter.mul_(1 - decay)
+            return move_rows(parameter, gradient.coalesce(), state, settings)
+        state.pop("touched", None)  # any row may be moved from here on
+        tensors = (parameter, gradient, state["exp_avg"], state["exp_avg_sq"])
+        if parameter.is_cpu:
+            parameter.mul_(1 - decay)
+            move(*tensors, *settings)
         else:
-            state.pop("touched", None)  # any row may be moved from here on
-            move(parameter, gradient, state["exp_avg"], state["exp_avg_sq"], *settings)
+            together[(decay, *settings)].append(tensors)
 
 
 def move(p: Tensor, g: Tensor, m: Tensor, v: Tensor, lr: float, beta1: float, beta2: float, eps: float, t: int) -> None:
@@ -65,6 +74,20 @@ def move(p: Tensor, g: Tensor, m: Tensor, v: Tensor, lr: float, beta1: float, be
     m.lerp_(g, 1 - beta1)
     v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
     p.addcdiv_(m, v.sqrt().add_(root * eps), value=-lr * root / (1 - beta1**t))
+
+
+def move_together(ps: list, gs: list, ms: list, vs: list, decay: float, *settings: float) -> None:
+    """`move` of many tensors, with their decay. On a GPU each line is a launch or a few, where a tensor after the other
+    would be a thousand; on a CPU their way in and out of the cache would cost more than the calls."""
+    lr, beta1, beta2, eps, t = settings
+    root = math.sqrt(1 - beta2**t)
+    torch._foreach_mul_(ps, 1 - decay)
+    torch._foreach_lerp_(ms, gs, 1 - beta1)
+    torch._foreach_mul_(vs, beta2)
+    torch._foreach_addcmul_(vs, gs, gs, value=1 - beta2)
+    deviations = torch._foreach_sqrt(vs)
+    torch._foreach_add_(deviations, root * eps)
+    torch._foreach_addcdiv_(ps, ms, deviations, value=-lr * root / (1 - beta1**t))
 
 
 def move_rows(table: Tensor, gradient: Tensor, state: dict, settings: tuple) -> None:

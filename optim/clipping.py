@@ -23,6 +23,5 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float, others: float 
     values = [p.grad.values() if p.grad.is_sparse else p.grad for p in given]
     norm = math.hypot(torch.nn.utils.get_total_norm(values).item(), others)
     if max_norm < norm < math.inf:
-        for value in values:
-            value.mul_(max_norm / norm)
+        torch._foreach_mul_(values, max_norm / norm)
     return norm if math.isfinite(norm) else math.inf

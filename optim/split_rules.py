@@ -1,44 +1,53 @@
-"""A layer's weight gradients from its input and its output's gradient, so that they can be taken for some rows alone.
+"""A layer's weight gradients from its input and its output's gradient, for each task's rows by themselves.
 
-Each rule: (layer, x, dy) -> {parameter's name: its gradient}; x the layer's input, dy the gradient of its output, both
-with the rows on the first axis. Products and sums come in dy's precision, the forward pass's, as autograd's would.
+Each rule: (layer, x, dy, rows) -> {parameter's name: a gradient for each of rows}; x the layer's input, dy the gradient
+of its output, both with the rows on the first axis; rows: slices of it. What is the same for all rows is computed once.
+Products and sums come in dy's precision, the forward pass's, as autograd's would.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv1d_weight
 
-Gradients = dict[str, Tensor]
+Gradients = dict[str, list[Tensor]]
+Rows = Sequence[slice]
 
 
-def linear(layer: nn.Linear, x: Tensor, dy: Tensor) -> Gradients:
+def linear(layer: nn.Linear, x: Tensor, dy: Tensor, rows: Rows) -> Gradients:
     """y = x W^T + b: dW = dy^T x, db = sum of dy. x: (..., in), dy: (..., out), W: (out, in)"""
-    x, dy = x.to(dy.dtype).flatten(0, -2), dy.flatten(0, -2)
-    return {"weight": dy.T @ x, "bias": dy.sum(0)}
+    x = x.to(dy.dtype)
+    products = [dy[r].flatten(0, -2).T @ x[r].flatten(0, -2) for r in rows]
+    return {"weight": products, "bias": sums(dy, rows, dy.dim() - 1)}
 
 
-def layer_norm(layer: nn.LayerNorm, x: Tensor, dy: Tensor) -> Gradients:
+def layer_norm(layer: nn.LayerNorm, x: Tensor, dy: Tensor, rows: Rows) -> Gradients:
     """y = n * w + b, n = (x - mean) / deviation: dw = sum of dy * n, db = sum of dy. x, dy: (..., *shape of w)"""
     n = F.layer_norm(x.to(layer.weight.dtype), layer.normalized_shape, eps=layer.eps)
-    rows = tuple(range(x.dim() - len(layer.normalized_shape)))
-    return {"weight": (dy * n).sum(rows), "bias": dy.sum(rows)}
+    leading = x.dim() - len(layer.normalized_shape)
+    return {"weight": sums(dy * n, rows, leading), "bias": sums(dy, rows, leading)}
 
 
-def embedding(layer: nn.Embedding, x: Tensor, dy: Tensor) -> Gradients:
+def embedding(layer: nn.Embedding, x: Tensor, dy: Tensor, rows: Rows) -> Gradients:
     """y = W[x]: dy is added to the rows of dW that x names; sparse where sparse=True. x: (...), dy: (..., D)"""
-    ids, dy = x.flatten(), dy.reshape(-1, layer.embedding_dim)
     if layer.sparse:
-        return {"weight": sparse_rows(ids, dy, layer.weight.shape)}
-    return {"weight": dy.new_zeros(layer.weight.shape).index_add_(0, ids, dy)}
+        return {"weight": [sparse_rows(x[r].flatten(), dy[r].flatten(0, -2), layer.weight.shape) for r in rows]}
+    count = layer.num_embeddings  # torch's own, for it repeats bit for bit on a GPU, as index_add_ does not
+    return {"weight": [torch.ops.aten.embedding_dense_backward(dy[r], x[r], count, -1, False) for r in rows]}
 
 
-def conv1d(layer: nn.Conv1d, x: Tensor, dy: Tensor) -> Gradients:
+def conv1d(layer: nn.Conv1d, x: Tensor, dy: Tensor, rows: Rows) -> Gradients:
     """y[:, i] = sum over j of x[:, j] * W[i, j] + b[i], * a cross-correlation. x: (B, in, T), dy: (B, out, T)"""
-    settings = (layer.stride, layer.padding, layer.dilation, layer.groups)
-    return {"weight": conv1d_weight(x.to(dy.dtype), layer.weight.shape, dy, *settings), "bias": dy.sum((0, 2))}
+    settings, x = (layer.stride, layer.padding, layer.dilation, layer.groups), x.to(dy.dtype)
+    products = [conv1d_weight(x[r], layer.weight.shape, dy[r], *settings) for r in rows]
+    return {"weight": products, "bias": [dy[r].sum((0, 2)) for r in rows]}
+
+
+def sums(y: Tensor, rows: Rows, leading: int) -> list[Tensor]:
+    """Of each of rows the sum over its leading axes."""
+    return [y[r].sum(tuple(range(leading))) for r in rows]
 
 
 def sparse_rows(rows: Tensor, values: Tensor, shape: torch.Size, is_coalesced: bool | None = None) -> Tensor:
@@ -49,7 +58,7 @@ def sparse_rows(rows: Tensor, values: Tensor, shape: torch.Size, is_coalesced: b
 RULES = {nn.Linear: linear, nn.LayerNorm: layer_norm, nn.Embedding: embedding, nn.Conv1d: conv1d}
 
 
-def rule_of(layer: nn.Module, name: str) -> Callable[[nn.Module, Tensor, Tensor], Gradients]:
+def rule_of(layer: nn.Module, name: str) -> Callable[[nn.Module, Tensor, Tensor, Rows], Gradients]:
     """The rule for a layer of these kinds, or derived from one with the same forward. Raises TypeError, with `name`."""
     plain = True
     if isinstance(layer, nn.Embedding):

@@ -57,15 +57,24 @@ class TaskGradients:
         loss.backward()
         for parameter in self.shared:
             if parameter.grad is not None:
-                self._add(self.tasks.index(task), parameter, parameter.grad)
+                gradient = parameter.grad if parameter in self.sparse else parameter.grad.to_dense()
+                self._add(parameter, {self.tasks.index(task): gradient})
                 parameter.grad = None
 
-    def _add(self, t: int, parameter: Tensor, gradient: Tensor) -> None:
-        row = self.rows[parameter]
-        if row[t] is not None:
-            row[t].add_(gradient)
-        else:
-            row[t] = gradient if parameter in self.sparse else self.views[parameter][t].copy_(gradient.to_dense())
+    def _add(self, parameter: Tensor, gradients: Mapping[int, Tensor]) -> None:
+        """Add gradients of some tasks, by the tasks' numbers; together, for on a GPU each call is a launch."""
+        row, views = self.rows[parameter], self.views[parameter].unbind()
+        first = [t for t in gradients if row[t] is None]
+        again = [t for t in gradients if row[t] is not None]
+        if parameter in self.sparse:
+            for t in again:
+                row[t].add_(gradients[t])
+        elif again:
+            torch._foreach_add_([row[t] for t in again], [gradients[t] for t in again])
+        if first and parameter not in self.sparse:
+            torch._foreach_copy_([views[t] for t in first], [gradients[t] for t in first])
+        for t in first:
+            row[t] = gradients[t] if parameter in self.sparse else views[t]
 
     @contextmanager
     def by_rows(self, model: nn.Module, *sizes: Sequence[int]) -> Iterator[None]:
@@ -128,22 +137,20 @@ class TaskGradients:
             def split(dy: Tensor) -> None:
                 if x._version != version:
                     raise ValueError(f"{name}: expected its layer's input as it was; found it written to; copy it")
-                for t, rows in enumerate(bounds[len(x)]):
-                    if rows.start < rows.stop:
-                        gradients = rule(layer, x[rows], dy[rows])
-                        for full_name, parameter in owned.items():
-                            self._add(t, parameter, gradients[full_name.rpartition(".")[2]])
+                rows = {t: rows for t, rows in enumerate(bounds[len(x)]) if rows.start < rows.stop}
+                gradients = rule(layer, x, dy, [*rows.values()])
+                for full_name, parameter in owned.items():
+                    self._add(parameter, dict(zip(rows, gradients[full_name.rpartition(".")[2]], strict=True)))
 
             y.requires_grad_()  # where nothing below takes a gradient, autograd would not come here
             y.register_hook(split)
 
         return [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
 
-    def sizes(self, masks: Mapping[str, Tensor]) -> tuple[list[int], list[int]]:
-        """For by_rows: each task's sentences and real tokens. masks: by task (B, T) bool, True = a real token."""
-        counts = torch.stack([mask.sum() for mask in masks.values()]).tolist()  # together: a GPU is waited for once
-        tokens = dict(zip(masks, counts, strict=True))
-        return [len(masks.get(task, ())) for task in self.tasks], [tokens.get(task, 0) for task in self.tasks]
+    def sizes(self, counts: Mapping[str, Sequence[int]]) -> list[list[int]]:
+        """For by_rows, from each task's counts of sentences, tokens, ...; a task that is absent has none."""
+        some = next(iter(counts.values()))
+        return [[counts[task][k] if task in counts else 0 for task in self.tasks] for k in range(len(some))]
 
     def gramian(self) -> Tensor:
         """(T, T) float64, scaled as the losses were. What is not finite in a gradient shows on the diagonal."""
@@ -171,11 +178,10 @@ class TaskGradients:
     def _complete(self) -> dict[Tensor, tuple[Tensor, Tensor]]:
         """Zero the Jacobian where a task reached nothing. Returns, of each sparse parameter that some task reached, the
         R rows of it that any task did, and all tasks' gradients of these (T, R, D)."""
-        touched = {}
+        touched, empty = {}, []
         for parameter, row in self.rows.items():
             reached = {t: gradient for t, gradient in enumerate(row) if gradient is not None}
-            for t in set(range(len(row))) - reached.keys():
-                self.views[parameter][t].zero_()
+            empty += [self.views[parameter][t] for t in set(range(len(row))) - reached.keys()]
             if parameter in self.sparse and reached:
                 indices = [gradient._indices()[0] for gradient in reached.values()]
                 rows, places = torch.cat(indices).unique(return_inverse=True)
@@ -183,6 +189,8 @@ class TaskGradients:
                 for t, place in zip(reached, places.split([len(i) for i in indices]), strict=True):
                     values[t].index_add_(0, place, reached[t]._values())
                 touched[parameter] = rows, values
+        if empty:
+            torch._foreach_zero_(empty)
         return touched
 
 

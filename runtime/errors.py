@@ -18,6 +18,8 @@ from typing import TextIO
 
 DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS}
 DISK_ERRNOS |= {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR}
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory")  # the second outside of torch's own allocator
+OUT_OF_MEMORY += tuple(f"{library}_STATUS_ALLOC_FAILED" for library in ("CUBLAS", "CUDNN", "CUSPARSE", "CUSOLVER"))
 CLEAR = "\x1b[K"  # a terminal's line, from the cursor on
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: two
 
@@ -66,7 +68,7 @@ def run_cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[s
             if "--debug" in (sys.argv[1:] if argv is None else argv):
                 say(traceback.format_exc().rstrip())
             code, text = explain(error, stop.number)
-            say(f"error: {text}")
+            say(text if code > 128 else f"error: {text}")
             return code
 
 
@@ -102,7 +104,7 @@ def say(text: str, end: str = "\n", stream: TextIO | None = None, forgiven: type
     """A line on stderr, or `stream`. After an OSError, raised where it is not forgiven, nothing goes there any more."""
     stream = stream or sys.stderr
     try:
-        print(CLEAR * stream.isatty() + text, end=end, file=stream, flush=True)
+        print(CLEAR + fitted(text) if stream.isatty() else text, end=end, file=stream, flush=True)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # below Python, so that its flush at exit passes
         if not isinstance(error, forgiven):
@@ -120,12 +122,11 @@ def show(what: str, done: int, total: int, rest: str = "") -> None:
 
 
 def fitted(text: str) -> str:
-    """The text, on a terminal with its lines broken between words."""
-    if not sys.stderr.isatty():
-        return text
+    """The text for a terminal: lines broken between words, but for a command, which has a line of its own to copy."""
     broken = TextWrapper(shutil.get_terminal_size().columns - 1, subsequent_indent="    ", break_on_hyphens=False)
     broken.break_long_words = False
-    return "\n".join("\n".join(broken.wrap(line)) for line in text.splitlines())
+    lines = text.replace(": python ", ":\n  python ").splitlines()
+    return "\n".join(line if line.startswith("  python ") else "\n".join(broken.wrap(line)) for line in lines)
 
 
 def explain(error: BaseException, number: int = 0) -> tuple[int, str]:
@@ -133,8 +134,7 @@ def explain(error: BaseException, number: int = 0) -> tuple[int, str]:
     text = " ".join(str(error).split())
     if number or isinstance(error, KeyboardInterrupt):  # a library in C may raise its own error for ours
         told = text if isinstance(error, Stopped) else ""
-        advice = "give the command again, with --resume auto if a step was saved"
-        return 128 + (number or signal.SIGINT), f"interrupted; {told or advice}"
+        return 128 + (number or signal.SIGINT), f"interrupted; {told or 'give the command again'}"
     if hasattr(error, "exit_code"):
         return error.exit_code, text
     if is_out_of_memory(error):
@@ -146,18 +146,18 @@ def explain(error: BaseException, number: int = 0) -> tuple[int, str]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a smaller batch might have gone through. torch's are known without its import; its CPU's is no class."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "DefaultCPUAllocator" in str(error)
+    """Whether a smaller batch might have gone through. torch's are known without its import; some are told by texts."""
+    names, text = {kind.__name__ for kind in type(error).__mro__}, str(error)
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or any(words in text for words in OUT_OF_MEMORY)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`; did you mean X?`: one that begins with the name, else holds it, else is spelled alike; empty for none."""
+    """`; did you mean X or Y?`: what begins with the name, else holds it, else is spelled alike; empty for none."""
     names, word = list(names), name.strip("-")
     begins = [other for other in names if other.strip("-").startswith(word)] if word else []
     holds = [other for other in names if word in other] if len(word) > 2 else []
     near = begins or holds or difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {' or '.join(near[:2])}?" if near else ""
 
 
 def check_name(place: str, names: Iterable[str], name: str) -> None:

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import math
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -35,9 +36,11 @@ def setting(
 class OptionParser(argparse.ArgumentParser):
     """argparse with `--batch_size` and `--batch-size` alike, no abbreviations, and UsageError instead of an exit."""
 
-    def __init__(self, description: str):
-        kind = argparse.RawDescriptionHelpFormatter
-        super().__init__(description=description, allow_abbrev=False, formatter_class=kind)
+    def __init__(self, description: str, add_help: bool = True):
+        kind, parts = argparse.RawDescriptionHelpFormatter, description.split("\n\n")  # what is indented stays
+        parts = [part if part.startswith(" ") else textwrap.fill(" ".join(part.split()), 79) for part in parts]
+        description = "\n\n".join(parts)
+        super().__init__(description=description, allow_abbrev=False, formatter_class=kind, add_help=add_help)
         self.rare: list[argparse.Action] = []  # that `--help all` alone shows
 
     def add_settings(self, settings: type, groups: Mapping[str, str]) -> None:
@@ -69,6 +72,8 @@ class OptionParser(argparse.ArgumentParser):
             if options := [n for n, word in enumerate(several) if word.startswith("--")]:
                 option, *together = several[options[-1] :]
                 message += f"; several values have commas between: {option} {','.join(together)}"
+            else:
+                message += f"; {self.prog} --help lists them"
             self.error(message)
         return values
 
@@ -77,7 +82,7 @@ class OptionParser(argparse.ArgumentParser):
         known, words = self._option_string_actions, name[2:].replace("_", " ")
         says = sorted((len(action.help), option) for option, action in known.items() if words in (action.help or ""))
         near = nearest(name, known) or "".join(f"; did you mean {option}?" for _, option in says[:1])
-        self.error(f"{given}: no such option{near}; {self.prog} --help all lists every option")
+        self.error(f"{given}: no such option; {self.prog} --help all lists every one{near}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices and value not in action.choices:

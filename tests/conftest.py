@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import gpu_process  # the first: it hides the GPU from torch, or brings it
 import pytest
 import torch
 from hypothesis import settings
@@ -39,3 +40,12 @@ def minilm() -> Path:
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory) -> Path:
     return make_bert_folder(tmp_path_factory.mktemp("bert") / "bert")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Tests marked `gpu` run in a process of their own; here each ends as it did there."""
+    if gpu_process.ON_GPU or not pyfuncitem.get_closest_marker("gpu"):
+        return None
+    gpu_process.repeat(pyfuncitem)
+    return True

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from optim import AdamW
+from optim.adamw import move, move_together
 
 SHAPES = ((3, 5), (7,), (2, 1, 11), ())
 TOLERANCE = {torch.float64: {"rtol": 1e-12, "atol": 1e-12}, torch.float32: {"rtol": 1e-5, "atol": 1e-6}}
@@ -171,3 +172,16 @@ def test_settings_out_of_range_are_refused(name, bad):
     with pytest.raises(ValueError, match=rf"^{name}: expected 0 <= .* <"):
         AdamW([nn.Parameter(torch.ones(2))], **{name: (0.9, bad) if name == "betas" else bad})
     AdamW([nn.Parameter(torch.ones(2))], lr=0, betas=(0, 0), eps=0, weight_decay=0)
+
+
+def test_many_tensors_together_are_each_by_itself():
+    """What a GPU does, on the CPU: bit for bit."""
+    draw = torch.Generator().manual_seed(0)
+    sets = [[torch.rand(shape, generator=draw) for _ in range(4)] for shape in ((3, 5), (7,), (2, 3, 5))]  # p, g, m, v
+    together, settings = [[tensor.clone() for tensor in four] for four in sets], (0.1, 0.9, 0.99, 1e-8, 5)
+    for p, g, m, v in sets:
+        p.mul_(1 - 0.01)
+        move(p, g, m, v, *settings)
+    move_together(*map(list, zip(*together, strict=True)), 0.01, *settings)
+    for four, same in zip(sets, together, strict=True):
+        assert all(map(torch.equal, four, same))

@@ -45,7 +45,7 @@ def test_a_line_for_each_split(tmp_path, capsys, bert):
     start = lines.index("urgency: score, body -> urgency")
     assert "longest 13 100.0% cut at 12 1..2.2 " in lines[start + 1]
     lines = page(capsys, bert, "--task_file", tmp_path / "tasks.toml", "--tasks", "mood")
-    assert lines[0] == "mood: binary, body -> mood"
+    assert lines[:2] == [f"data: {tmp_path}", "mood: binary, body -> mood"]
 
 
 def test_what_is_odd_is_told_with_what_to_do(tmp_path, capsys, bert):
@@ -58,17 +58,17 @@ def test_what_is_odd_is_told_with_what_to_do(tmp_path, capsys, bert):
     write_rows(tmp_path / "dev.csv", [train[6], train[20], {"a": "new", "b": "one", "l": "y"}])
     (tmp_path / "my.toml").write_text(ODD)
     lines = page(capsys, bert, "--task-file", tmp_path / "my.toml")
-    assert lines[lines.index("What to do") + 1 : -1] == [
+    assert lines[lines.index("Look at this") + 1 : -1] == [
         f"odd: {tmp_path}/train.csv: 1 of 200 rows has no l: left out of training; line 5",
         "odd: train: labels of few rows: z (1); add some, or take these labels out",
         "odd: train: pairs with equal sides: 1; see whether they should be there",
         "odd: train: texts that stand there more than once: 1; leave one row of each",
         "odd: train: of them with labels that disagree: 1; decide, such as lines 6 and 8 and 11",
-        f"odd: {tmp_path}/dev.csv: labelled rows in dev of odd: 3; so few choose the best model by chance",
+        f"odd: {tmp_path}/dev.csv: few rows with a label for dev: 3; the best model would be chosen by chance",
         "odd: dev: labels of few rows: z (0); add some",
         "odd: dev: texts that train has too: 2; take them out of train, or scores are too good",
     ]
-    assert lines[1].startswith("train 199 rows ")
+    assert lines[2].startswith("train 199 rows ")
 
 
 @pytest.mark.parametrize(("rows", "few", "out"), [
@@ -82,7 +82,7 @@ def test_no_label_is_to_be_taken_out_that_a_task_needs(tmp_path, capsys, bert, r
         write_rows(tmp_path / f"{split}.csv", [{"a": f"{split} {n}", "b": "", "l": la} for n, la in enumerate(labels)])
     (tmp_path / "my.toml").write_text(ODD.replace('["a", "b"]', '["a"]').replace('classes = ["x", "y", "z"]\n', ""))
     lines = page(capsys, bert, "--task-file", tmp_path / "my.toml")
-    assert lines[lines.index("What to do") + 1 : -1] == [f"odd: train: labels of few rows: {few}; add some{out}"]
+    assert lines[lines.index("Look at this") + 1 : -1] == [f"odd: train: labels of few rows: {few}; add some{out}"]
 
 
 @pytest.mark.fault(48, 49)

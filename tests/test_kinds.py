@@ -143,7 +143,7 @@ def test_a_kind_added_in_one_place_trains_predicts_and_is_saved(arch, tiny_bert,
         optimizer.step()
         optimizer.zero_grad()
     told = page(tasks[0], labels, torch.tensor([1.0, 7.0, 2.0, 9.0]))
-    assert "  all              4       1.500            4.750" in told
+    assert "  all              4            1.500            4.750" in told
     model.save(tmp_path)
     for trained in (model, MultitaskBert.from_pretrained(tmp_path)):
         assert trained.predict("one", sides[0]).tolist() == trained.predict("two", *sides).tolist() == labels

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from data.tasks import LEADERBOARD, TASKS, Task
 from heads import MultitaskBert
 from heads.config import POOLINGS, HeadsConfig
-from heads.inference import TOKENS_A_GROUP, TOKENS_A_PASS, passes
+from heads.inference import TOKENS_A_PASS, passes
 from heads.kinds import KINDS
 from heads.losses import LossSettings, PreviousStep, contrastive_loss
 from heads.pooling import attention_mean, mean
@@ -147,12 +147,12 @@ def test_threads_share_a_model_in_training_mode(tiny_bert):
     assert {name: module.training for name, module in model.named_modules()} == before
 
 
-MOST = 2048
+MOST, LEAST = 2048, 256
 
 
 @given(st.lists(st.integers(2, 60) | st.integers(2, MOST + 3), max_size=97))
 def test_passes_hold_every_row_once_and_not_too_many_tokens_nor_much_padding(lengths):
-    found = list(passes(lengths, MOST))
+    found = list(passes(lengths, MOST, LEAST))
     assert sorted(row for groups in found for rows in groups for row in rows) == list(range(len(lengths)))
     for groups in found:
         widths = [max(lengths[row] for row in rows) for rows in groups]
@@ -160,13 +160,13 @@ def test_passes_hold_every_row_once_and_not_too_many_tokens_nor_much_padding(len
         assert sum(map(len, groups)) == 1 or padded <= MOST
         for rows, width in zip(groups, widths, strict=True):
             longest = sum(lengths[row] == width for row in rows)
-            assert longest == len(rows) or longest * width < TOKENS_A_GROUP
+            assert longest == len(rows) or longest * width < LEAST
 
 
 def test_a_pass_ends_where_it_is_full_and_not_before(model, monkeypatch):
-    assert [[len(rows) for rows in groups] for groups in passes([16] * 300, MOST)] == [[128], [128], [44]]
+    assert [[len(rows) for rows in groups] for groups in passes([16] * 300, MOST, LEAST)] == [[128], [128], [44]]
     lengths = [16] * 100 + [15] * 100 + [3] * 10
-    assert [[len(rows) for rows in groups] for groups in passes(lengths, MOST)] == [[100, 29], [71, 10]]
+    assert [[len(rows) for rows in groups] for groups in passes(lengths, MOST, LEAST)] == [[100, 29], [71, 10]]
     whole = model.encode(TEXTS)
     monkeypatch.setitem(TOKENS_A_PASS, "cpu", 1)  # every text alone
     assert_close(model.encode(TEXTS), whole)

@@ -50,8 +50,14 @@ def test_underscores_and_hyphens_and_values_as_they_are(monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--batchsize", "5"], "--batchsize: no such option; did you mean --batch_size?"),
-        (["--batch", "5"], "--batch: no such option; did you mean --batch_size?"),  # no abbreviations
+        (
+            ["--batchsize", "5"],
+            "lists every one; did you mean --batch_size?",
+        ),
+        (
+            ["--batch", "5"],
+            "--batch: no such option; __main__.py --help all lists every one; did you mean --batch_size?",
+        ),  # no abbreviations
         (["--hidden", "3"], "--hidden: no such option"),  # a field, but no setting
         (["--lr", "nan"], "--lr: expected a number above 0; found 'nan'"),
         (["--batch_size", "1.5"], "found '1.5'"),
@@ -60,7 +66,7 @@ def test_underscores_and_hyphens_and_values_as_they_are(monkeypatch):
         (["--name", "a-b-c"], "did you mean a-b_c?"),
         (["5", "--lr", "3"], "expected an option; found '5'"),
         (["--lr", "3", "4", "5"], "found '4'; several values have commas between: --lr 3,4"),
-        (["--size", "5"], "--size: no such option; did you mean --batch_size?"),
+        (["--size", "5"], "--size: no such option; __main__.py --help all lists every one; did you mean --batch_size?"),
     ],
 )
 def test_refusals(argv, message):
@@ -189,7 +195,7 @@ def test_the_default_folder_and_the_command_that_goes_on_with_it():
         ("--strategy pcgrad", ["pcgrad is a surgery; take --strategy gs --surgery pcgrad"]),
         ("--tasks sst sts", ["found 'sts'; several values have commas between: --tasks sst,sts"]),
         ("--batch_size sst:8", ["--batch_size: expected sst=8; found 'sst:8'"]),
-        ("--dir x", ["--dir: no such option; did you mean --data_dir?"]),
+        ("--dir x", ["--dir: no such option; ", "did you mean --data_dir or --predictions_dir?"]),
         ("--surgery pcgard", ["--surgery: expected one of pcgrad", "found 'pcgard'; did you mean pcgrad?"]),
         ("--surgery pcgrad --strategy mtl", ["--surgery pcgrad: belongs to --strategy gs; found --strategy mtl"]),
         ("--lr -1", ["--lr", "expected a number above 0; found '-1'"]),
@@ -202,7 +208,7 @@ def test_the_default_folder_and_the_command_that_goes_on_with_it():
         ("--resume auto --overwrite", ["--overwrite", "take one of the two"]),
         ("--resume auto --allow_change lrr", ["--allow_change", "'lrr'; did you mean lr?"]),
         ("--init_from nowhere", ["--checkpoint: --init_from names the weights"]),
-        ("--task_file nowhere.toml --epochz 1", ["--epochz: no such option; did you mean --epochs?"]),
+        ("--task_file nowhere.toml --epochz 1", ["--epochz: no such option; ", "; did you mean --epochs?"]),
     ],
 )
 def test_options_that_are_refused(tiny_bert, tmp_path, capsys, monkeypatch, options, messages):

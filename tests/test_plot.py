@@ -14,7 +14,6 @@ from data.tasks import TASKS
 from experiments.plot import Run, main, picture
 from heads.config import HeadsConfig
 from runtime.errors import run_cli
-from tools.pictures import draw_conflict
 
 needs_matplotlib = pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
 TASKS_OF_RUN = [TASKS["sst"], TASKS["sts"], replace(TASKS["sst"], name="own", course=None, metric="macro_f1")]
@@ -97,8 +96,8 @@ def test_runs_share_axes_and_a_star_is_where_the_mean_of_the_main_metrics_is_bes
         assert found == {"red": (24, values[0]), "blue": (16, values[1])}
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert [label.removeprefix(f"{tmp_path}/") for label in labels] == [
-        "red: best mean on dev 0.467, at step 24, steps skipped: 1",
-        "blue: best mean on dev 0.300, at step 16, steps skipped: 1",
+        "red: best on dev 0.467, at step 24, average of sst, sts, own, steps skipped: 1",
+        "blue: best on dev 0.300, at step 16, average of sst, sts, own, steps skipped: 1",
     ]
     assert [text.get_text() for text in axes[SHARES].texts] == ["48 %", "26 %", "0 %"]  # 11 and 6 of 23
 
@@ -127,12 +126,6 @@ def test_the_smooth_line_is_the_mean_of_a_twelfth(tmp_path):
     ax = picture([Run.read(make_run(tmp_path / "run", LOG), "C0")]).axes[1]
     raw, smooth = (line.get_xydata() for line in ax.lines[:2])
     assert len(raw) == 24 and smooth == pytest.approx((raw[1:] + raw[:-1]) / 2)
-
-
-@needs_matplotlib
-def test_the_readmes_picture_of_conflict(tmp_path):
-    draw_conflict(make_run(tmp_path / "run", LOG) / "log.jsonl", tmp_path / "conflict.png")
-    assert (tmp_path / "conflict.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_dev_keeps_every_row(tmp_path):
     assert [warning.partition(".csv: ")[2] for warning in found.warnings] == [
         "1 of 10 rows has no is_duplicate: predicted; line 3",
         "1 of 10 rows has an empty sentence: predicted; line 5",
-        "labelled rows in dev of para: 9; so few choose the best model by chance",
+        "few rows with a label for dev: 9; the best model would be chosen by chance",
     ]
 
 
@@ -150,7 +150,7 @@ def test_few_labelled_rows_in_dev_are_a_warning(tmp_path):
     for changed, few in ((rows[5], 0), ("5\tid5\tA\t", 1)):
         write(tmp_path, "sst", "dev", [SST[0], *with_line(rows, 6, changed)])
         told = read(TASKS["sst"], "dev", tmp_path).warnings
-        assert sum("csv: labelled rows in dev of sst: 19; so few" in line for line in told) == few
+        assert sum("csv: few rows with a label for dev: 19; " in line for line in told) == few
     write_rows(tmp_path / "t.csv", [{"t": f"text {n}", "l": n % 3} for n in range(80)])
     for share, count in ((0.25, 0), (0.2, 1)):  # of 20 rows, and 16
         task = Task("own", "classes", ("t",), "l", {"train": "t.csv", "dev": share}, str(tmp_path), classes=(0, 1, 2))

@@ -44,16 +44,3 @@ def test_what_is_drawn_does_not_depend_on_draws_outside():
     with pytest.raises(KeyError), seeded(3, "dropout"):
         raise KeyError
     assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_the_gpu_too():
-    x = torch.ones(101, device="cuda")
-    before = torch.cuda.get_rng_state()
-    with seeded(3, "dropout", 5):
-        first = torch.nn.functional.dropout(x)
-    assert torch.equal(torch.cuda.get_rng_state(), before)
-    torch.rand(3, device="cuda")
-    with seeded(3, "dropout", 5):
-        assert torch.equal(torch.nn.functional.dropout(x), first)
-    assert generator(3, "draw", device="cuda").device.type == "cuda"

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from optim import TaskGradients, pcgrad, pcgrad_weights
 from optim.surgery import SURGERIES, Surgery
-from optim.surgery.gramian import SPAN, combined_norm, cosines, gramian
+from optim.surgery.gramian import SPANS, combined_norm, cosines, gramian
 from optim.task_gradients import clip_and_combine
+
+SPAN = SPANS["cpu"]
 
 # The golden case of three tasks: each order of the other tasks gives one of these four.
 GOLDEN = torch.tensor([[3, 0, 0, 1], [-1, 2, 0, 0], [-2, -1, 1, 0]], dtype=torch.float64)

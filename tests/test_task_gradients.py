@@ -377,6 +377,5 @@ def test_scaled_losses_and_a_scaled_bound_give_scaled_gradients():
     assert torch.equal(shared_gradient(scaled), 1024 * shared_gradient(plain))
 
 
-def test_sizes_are_the_sentences_and_real_tokens_of_each_task():
-    masks = {"c": torch.tensor([[1, 1, 0], [1, 0, 0]]).bool(), "a": torch.ones(2, 5, dtype=torch.bool)}
-    assert TaskGradients(TASKS, []).sizes(masks) == ([2, 0, 2], [10, 0, 3])
+def test_sizes_are_the_counts_of_each_task():
+    assert TaskGradients(TASKS, []).sizes({"c": (2, 3), "a": (2, 10)}) == [[2, 0, 2], [10, 0, 3]]

@@ -23,7 +23,21 @@ from own_tasks import make_own_tasks
 from safetensors.torch import load_file, save_file
 from test_options import option_names
 from tiny import CONFIG, make_bert_folder, make_data_folder
-from tiny_run import before_update, command, contents, leftovers, log_lines, make_session, outcome, take_steps, train
+from tiny_run import (
+    STILL,
+    before_update,
+    command,
+    contents,
+    copied,
+    leftovers,
+    log_lines,
+    make_session,
+    moved,
+    outcome,
+    recorded,
+    take_steps,
+    train,
+)
 from torch import Tensor
 
 import train_multitask
@@ -37,13 +51,11 @@ from runtime.errors import DivergedError
 from runtime.files import lock
 from training.checkpoint import saved
 from training.options import MIN_STEPS
-from training.session import Session
 
 ROOT = Path(train_multitask.__file__).parent
 METRICS = ["sst_acc", "sst_f1", "para_acc", "para_f1", "sts_pearson", "sts_spearman", "sts_em"]
 METRICS += ["average", "overall_2024"]
 SINGLE = ("--strategy", "single", "--tasks")
-STILL = ("--lr", 1e-30, "--max_grad_norm", 1e30)  # no weight moves in float32, no gradient is clipped
 LOGGED = ("--max_steps", 6, "--eval_every", 3, "--log_every", 2, "--lr", 0.01)
 
 
@@ -62,16 +74,6 @@ def run(home) -> Path:
 
 def weights(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / "model.safetensors") | load_file(folder / "heads.safetensors")
-
-
-def copied(session: Session) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in session.model.state_dict().items()}
-
-
-def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
-    """The names of the tensors that differ in any bit."""
-    assert before.keys() == after.keys()
-    return {name for name in before if not torch.equal(before[name], after[name])}
 
 
 def metrics_of(out: Path) -> dict:
@@ -442,7 +444,6 @@ def test_init_from_starts_with_that_runs_weights(home, run, tmp_path, capsys):
 @pytest.mark.fault(26)
 def test_device_and_precision(home, tmp_path, monkeypatch, capsys):
     """auto is what the hardware computes in; what is not there is refused, with what to take."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert train(home, tmp_path, "--device", "cuda") == 8 and "take --device cpu" in capsys.readouterr().err
     assert train(home, tmp_path, "--amp", "fp16") == 2 and "take one of auto" in capsys.readouterr().err
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
@@ -467,19 +468,6 @@ def test_deterministic(home, tmp_path, monkeypatch):
 
 
 # ---- the arithmetic of a step ----------------------------------------------------------------------------------------
-
-
-def recorded(session: Session, steps: int) -> list[tuple[dict[str, Tensor], dict]]:
-    """Every parameter's gradient at each step, as the optimiser gets it, and the log's line."""
-    found = []
-
-    def note(number: int) -> None:
-        parameters = session.model.named_parameters()
-        found.append({name: p.grad.to_dense().clone() for name, p in parameters if p.grad is not None})
-
-    with before_update(note):
-        lines = take_steps(session, steps)
-    return list(zip(found, lines, strict=True))
 
 
 def test_surgery_without_conflict_is_the_plain_sum(home):

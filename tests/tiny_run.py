@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import make_bert_folder, make_data_folder
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -20,6 +21,8 @@ from runtime.errors import run_cli
 from training.checkpoint import saved
 from training.options import parse
 from training.session import Session
+
+STILL = ("--lr", 1e-30, "--max_grad_norm", 1e30)  # no weight moves in float32, no gradient is clipped
 
 
 @contextmanager
@@ -72,6 +75,29 @@ def before_update(action: Callable[[int], object]) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def recorded(session: Session, steps: int) -> list[tuple[dict[str, Tensor], dict]]:
+    """Every parameter's gradient at each step, as the optimiser gets it, and the log's line."""
+    found = []
+
+    def note(number: int) -> None:
+        parameters = session.model.named_parameters()
+        found.append({name: p.grad.to_dense().clone() for name, p in parameters if p.grad is not None})
+
+    with before_update(note):
+        lines = take_steps(session, steps)
+    return list(zip(found, lines, strict=True))
+
+
+def copied(session: Session) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in session.model.state_dict().items()}
+
+
+def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    """The names of the tensors that differ in any bit."""
+    assert before.keys() == after.keys()
+    return {name for name in before if not torch.equal(before[name], after[name])}
 
 
 @contextmanager

@@ -1,26 +1,24 @@
-"""The README's pictures.
+"""The README's picture of what PCGrad does with two gradients, computed by `optim`, not drawn by hand.
 
-    python -m tools.pictures                            # docs/pcgrad.png: what PCGrad does with two gradients
-    python -m tools.pictures --log runs/x/log.jsonl     # docs/conflict.png: how often a run's tasks conflicted
+    python -m tools.pictures     # docs/pcgrad.png; docs/conflict.png is experiments/conflict.py's
 
-The first is computed by `optim`, not drawn by hand. The second wants a run with surgery.
 Needs the extra: pip install -e '.[pictures]'
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from experiments import pictures
-from experiments.pictures import names, new_figure, save, series
+from experiments.pictures import new_figure, save
 from optim import pcgrad, pcgrad_weights
-from runtime.errors import DataError, run_cli
+from runtime.errors import run_cli
+from runtime.settings import OptionParser
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,34 +97,9 @@ def draw_pcgrad(path: Path) -> None:
     save(figure, path)
 
 
-def draw_conflict(log: Path, path: Path) -> None:
-    lines = pictures.read_log(log)
-    cosines = {pair: series(lines, "cosine", pair) for pair in names(lines, "cosine")}  # steps and values, (N,) each
-    if (count := sum("cosine" in line for line in lines)) < 2:
-        raise DataError(f"{log}: expected steps with cosines; found {count}; take a run with --strategy gs")
-    limits, last = pictures.cosine_limits(lines), len(cosines) - 1
-    figure = new_figure(8, 1 + 1.15 * len(cosines))
-    grid = figure.add_gridspec(last + 1, 2, width_ratios=(3, 1))
-    for row, (pair, (steps, values)) in enumerate(cosines.items()):
-        ax = figure.add_subplot(grid[row, 0], xlim=(steps[0], steps[-1]), ylim=limits, ylabel=pair)
-        pictures.draw_cosines(ax, steps, values, f"C{row}")
-        ax.tick_params(labelbottom=row == last)
-        ax.set_title("" if row else "cosine of two tasks' gradients (below 0: conflict)")
-    ax.set_xlabel(f"step (line: mean of {pictures.rolling(values).shape[1]} steps; band: 8 of 10 of them)")
-    bars = figure.add_subplot(grid[:, 1], title="steps with conflict", xlabel="% (grey: what chance gives)")
-    pictures.draw_shares(bars, [(pair, values, f"C{row}") for row, (pair, (_, values)) in enumerate(cosines.items())])
-    save(figure, path)
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--log", type=Path, help="draw how often the tasks of this run conflicted instead")
-    args = parser.parse_args(argv)
-    if args.log:
-        draw_conflict(args.log, DOCS / "conflict.png")
-    else:
-        draw_pcgrad(DOCS / "pcgrad.png")
-    return 0
+def main(argv: Sequence[str] | None = None) -> None:
+    OptionParser(__doc__).parse_args(argv)
+    draw_pcgrad(DOCS / "pcgrad.png")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
+import torch
 from torch import Tensor
 
 from heads.rows import TaskBatch
@@ -39,7 +40,7 @@ def attempts(session: Session) -> Iterator[AbstractContextManager]:
 
 def finite_losses(losses: Mapping[str, Tensor], batches: Mapping[str, TaskBatch], step: int) -> dict[str, float]:
     """The losses as numbers. Raises DivergedError, with the task and its rows, where one is not finite."""
-    values = {name: loss.item() for name, loss in losses.items()}
+    values = dict(zip(losses, torch.stack([*losses.values()]).tolist(), strict=True))  # a GPU is waited for once
     for name, value in values.items():
         if not math.isfinite(value):
             place = f"{name} at step {step + 1}, rows {', '.join(batches[name].ids)}"

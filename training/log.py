@@ -74,7 +74,7 @@ def header(session: Session) -> str:
         f"texts: up to {max(lengths)} tokens, {sum(n > model.max_length for n in lengths)} cut to {model.max_length}",
         f"device: {session.device}, threads: {torch.get_num_threads()}, precision: {session.amp}, seed: {options.seed}",
         f"steps: {session.total_steps}, {session.steps_an_epoch} an epoch, dev every {session.eval_every}; "
-        f"rows a step: {accum} x {sizes}",
+        f"rows a step: {f'{accum} x ' * (accum > 1)}{sizes}; learning rate: up to {options.lr:g}",
         f"disk: up to {DISK * (sum(trained) + sum(frozen)) / 1e6:.0f} MB in {session.out}",
     ]
     return "\n".join(lines)

@@ -27,7 +27,7 @@ from runtime.settings import OptionParser, non_negative, non_negative_int, posit
 usual = partial(setting, usual=True)  # in the short help
 free = partial(setting, may_change=True)  # when a run goes on: the weights do not depend on it
 OF = {"metavar": "X|TASK=X,TASK=X"}  # one for all tasks, or by name
-N, X = {"metavar": "N"}, {"metavar": "X"}
+N, X, NAME = {"metavar": "N"}, {"metavar": "X"}, {"metavar": "NAME"}
 DATA_HELP = "folder of the course's files (default: the downloaded ones, else the sample)"
 FOLDER_HELP = "the run's folder (default: in runs/, named for what was chosen)"
 # First option -> heading in the help
@@ -49,7 +49,7 @@ class Options:
 
     option: str = usual("finetune", "what to train; pretrain: only the heads", choices=("finetune", "pretrain"))
     strategy: str = usual("gs", "one task; sum of losses; gradient surgery", strategy, choices=("single", "mtl", "gs"))
-    surgery: str | None = setting(None, "how gs combines the tasks' gradients (default: pcgrad)", metavar="NAME")
+    surgery: str | None = setting(None, f"how gs combines gradients: {', '.join(SURGERIES)} (default: pcgrad)", **NAME)
     tasks: tuple[Task, ...] = usual((), "which tasks (default: sst,para,sts, or the file's)", names, metavar="A,B")
     task_file: Path | None = free(None, "tasks of your own: docs/tasks.md", Path, usual=True, metavar="TOML")
     checkpoint: str = usual("minilm", "minilm, bert-base-uncased, a folder or a Hub id", metavar="SOURCE")

@@ -71,8 +71,8 @@ class Session:
         for name in self.model.tasks.keys() - {*options.task_names}:
             self.model.heads[name].requires_grad_(False)
         words = self.model.bert.embeddings.word  # half of minilm's weights, of which a step touches a few hundred rows:
-        words.sparse = True  # gradients without the zeros
-        self.gradients = TaskGradients(options.task_names, shared, sparse=[words.weight])
+        words.sparse = self.device.type == "cpu"  # gradients without the zeros, which a GPU would rather compute
+        self.gradients = TaskGradients(options.task_names, shared, sparse=[words.weight] * words.sparse)
         self.weigh = Fixed(options.loss_scale)
         self.optimizer = AdamW(decayed_matrices(self.model, options.weight_decay), lr=options.lr)
         names = {parameter: name for name, parameter in self.model.named_parameters()}
@@ -226,16 +226,11 @@ class Session:
         for part, saved in ((self.surgery, "surgery"), (self.weigh, "weighing"), (self.scaler, "scaler")):
             if part and numbers[saved]:
                 part.load_state_dict(numbers[saved])
-        if progress.best_step and self.best_step_there() != progress.best_step:  # gone, or of a later step
+        if progress.best_step and step_of_best(self.out / "best") != progress.best_step:  # gone, or of a later step
             progress.best_score = None
             best, step = self.out / "best", progress.best_step
             say(f"{best}: not of step {step}; the next evaluation, or the end of the run, makes it anew")
         self.state, self.last_good = progress, progress.step
-
-    def best_step_there(self) -> int | None:
-        """Of which step best/ is, as far as it says."""
-        with suppress(CheckpointError):
-            return read_json(self.out / "best" / "step.json").get("step")
 
     def check_same(self, stored: dict) -> None:
         """Raise where the run was started with other options or other data."""
@@ -250,6 +245,12 @@ class Session:
         if other and "data_dir" not in allowed:
             advice = "bring those back, or --allow_change data_dir"
             raise DataError(f"--resume: {', '.join(other)}: not the files that the run was started with; {advice}")
+
+
+def step_of_best(folder: Path) -> int | None:
+    """Of which step a run's best model is, as far as it says."""
+    with suppress(CheckpointError):
+        return read_json(folder / "step.json").get("step")
 
 
 def said(value: object) -> str:
