@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from bert.hub import resolve
 from bert.precision import computes_bf16
 
 
@@ -26,6 +27,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 def add_timing(parser: argparse.ArgumentParser) -> None:
     """What the benchmarks that take time on texts have in common."""
+    parser.add_argument("--checkpoint", default="minilm", help="the model's source (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="of each measurement (default: %(default)s)")
     parser.add_argument(
         "--data_dir", type=Path, help="the course's files (default: the downloaded ones, else the sample)"
@@ -109,6 +111,16 @@ class Products:
     def __call__(self) -> None:
         for _ in range(self.COUNT):
             torch.mm(self.a, self.b, out=self.out)
+
+
+def transformers_model(source: str | Path, attention: str) -> torch.nn.Module:
+    """transformers' BERT in float32, whatever the folder's weights are in; quietly. Only peers need the import."""
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    return AutoModel.from_pretrained(resolve(source), attn_implementation=attention, add_pooling_layer=False).float()
 
 
 def encoder_flops(config, lengths: list[int]) -> int:

@@ -1,6 +1,6 @@
 """Sentences a second into vectors: ours against sentence-transformers and transformers; minilm, real questions.
 
-    python -m benchmarks.encode [--check] [--device cuda] [--data_dir DIR] [--sentences N]
+    python -m benchmarks.encode [--check] [--device cuda] [--checkpoint DIR] [--data_dir DIR] [--sentences N]
 
 Needs the extra: pip install -e '.[test]'
 """
@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from sentence_transformers import SentenceTransformer
 from torch.nn.functional import normalize
-from transformers import AutoModel, AutoTokenizer
-from transformers.utils import logging
 
-from benchmarks.common import Products, Report, add_timing, encoder_flops, in_turn, parser, quotient
+from benchmarks.common import Products, Report, add_timing, encoder_flops, in_turn, parser, quotient, transformers_model
 from bert.hub import resolve
 from bert.precision import DTYPES, autocast, resolve_precision
 from data import find_data_dir
@@ -30,8 +28,10 @@ class Transformers:
     """AutoModel in its fastest arrangement: sorted by length, batches of 64, one autocast, mean of the last layer."""
 
     def __init__(self, folder: Path, attention: str, amp: str, device: str):
+        from transformers import AutoTokenizer  # here, so that who has it not can import the rest
+
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModel.from_pretrained(folder, attn_implementation=attention).to(device).eval()
+        self.model = transformers_model(folder, attention).to(device).eval()
         self.device, self.amp = torch.device(device), amp
 
     @torch.no_grad()  # inference_mode would keep autocast from keeping the weights it has cast
@@ -57,17 +57,23 @@ def questions(folder: Path | None, count: int) -> list[str]:
     return list(dict.fromkeys(text for row in rows for text in row.texts if text))[:count]
 
 
+def sentence_transformers(folder: Path, device: str) -> Callable[[list[str]], object]:
+    """The library's own `encode`, as it comes, in float32."""
+    from sentence_transformers import SentenceTransformer
+
+    library = SentenceTransformer(str(folder), device=device).float()
+    return lambda texts: library.encode(texts, show_progress_bar=False, normalize_embeddings=True)
+
+
 def main(argv: list[str] | None = None) -> int:
     options = parser(__doc__)
     add_timing(options)
     options.add_argument("--sentences", type=int, default=1536, help="different questions (default: %(default)s)")
     args = options.parse_args(argv)
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    texts, folder = questions(args.data_dir, args.sentences), resolve("minilm")
+    texts, folder = questions(args.data_dir, args.sentences), resolve(args.checkpoint)
     amp = resolve_precision("auto", torch.device(args.device))
     ours = MultitaskBert.from_pretrained(folder).to(args.device)
-    library = SentenceTransformer(str(folder), device=args.device)
+    library = sentence_transformers(folder, args.device)
     peers = {
         f"transformers {attention} {kind}": Transformers(folder, attention, kind, args.device)
         for attention in ("eager", "sdpa")
@@ -75,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     actions = {
         "ours": lambda: ours.encode(texts, pooling="mean", layer=-1, normalize=True, amp=amp),
-        "sentence-transformers": lambda: library.encode(texts, show_progress_bar=False, normalize_embeddings=True),
+        "sentence-transformers": lambda: library(texts),
         **{name: lambda peer=peer: peer.encode(texts) for name, peer in peers.items()},
     }
     reference = torch.as_tensor(actions["sentence-transformers"]())

@@ -1,6 +1,6 @@
 """How the price of a step with surgery grows with the rows of a batch and with the number of tasks: minilm.
 
-    python -m benchmarks.growth [--check] [--device cuda] [--data_dir DIR]
+    python -m benchmarks.growth [--check] [--device cuda] [--checkpoint DIR] [--data_dir DIR]
 
 With 8, 32 and 128 rows of each of the three tasks, real text; then with 2, 4 and 8 synthetic tasks (a random regression
 each) that share 64 sentences of 20 tokens out among themselves, against the plain sum over the same.
@@ -32,11 +32,11 @@ SENTENCES, TOKENS = 64, 20
 class Synthetic:
     """T tasks that share an encoder: each predicts random numbers from its sentences' mean vectors."""
 
-    def __init__(self, tasks: int, surgery: bool, device: str):
+    def __init__(self, checkpoint: str, tasks: int, surgery: bool, device: str):
         self.device, self.tasks = torch.device(device), [str(task) for task in range(tasks)]
         self.surgery = SURGERIES["pcgrad"]() if surgery else None
         self.amp = resolve_precision("auto", self.device)
-        self.bert = BertModel.from_pretrained("minilm").to(device).train()
+        self.bert = BertModel.from_pretrained(checkpoint).to(device).train()
         words = self.bert.embeddings.word
         words.sparse = device == "cpu"
         shared = list(self.bert.parameters()) if surgery else []
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         setting = {"unit": "us a token", "tokens": tokens // STEPS, "precision": run.amp}
         report.figure(f"growth: {name}", time, None, ratio, at_most=1.0, **setting)
     for tasks in (2, 4, 8):
-        both = {name: Synthetic(tasks, name == "gs", args.device) for name in ("gs", "mtl")}
+        both = {name: Synthetic(args.checkpoint, tasks, name == "gs", args.device) for name in ("gs", "mtl")}
         seconds = in_turn({name: work.step for name, work in both.items()}, args.rounds, args.device)
         gs, mtl = (1e6 * statistics.median(seconds[name]) / (SENTENCES * TOKENS) for name in ("gs", "mtl"))
         report.figure(

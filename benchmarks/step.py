@@ -1,6 +1,6 @@
 """Milliseconds of a training step: ours, plain sum and surgery, against transformers and torchjd.
 
-    python -m benchmarks.step [--check] [--device cuda] [--data_dir DIR] [--rows 8]
+    python -m benchmarks.step [--check] [--device cuda] [--checkpoint DIR] [--data_dir DIR] [--rows 8]
 
 All train minilm, every weight, with dropout, on the same rows, `rows` of each task a step. The peers run transformers'
 model on each task's padded batch, with small siamese heads; the plain sum is stepped by torch's fused AdamW, and so is
@@ -24,14 +24,9 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchjd.aggregation import PCGrad
-from torchjd.autojac import jac_to_grad, mtl_backward
-from transformers import AutoModel
-from transformers.utils import logging
 
 import train_multitask
-from benchmarks.common import Products, Report, add_timing, encoder_flops, in_turn, parser, quotient
-from bert.hub import resolve
+from benchmarks.common import Products, Report, add_timing, encoder_flops, in_turn, parser, quotient, transformers_model
 from bert.precision import DTYPES, autocast, resolve_precision
 from heads.rows import TaskBatch, on_device
 from optim import TaskGradients
@@ -46,9 +41,9 @@ STEPS = 4  # of each measurement, each on another batch
 class Peer(nn.Module):
     """transformers' BERT, mean pooling, a linear layer a task; the two sides of a pair in one batch."""
 
-    def __init__(self, attention: str, amp: str, surgery: bool, device: str):
+    def __init__(self, checkpoint: str, attention: str, amp: str, surgery: bool, device: str):
         super().__init__()
-        self.bert = AutoModel.from_pretrained(resolve("minilm"), attn_implementation=attention, add_pooling_layer=False)
+        self.bert = transformers_model(checkpoint, attention)
         size = self.bert.config.hidden_size
         heads = {"sst": nn.Linear(size, 5), "para": nn.Linear(3 * size, 1), "sts": nn.Linear(3 * size, 1)}
         self.heads = nn.ModuleDict(heads)
@@ -78,6 +73,9 @@ class Peer(nn.Module):
             x = {task: self.features(batch) for task, batch in batches.items()}
             losses = [self.loss(task, x[task], batch.labels) for task, batch in batches.items()]
         if self.surgery:
+            from torchjd.aggregation import PCGrad  # here, so that who has it not can import the rest
+            from torchjd.autojac import jac_to_grad, mtl_backward
+
             mtl_backward(losses, features=list(x.values()))
             jac_to_grad(list(self.bert.parameters()), PCGrad(), optimize_gramian_computation=True)
         else:
@@ -86,17 +84,18 @@ class Peer(nn.Module):
         self.optimizer.zero_grad()
 
 
-def session_for(args: argparse.Namespace, strategy: str, rows: int) -> Session:
-    """As the command would make it; nothing of it is kept."""
-    words = ["--strategy", strategy, "--batch_size", rows, "--device", args.device, "--epochs", 1000, "--lr", 1e-5]
+def session_for(args: argparse.Namespace, strategy: str, rows: int, *more: object) -> Session:
+    """As the command would make it; nothing of it is kept. more: of the command's words, which win."""
+    words = ["--strategy", strategy, "--batch_size", rows, "--checkpoint", args.checkpoint, "--device", args.device]
+    words += ["--epochs", 1000, "--lr", 1e-5]
     words += ["--save_every", 10**9, "--eval_every", 10**9, "--log_every", 10**9, "--output_dir", tempfile.mkdtemp()]
     words += ["--data_dir", args.data_dir] if args.data_dir else []
-    return Session(parse([str(word) for word in words]))
+    return Session(parse([str(word) for word in (*words, *more)]))
 
 
-def take_steps(session: Session) -> None:
+def take_steps(session: Session, count: int = STEPS) -> None:
     """The first steps, once more, by the program's own loop, without evaluation and checkpoint."""
-    session.state.step, session.last_step = 0, STEPS
+    session.state.step, session.last_step = 0, count
     session.is_due = lambda every: False
     with redirect_stderr(io.StringIO()):
         train_multitask.train(session)
@@ -119,19 +118,21 @@ def lengths(session: Session) -> list[int]:
     return [length for batch in batches for length in batch.tokens.attention_mask.sum(1).tolist()]
 
 
-def gradient(session: Session, amp: str) -> Tensor:
-    """What surgery makes of the first batch, no dropout, no clipping: (P,) float64. With amp "off", computed so."""
-    model, gradients = session.model.eval(), session.gradients
-    if amp == "off":
-        model.double()
-        gradients = TaskGradients(gradients.tasks, gradients.shared, sparse=gradients.sparse)
+def gradient(session: Session, dtype: torch.dtype = torch.float32) -> Tensor:
+    """What the first batch writes into .grad, no dropout, no clipping: (P,) float64 on the CPU, without the tasks' own.
+
+    Computed in the session's precision, by a model in dtype.
+    """
+    model, gradients = session.model.eval().to(dtype), session.gradients
+    gradients = TaskGradients(gradients.tasks, gradients.shared, sparse=gradients.sparse)
     ((batches, _),) = session.micro_batches(0)
     with gradients.by_rows(model, *gradients.sizes(model.row_counts(batches))):
-        with autocast(session.device, amp):
+        with autocast(session.device, session.amp):
             losses = model.losses(batches, session.options.losses, session.previous, torch.Generator())
-        sum(losses.values()).backward()
+        session.scaler.scale(sum(losses.values())).backward()
     clip_and_combine(gradients, session.surgery, model.parameters(), math.inf, generator(0, "surgery", 0))
-    return torch.cat([p.grad.to_dense().flatten().double() for p in gradients.shared if p.grad is not None])
+    found = [p.grad.to_dense().flatten().double().cpu() for p in model.shared_parameters() if p.grad is not None]
+    return torch.cat(found) / session.scaler.get_scale()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -139,8 +140,6 @@ def main(argv: list[str] | None = None) -> int:
     add_timing(parsed)
     parsed.add_argument("--rows", type=int, default=8, help="of each task in a batch (default: %(default)s)")
     args = parsed.parse_args(argv)
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
     device = torch.device(args.device)
     amp = resolve_precision("auto", device)
     more = "gs, 4 x the rows"
@@ -152,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
     for library in ("transformers", "torchjd"):
         for attention in ("eager", "sdpa"):
             for kind in dict.fromkeys(("off", amp)):
-                peer = Peer(attention, kind, library == "torchjd", args.device)
+                peer = Peer(args.checkpoint, attention, kind, library == "torchjd", args.device)
                 for order, batches in orders.items():
                     if order == "shuffled" or kind == amp:
                         actions[f"{library} {attention} {kind}, {order}"] = partial(peer.steps, batches)
@@ -175,7 +174,8 @@ def main(argv: list[str] | None = None) -> int:
     tokens = {name: sum(lengths(run)) for name, run in runs.items()}
     growth = quotient(seconds[more], seconds["gs"]) * tokens["gs"] / tokens[more]
     report.figure("growth: time a token, 4 x / 1 x the rows", ms[more], ms["gs"], growth, at_most=1.0, **setting)
-    low, exact = (gradient(session_for(args, "gs", args.rows), kind) for kind in ("bf16", "off"))
+    low = gradient(session_for(args, "gs", args.rows, "--amp", "bf16"))
+    exact = gradient(session_for(args, "gs", args.rows, "--amp", "off"), torch.float64)
     error = ((low - exact).norm() / exact.norm()).item()
     name = "bfloat16 gradient's relative error, against float64"
     report.figure(name, error, None, error, at_most=2e-2, rows=args.rows)

@@ -1,0 +1,220 @@
+"""Whether a GPU computes what the CPU does, repeats itself, goes on where it stopped: checks of tools/on_gpu.py.
+
+A section is a function that gives, for each of its checks, a name and what makes its numbers; "ok" among them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import redirect_stderr
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import train_multitask
+from benchmarks.step import gradient, session_for, take_steps
+from optim import AdamW
+from optim.surgery.gramian import gramian
+from training.checkpoint import load_latest, saved, step_of
+
+STEPS = 20
+EMBEDDINGS = 30522, 384  # minilm's
+# How far these steps may lead from the CPU's in float32: the losses of all steps, as a vector; and the way that the
+# weights have gone, which is more, for Adam makes steps of a common length of the smallest gradients, rounding and all.
+# Measured with these precisions emulated on a CPU: losses 2e-7, 4e-3, 5e-4; the way 7e-5, 0.05, 0.012. The bounds are
+# some four times that; float32's are between it and TF32, emulated in the linear layers: 4e-4 and 6e-3.
+AFTER_STEPS = {"off": (5e-5, 2e-3), "bf16": (2e-2, 0.2), "fp16": (2e-3, 0.05)}
+# Of the first gradient, as a vector, against float64. Measured as above: 3e-6 to 3e-5, 0.02 to 0.03, 0.003 to 0.01;
+# with TF32 in the linear layers 2e-3 to 1e-2, in the convolution alone 6e-3.
+FIRST_GRADIENT = {"off": 2e-4, "bf16": 0.1, "fp16": 0.04}
+HEADS = (("v1", "cls"), ("v2", "attention_mean"), ("v3a", "cnn"))  # cnn: cuDNN takes TF32 unless it is told not to
+
+
+class LeftOut(Exception):
+    """What cannot be checked here, and why."""
+
+
+def parity(args: Namespace) -> Iterator[tuple[str, Callable[[], dict]]]:
+    for strategy in ("mtl", "gs"):
+        reference = cache(partial(trained, args, strategy, "off", "cpu"))
+        for amp in AFTER_STEPS:
+            yield f"{strategy} {amp}: {STEPS} steps", partial(after_steps, args, strategy, amp, reference)
+    for arch, pooling in HEADS:
+        made = partial(first_gradient, args, arch, pooling)
+        exact = cache(partial(made, "off", "cpu", torch.float64))
+        for amp in FIRST_GRADIENT:
+            yield f"gs {amp}: first gradient, {arch}, {pooling}", partial(gradient_error, amp, made, exact)
+
+
+def trained(args: Namespace, strategy: str, amp: str, device: str) -> tuple[list[dict], Tensor, Tensor]:
+    """Steps without dropout, whose draws differ by device: their lines of the log; the weights before, and after."""
+    words = ("--amp", amp, "--device", device, "--max_steps", STEPS, "--lr", 1e-4, "--log_every", 1)
+    session = session_for(args, strategy, 8, *words)
+    session.model.eval()
+    session.is_due = lambda every: every == 1  # a line for each step; no evaluation, no checkpoint
+    before = flat(session.model)
+    with redirect_stderr(io.StringIO()):
+        train_multitask.train(session)
+    lines = [json.loads(line) for line in (session.out / "log.jsonl").read_text().splitlines()]
+    return lines, before, flat(session.model)
+
+
+def flat(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten().double().cpu() for p in model.parameters()])
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+def after_steps(args: Namespace, strategy: str, amp: str, reference: Callable) -> dict:
+    (lines, _, weights), (expected, before, goal) = trained(args, strategy, amp, "cuda"), reference()
+    losses, others = (torch.tensor([[*line["losses"].values()] for line in log]) for log in (lines, expected))
+    loss, way = relative(losses, others), relative(weights - before, goal - before)
+    limits, skipped = AFTER_STEPS[amp], sum("skipped" in line for line in lines)
+    ok = loss < limits[0] and way < limits[1]
+    return {"ok": ok, "loss": loss, "way": way, "limits": list(limits), "skipped": skipped}
+
+
+def first_gradient(args: Namespace, arch: str, pooling: str, amp: str, device: str, dtype=torch.float32) -> Tensor:
+    words = ("--arch", arch, "--pooling", pooling, "--amp", amp, "--device", device)
+    session = session_for(args, "gs", 8, *words)
+    session.scaler = torch.amp.GradScaler("cuda", init_scale=2.0**10, enabled=amp == "fp16")  # settled, as after steps
+    return gradient(session, dtype)
+
+
+def gradient_error(amp: str, made: Callable, exact: Callable[[], Tensor]) -> dict:
+    error = relative(made(amp, "cuda"), exact())
+    return {"ok": error < FIRST_GRADIENT[amp], "error": error, "limit": FIRST_GRADIENT[amp]}
+
+
+def resume(args: Namespace) -> Iterator[tuple[str, Callable[[], dict]]]:
+    """Whole runs of the real command, several at a time; of each kind two, and one that is stopped and gone on with."""
+    pool = ThreadPoolExecutor(max(1, min(8, os.cpu_count() // 2)))
+    kinds = [(strategy, *more) for strategy in ("gs", "mtl") for more in ((), ("--deterministic",))]
+    runs = {kind: [pool.submit(run, args, kind, number) for number in range(3)] for kind in kinds}
+    try:
+        for kind, (first, second, stopped) in runs.items():
+            yield f"{' '.join(kind)}: the same run twice", partial(same_bits, first, second)
+            yield f"{' '.join(kind)}: SIGTERM, then --resume auto", partial(same_bits, first, stopped, second)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def run(args: Namespace, kind: tuple[str, ...], number: int) -> tuple[Path, int | None]:
+    """The folder of a run; of the third also the step that it was stopped at."""
+    out, steps = args.home / f"{'-'.join(kind)}-{number}", str(args.sizes.run)
+    command = [sys.executable, train_multitask.__file__, "--device", "cuda", "--checkpoint", args.checkpoint]
+    command += ["--output_dir", str(out), "--no_test", "--batch_size", "8", "--max_steps", steps, "--eval_every", steps]
+    command += ["--strategy", *kind]
+    if number < 2:
+        wait_for(command, out, 0)
+        return out, None
+    wait_for(command, out, 128 + signal.SIGTERM, stop=True)
+    step = step_of(saved(out / "checkpoints")[0])
+    wait_for([*command, "--resume", "auto"], out, 0)
+    return out, step
+
+
+def wait_for(command: list[str], out: Path, expected: int, stop: bool = False) -> None:
+    """In a process of its own. stop: by SIGTERM, once 5 steps are logged. Raises RuntimeError for another exit code."""
+    log, messages = out / "log.jsonl", out.with_suffix(".txt")
+    with open(messages, "ab") as stream:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stream)
+    try:
+        while stop and process.poll() is None:
+            if log.exists() and log.read_bytes().count(b"\n") >= 5:
+                process.send_signal(signal.SIGTERM)
+                break
+            time.sleep(0.01)
+        code = process.wait(timeout=240)
+    finally:
+        process.kill()
+    if code == 8:
+        raise LeftOut("a process of its own finds no GPU here")
+    if code != expected:
+        raise RuntimeError(f"expected exit {expected}; found {code}: {messages.read_text()[-500:]}")
+
+
+def same_bits(run: Future, other: Future, twin: Future | None = None) -> dict:
+    """Weights, moments and triplets of the last checkpoint. twin: a run that must be like `run`, or nothing is said."""
+    (out, _), (folder, step) = run.result(), other.result()
+    differ, repeats = differing(out, folder), twin is None or not differing(out, twin.result()[0])
+    found = {"tensors that differ": len(differ), "the first": differ[:8], "stopped at": step}
+    found["left out"] = None if repeats else "runs that are not stopped differ, too"
+    return {"ok": not differ if repeats else None, **found}
+
+
+def differing(out: Path, other: Path) -> list[str]:
+    (_, a, _), (_, b, _) = (load_latest(folder / "checkpoints") for folder in (out, other))
+    return [f"{file}: {name}" for file in a for name, x in a[file].items() if not torch.equal(x, b[file][name])]
+
+
+def memory(args: Namespace) -> Iterator[tuple[str, Callable[[], dict]]]:
+    yield f"gs, {args.sizes.rows} x 3 rows, half of what a step takes", partial(half_the_memory, args)
+
+
+def half_the_memory(args: Namespace) -> dict:
+    """The step is made in smaller parts, and what the failed attempts had taken is given back."""
+    session = session_for(args, "gs", args.sizes.rows)
+    take_steps(session, 1)  # makes the moments
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    held = torch.cuda.memory_allocated()
+    take_steps(session, 1)
+    peak, total = torch.cuda.max_memory_allocated(), torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    try:
+        torch.cuda.set_per_process_memory_fraction((held + peak) / 2 / total)
+        take_steps(session, 1)
+        after = torch.cuda.memory_allocated()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    sizes = {name: x / 2**20 for name, x in (("held_mib", held), ("peak_mib", peak), ("after_mib", after))}
+    return {"ok": session.state.parts > 1 and after <= held + (1 << 20), "parts": session.state.parts, **sizes}
+
+
+def large(args: Namespace) -> Iterator[tuple[str, Callable[[], dict]]]:
+    for tasks in (3, 8):
+        yield f"Gramian of {tasks} x {args.sizes.columns:,}", partial(gramian_error, tasks, args.sizes.columns)
+    for kind in ("dense", "sparse"):
+        yield f"AdamW against torch's, {kind}", partial(adamw_error, kind == "sparse")
+
+
+def gramian_error(tasks: int, columns: int) -> dict:
+    jacobian, seconds = torch.randn(tasks, columns, device="cuda"), []
+    for _ in range(3):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        found = gramian(jacobian)
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    exact = sum(part @ part.mT for part in map(Tensor.double, jacobian.split(1 << 22, dim=1)))
+    error, best = ((found - exact).abs() / exact.diagonal().max()).max().item(), min(seconds)
+    # The docstring's 1e-7 is one span's; over many spans the errors average out, to 1e-9.
+    return {"ok": error < 1e-7, "error": error, "ms": 1e3 * best, "GB/s": 4e-9 * jacobian.numel() / best}
+
+
+def adamw_error(sparse: bool) -> dict:
+    ours, theirs = (nn.Embedding(*EMBEDDINGS, sparse=wanted, device="cuda") for wanted in (sparse, False))
+    theirs.load_state_dict(ours.state_dict())
+    optimizers = {ours: AdamW(ours.parameters(), lr=1e-2), theirs: torch.optim.AdamW(theirs.parameters(), lr=1e-2)}
+    for _ in range(4):
+        ids = torch.randint(EMBEDDINGS[0], (999,), device="cuda")
+        for table, optimizer in optimizers.items():
+            table(ids).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    same = torch.allclose(ours.weight, theirs.weight, rtol=1e-5, atol=1e-6)  # the tests' for float32
+    return {"ok": same, "largest difference": (ours.weight - theirs.weight).abs().max().item()}

@@ -1,0 +1,206 @@
+"""What a real GPU is asked first: is it right, does it repeat itself, how fast is it. Eight minutes, without network.
+
+    python -m tools.on_gpu --pack minilm16                  # where minilm is cached or within reach: 45 MB to carry
+    python -m tools.on_gpu [--checkpoint minilm16] [--output_dir on_gpu] [--only parity,speed] [--minutes 8]
+
+Sections, in this order: machine, tests, parity, resume, memory, large, speed. Each check is guarded and written down as
+soon as it is made, in results.json and, the failures first, in results.md: a session that is cut off loses one check.
+Exit 1 where a check failed. Peers of the timing that are not installed are named and left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import torch
+
+from bert.checkpoint import read_weights, write_tensors
+from bert.hub import SMALL_FILES, resolve
+from bert.precision import resolve_device
+from data.tasks import names
+from runtime.errors import check_name, run_cli, say
+from runtime.files import new_folder, write_atomic
+from tools import gpu_checks, gpu_speed
+from tools.gpu_checks import LeftOut
+
+Checks = Iterator[tuple[str, Callable[[], dict]]]  # a check's name, and what gives its "ok" and its numbers
+ROOT = Path(__file__).parents[1]
+OUTCOMES = {False: "**failed**", True: "passed", None: ""}  # None: a figure, or left out
+
+
+class Sizes(NamedTuple):
+    """How much of everything."""
+
+    run: int = 60  # steps of a run that is stopped
+    rows: int = 256  # of each task in the step that runs out of memory
+    columns: int = 90_000_000  # of the Jacobian: more than 65,535 spans
+    timed: tuple[int, ...] = (8, 32, 128)  # rows of each task
+    layers: int = 12  # of the random bert-base
+    rounds: int = 5  # of each measurement
+
+
+SMALL = Sizes(run=12, rows=24, columns=1 << 20, timed=(2,), layers=1, rounds=1)
+
+
+def machine(args: argparse.Namespace) -> Checks:
+    yield "GPU and libraries", describe
+
+
+def describe() -> dict:
+    query = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,power.limit", "--format=csv,noheader"]
+    driver = subprocess.run(query, capture_output=True, text=True, timeout=60).stdout if shutil.which(query[0]) else ""
+    found = {"GPU": torch.cuda.get_device_name(), "capability": "{}.{}".format(*torch.cuda.get_device_capability())}
+    found |= {"GiB": torch.cuda.get_device_properties(0).total_memory / 2**30, "driver, clock, power": driver.strip()}
+    found |= {"torch": torch.__version__, "CUDA": torch.version.cuda, "python": platform.python_version()}
+    return {"ok": None, **found}
+
+
+def tests(args: argparse.Namespace) -> Checks:
+    yield "tests/test_gpu.py", partial(gpu_tests, args)
+
+
+def gpu_tests(args: argparse.Namespace) -> dict:
+    """In a process of their own, for the tests set threads and signals."""
+    path, result = ROOT / "tests" / "test_gpu.py", args.home / "tests.xml"
+    if missing := [str(path)] * (not path.is_file()) + ["pytest"] * (find_spec("pytest") is None):
+        raise LeftOut(f"there is no {' and no '.join(missing)}")
+    command = [sys.executable, "-m", "pytest", str(path), "-q", f"--junitxml={result}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    suites = [*ElementTree.parse(result).iter("testsuite")]
+    count = {key: sum(int(suite.get(key)) for suite in suites) for key in ("tests", "failures", "errors", "skipped")}
+    ran = count["tests"] > count["skipped"]
+    return {"ok": done.returncode == 0 if ran else None, **count, "tail": done.stdout.splitlines()[-12:]}
+
+
+SECTIONS: dict[str, Callable[[argparse.Namespace], Checks]] = {
+    "machine": machine,
+    "tests": tests,
+    "parity": gpu_checks.parity,
+    "resume": gpu_checks.resume,
+    "memory": gpu_checks.memory,
+    "large": gpu_checks.large,
+    "speed": gpu_speed.speed,
+}
+
+
+class Book:
+    """The checks so far, on disk."""
+
+    def __init__(self, folder: Path, command: str, minutes: float):
+        self.folder, self.command, self.checks, self.began = folder, command, [], time.monotonic()
+        self.deadline = self.began + 60 * minutes
+
+    def fill(self, section: str, checks: Checks) -> None:
+        """A section's checks, up to the deadline."""
+        while time.monotonic() < self.deadline:
+            name, action = next(checks, (None, None))
+            if name is None:
+                return
+            self.make(section, name, action)
+            gc.collect()
+            torch.cuda.empty_cache()
+        checks.close()
+        self.add({"section": section, "name": "the rest", "ok": None, "left out": "no time"})
+
+    def make(self, section: str, name: str, action: Callable[[], dict]) -> None:
+        """One check: what it finds, or how it fails."""
+        began = time.monotonic()
+        try:
+            found = action()
+        except LeftOut as reason:
+            found = {"ok": None, "left out": str(reason)}
+        except Exception as error:
+            places = [f"{at.filename}:{at.lineno}" for at in traceback.extract_tb(error.__traceback__)[-4:]]
+            found = {"ok": False, "error": f"{error!r:.600}", "at": places}
+        self.add({"section": section, "name": name, **found, "seconds": round(time.monotonic() - began, 1)})
+
+    def add(self, check: dict) -> None:
+        self.checks.append({key: float(f"{x:.4g}") if isinstance(x, float) else x for key, x in check.items()})
+        say(f"{OUTCOMES[check['ok']]:10} {check['section']}: {check['name']}: {numbers(self.checks[-1])}")
+        self.write("cut off, or not at its end yet")
+
+    def write(self, state: str) -> None:
+        seconds = round(time.monotonic() - self.began)
+        content = {"command": self.command, "state": state, "seconds": seconds, "checks": self.checks}
+        write_atomic(self.folder / "results.json", json.dumps(content, indent=1) + "\n")
+        write_atomic(self.folder / "results.md", page(content))
+
+
+def numbers(check: Mapping) -> str:
+    """Whatever a check has beside its name and outcome."""
+    left = {key: x for key, x in check.items() if key not in ("section", "name", "ok") and x not in (None, "", [])}
+    texts = [f"{key} {' / '.join(map(str, x)) if isinstance(x, list) else x}" for key, x in left.items()]
+    return " ".join(", ".join(texts).split())
+
+
+def page(content: Mapping) -> str:
+    """A table, the failures first."""
+    checks = sorted(content["checks"], key=lambda check: [*OUTCOMES].index(check["ok"]))
+    words = {False: "failed", True: "passed", None: "figures or left out"}
+    counts = ", ".join(f"{sum(check['ok'] is ok for check in checks)} {word}" for ok, word in words.items())
+    lines = ["# On a GPU", "", f"`{content['command']}`: {counts}; {content['seconds']} s; {content['state']}.", ""]
+    lines += ["| | section | check | numbers |", "|---|---|---|---|"]
+    for check in checks:
+        cells = (OUTCOMES[check["ok"]], check["section"], check["name"], numbers(check))
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def pack(source: str, folder: Path) -> None:
+    """A model's folder with its weights in float16, half the bytes to carry; they are read as float32."""
+    origin = resolve(source)
+    with new_folder(folder) as new:
+        for path in (origin / name for name in SMALL_FILES):
+            if path.is_file():
+                shutil.copy(path, new)
+        weights = {name: x.half() if x.is_floating_point() else x for name, x in read_weights(origin).items()}
+        write_tensors(new / "model.safetensors", weights)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pack", type=Path, metavar="DIR", help="write the model in float16 there, and end")
+    parser.add_argument("--checkpoint", metavar="SOURCE", help="the model (default: minilm16 if it is here, or minilm)")
+    parser.add_argument("--output_dir", type=Path, default=Path("on_gpu"), help="of the results (default: %(default)s)")
+    parser.add_argument("--only", type=names, default=tuple(SECTIONS), metavar="A,B", help="some sections alone")
+    parser.add_argument("--minutes", type=float, default=8, help="after these no check begins (default: %(default)s)")
+    parser.add_argument("--small", action="store_true", help="little of everything, to try this program itself")
+    parser.set_defaults(device="cuda", data_dir=None)  # what the benchmarks' functions look for
+    args = parser.parse_args(argv)
+    if args.pack:
+        pack(args.checkpoint or "minilm", args.pack)
+        return 0
+    for name in args.only:
+        check_name("--only", SECTIONS, name)
+    resolve_device("cuda")
+    args.checkpoint = str(resolve(args.checkpoint or ("minilm16" if Path("minilm16").is_dir() else "minilm")).resolve())
+    args.sizes = SMALL if args.small else Sizes()
+    command = " ".join(["python -m tools.on_gpu", *(sys.argv[1:] if argv is None else argv)])
+    book = Book(args.output_dir, command, args.minutes)
+    with tempfile.TemporaryDirectory(prefix="on-gpu-") as home:
+        args.home, tempfile.tempdir = Path(home), home  # the benchmarks' sessions, too, make their folders in it
+        for section, checks in SECTIONS.items():
+            if section in args.only:
+                book.fill(section, checks(args))
+    tempfile.tempdir = None
+    book.write("complete")
+    return int(any(check["ok"] is False for check in book.checks))
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))
