@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import Future
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -106,9 +107,9 @@ def test_runs_are_compared_bit_by_bit(tmp_path):
 
 @pytest.mark.parametrize("name, most", [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12)])
 def test_model_flop_use(monkeypatch, name, most):
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(name=name))
     assert model_flop_use(most, 4.0) == 0.25
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "another")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(name="another"))
     assert model_flop_use(most, 4.0) is None
 
 

@@ -25,6 +25,7 @@ from heads import MultitaskBert
 PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
 PEAKS |= {"L40": 181e12, "L4": 121e12, "A10G": 70e12, "A10": 125e12}
 PEERS = {"transformers": "mtl", "torchjd": "gs"}  # and what of ours each is set beside; both need transformers
+ATTENTION = {"transformers": "sdpa", "torchjd": "eager"}  # torchjd's vmap has no rule for the fused one, and loops
 
 
 def speed(args: Namespace) -> Iterator[tuple[str, Callable[[], dict]]]:
@@ -49,7 +50,7 @@ def source(args: Namespace, size: str) -> str:
 
 def model_flop_use(flops: float, seconds: float) -> float | None:
     """Useful matrix FLOPs against what the GPU could make of them in bfloat16; None where that is not known."""
-    name = torch.cuda.get_device_name()
+    name = torch.cuda.get_device_properties(0).name
     return next((flops / seconds / most for part, most in PEAKS.items() if part in name), None)
 
 
@@ -70,7 +71,8 @@ def step(args: Namespace, size: str, rows: int) -> dict:
         return partial(take_steps, ours[strategy])
 
     def make_peer(library: str) -> Callable[[], None]:
-        return partial(Peer(args.checkpoint, "sdpa", amp, library == "torchjd", "cuda").steps, batches)
+        peer = Peer(args.checkpoint, ATTENTION[library], amp, library == "torchjd", "cuda")
+        return partial(peer.steps, batches)
 
     for strategy in ("mtl", "gs"):
         add(strategy, partial(make_ours, strategy))

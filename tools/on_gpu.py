@@ -1,11 +1,14 @@
-"""What a real GPU is asked first: is it right, does it repeat itself, how fast is it. Eight minutes, without network.
+r"""What a real GPU is asked first: is it right, does it repeat itself, how fast is it. Eight minutes, without network.
 
     python -m tools.on_gpu --pack minilm16                  # where minilm is cached or within reach: 45 MB to carry
     python -m tools.on_gpu [--checkpoint minilm16] [--output_dir on_gpu] [--only parity,speed] [--minutes 8]
 
 Sections, in this order: machine, tests, parity, resume, memory, large, speed. Each check is guarded and written down as
 soon as it is made, in results.json and, the failures first, in results.md: a session that is cut off loses one check.
-Exit 1 where a check failed. Peers of the timing that are not installed are named and left out.
+Exit 1 where a check failed. Peers of the timing that are not installed are named and left out. To try it without a GPU:
+
+    python -c "import sys; sys.path.insert(0, 'tests'); import gpu_stand_in; gpu_stand_in.load(); \
+        import tools.on_gpu; tools.on_gpu.main(['--small'])"
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -28,9 +32,10 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 import torch
+from huggingface_hub.constants import HF_ASSETS_CACHE
 
 from bert.checkpoint import read_weights, write_tensors
-from bert.hub import SMALL_FILES, resolve
+from bert.hub import SMALL_FILES, WHEEL_CACHE, resolve
 from bert.precision import resolve_device
 from data.tasks import names
 from runtime.errors import check_name, run_cli, say
@@ -40,6 +45,7 @@ from tools.gpu_checks import LeftOut
 
 Checks = Iterator[tuple[str, Callable[[], dict]]]  # a check's name, and what gives its "ok" and its numbers
 ROOT = Path(__file__).parents[1]
+TESTS = 180  # seconds for the tests, at most
 OUTCOMES = {False: "**failed**", True: "passed", None: ""}  # None: a figure, or left out
 
 
@@ -54,7 +60,7 @@ class Sizes(NamedTuple):
     rounds: int = 5  # of each measurement
 
 
-SMALL = Sizes(run=12, rows=24, columns=1 << 20, timed=(2,), layers=1, rounds=1)
+SMALL = Sizes(run=12, rows=64, columns=1 << 20, timed=(2,), layers=1, rounds=1)
 
 
 def machine(args: argparse.Namespace) -> Checks:
@@ -64,8 +70,9 @@ def machine(args: argparse.Namespace) -> Checks:
 def describe() -> dict:
     query = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,power.limit", "--format=csv,noheader"]
     driver = subprocess.run(query, capture_output=True, text=True, timeout=60).stdout if shutil.which(query[0]) else ""
-    found = {"GPU": torch.cuda.get_device_name(), "capability": "{}.{}".format(*torch.cuda.get_device_capability())}
-    found |= {"GiB": torch.cuda.get_device_properties(0).total_memory / 2**30, "driver, clock, power": driver.strip()}
+    properties = torch.cuda.get_device_properties(0)
+    found = {"GPU": properties.name, "capability": f"{properties.major}.{properties.minor}"}
+    found |= {"GiB": properties.total_memory / 2**30, "driver, clock, power": driver.strip()}
     found |= {"torch": torch.__version__, "CUDA": torch.version.cuda, "python": platform.python_version()}
     return {"ok": None, **found}
 
@@ -75,12 +82,17 @@ def tests(args: argparse.Namespace) -> Checks:
 
 
 def gpu_tests(args: argparse.Namespace) -> dict:
-    """In a process of their own, for the tests set threads and signals."""
-    path, result = ROOT / "tests" / "test_gpu.py", args.home / "tests.xml"
+    """In a process of their own, in which minilm is this session's checkpoint."""
+    path, result, cache = ROOT / "tests" / "test_gpu.py", args.home / "tests.xml", args.home / "assets"
     if missing := [str(path)] * (not path.is_file()) + ["pytest"] * (find_spec("pytest") is None):
         raise LeftOut(f"there is no {' and no '.join(missing)}")
-    command = [sys.executable, "-m", "pytest", str(path), "-q", f"--junitxml={result}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    minilm = cache / WHEEL_CACHE.relative_to(HF_ASSETS_CACHE)
+    minilm.parent.mkdir(parents=True)
+    minilm.symlink_to(args.checkpoint)
+    variables = {"TESTS_ON_GPU": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "HF_ASSETS_CACHE": str(cache)}
+    env = {**os.environ, **variables, "HF_HUB_OFFLINE": "1"}  # tests/gpu_process.py
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={result}", str(path)]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=TESTS)
     suites = [*ElementTree.parse(result).iter("testsuite")]
     count = {key: sum(int(suite.get(key)) for suite in suites) for key in ("tests", "failures", "errors", "skipped")}
     ran = count["tests"] > count["skipped"]
