@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import train_multitask
 from benchmarks.step import gradient, session_for, take_steps
+from heads import MultitaskBert
 from optim import AdamW
 from optim.surgery.gramian import gramian
 from training.checkpoint import load_latest, saved, step_of
@@ -71,10 +72,11 @@ def trained(args: Namespace, strategy: str, amp: str, device: str) -> tuple[list
     return lines, before, flat(session.model)
 
 
-def flat(model: nn.Module) -> Tensor:
-    """All weights but the keys' biases, which add the same to all scores of a query: their gradients are rounding."""
+def flat(model: MultitaskBert) -> Tensor:
+    """The encoder's weights, without the keys' biases, which add the same to all scores of a query: their gradients are
+    rounding alone, as are some of the heads', of which Adam would make whole steps."""
     parts = []
-    for name, weight in model.named_parameters():
+    for name, weight in model.bert.named_parameters():
         thirds = weight.detach().double().cpu().flatten().chunk(3)
         parts += thirds[::2] if name.endswith("query_key_value.bias") else thirds
     return torch.cat(parts)
