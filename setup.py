@@ -28,7 +28,7 @@ setup(
             "scikit-learn>=1.4",  # F1
             "transformers>=5",  # BertModel, the reference of bert/, and a peer of benchmarks/
             "sentence-transformers>=5.2",  # embeddings, and a reader of what a run writes
-            "torchjd>=0.18,<0.19",  # the reference of surgery, and a peer
+            "torchjd[full]>=0.18,<0.19",  # the reference of every surgery, with its solvers, and a peer
             "matplotlib>=3.8",  # pictures
         ],
         "pictures": ["matplotlib>=3.8"],

@@ -17,8 +17,9 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from functools import partial
 from importlib.metadata import version
-from itertools import combinations
+from itertools import combinations, permutations
 from pathlib import Path
 
 import torch
@@ -50,34 +51,43 @@ def train(session: Session) -> None:
             started = time.monotonic()
             for attempt in guards.attempts(session):  # another one, in smaller parts, where memory runs out
                 with attempt:
-                    losses = dict.fromkeys(session.rows, 0.0)
+                    losses, weighed_losses = (dict.fromkeys(session.rows, 0.0) for _ in range(2))
                     negatives = generator(options.seed, "negatives", step)
                     for micro, (batches, shares) in enumerate(session.micro_batches(step)):
                         rows = gradients.sizes(model.row_counts(batches))  # of each task, in each layer
                         with seeded(options.seed, "dropout", step, micro), gradients.by_rows(model, *rows):
                             with autocast(session.device, session.amp):
                                 of_batch = model.losses(batches, options.losses, session.previous, negatives)
-                            weighed = session.weigh({name: loss * shares[name] for name, loss in of_batch.items()})
-                            scaler.scale(sum(weighed.values())).backward()  # splits the shared gradients by task
-                        for name, value in guards.finite_losses(of_batch, batches, step).items():
+                            weighed = session.weigh(of_batch, generator(options.seed, "weighing", step))
+                            total = sum(weighed[name] * share for name, share in shares.items())
+                            scaler.scale(total).backward()  # splits the shared gradients by task
+                        for name, value, counted in guards.finite_losses(of_batch, weighed, batches, step):
                             losses[name] += value * shares[name]
-            session.previous.end_step()
-            max_norm = options.max_grad_norm * scaler.get_scale()
-            draws = generator(options.seed, "surgery", step)
-            conflict = clip_and_combine(gradients, session.surgery, model.parameters(), max_norm, draws)
-            line = {"losses": losses, **conflict_line(session, conflict)}
+                            weighed_losses[name] += counted * shares[name]
+            conflict = clip_and_combine(
+                gradients,
+                session.surgery,
+                model.parameters(),
+                options.max_grad_norm,
+                generator(options.seed, "surgery", step),
+                scaler.get_scale(),
+                [*weighed_losses.values()],
+            )
+            lr = options.lr * lr_factor(state.updates, session.total_steps, session.warmup_steps)
+            line = {"losses": losses, **conflict_line(session, conflict, weighed_losses, lr)}
             if not (reason := guards.why_skipped(conflict, state)):
                 scaler.unscale_(optimizer)
-                line["lr"] = options.lr * lr_factor(state.updates, session.total_steps, session.warmup_steps)
-                line["grad_norm"] = conflict.norm / scaler.get_scale()
+                line |= {"lr": lr, "grad_norm": conflict.norm}
                 for group in optimizer.param_groups:
-                    group["lr"] = line["lr"]
+                    group["lr"] = lr
                 scaler.step(optimizer)
                 scaler.update()
+                session.weigh.update(losses, partial(session.losses_of, step))
                 state.updates += 1
             else:
                 line["skipped"] = reason
                 scaler.update(scaler.get_scale() / 2)  # also where the norm alone is out of float32's range
+            session.previous.end_step()
             optimizer.zero_grad()
             state.step += 1
             state.seconds += time.monotonic() - started
@@ -90,8 +100,12 @@ def train(session: Session) -> None:
             session.save_if_due(evaluated)
 
 
-def conflict_line(session: Session, conflict: Conflict) -> dict:
-    """For the log the cosine of each pair of task gradients; how often they conflict is counted."""
+def conflict_line(session: Session, conflict: Conflict, losses: dict[str, float], lr: float) -> dict:
+    """For the log the cosine of each pair of task gradients, and what a step on one task does for another.
+
+    TAG's affinity (Fifty et al. 2021), to first order: by a plain step of lr on task i alone, weighed as it is, task
+    j's loss falls by the share  lr g_i . g_j / l_j.  How often two tasks conflict is counted.
+    """
     if conflict.gramian is None or conflict.infinite:
         return {}
     cosine, tasks, state = cosines(conflict.gramian), session.gradients.tasks, session.state
@@ -99,7 +113,9 @@ def conflict_line(session: Session, conflict: Conflict) -> dict:
     state.surgeries += 1
     for pair, value in pairs.items():
         state.conflicts[pair] = state.conflicts.get(pair, 0) + (value < 0)
-    return {"cosine": pairs}
+    gains = lr * conflict.gramian / torch.tensor([losses[task] for task in tasks])  # (T, T), of i on j
+    affinity = {f"{tasks[i]}-{tasks[j]}": gains[i, j].item() for i, j in permutations(range(len(tasks)), 2)}
+    return {"cosine": pairs, "affinity": affinity}
 
 
 def evaluate(session: Session, log: RunLog) -> None:

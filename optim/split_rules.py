@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv1d_weight
 
+WAY_OUT = "take TaskGradients.backward, for one task's loss after the other"
 Gradients = dict[str, list[Tensor]]
 Rows = Sequence[slice]
 
@@ -34,8 +35,9 @@ def embedding(layer: nn.Embedding, x: Tensor, dy: Tensor, rows: Rows) -> Gradien
     """y = W[x]: dy is added to the rows of dW that x names; sparse where sparse=True. x: (...), dy: (..., D)"""
     if layer.sparse:
         return {"weight": [sparse_rows(x[r].flatten(), dy[r].flatten(0, -2), layer.weight.shape) for r in rows]}
-    count = layer.num_embeddings  # torch's own, for it repeats bit for bit on a GPU, as index_add_ does not
-    return {"weight": [torch.ops.aten.embedding_dense_backward(dy[r], x[r], count, -1, False) for r in rows]}
+    count, padding = layer.num_embeddings, -1 if layer.padding_idx is None else layer.padding_idx
+    backward = torch.ops.aten.embedding_dense_backward  # it repeats bit for bit on a GPU, as index_add_ does not
+    return {"weight": [backward(dy[r], x[r], count, padding, False) for r in rows]}
 
 
 def conv1d(layer: nn.Conv1d, x: Tensor, dy: Tensor, rows: Rows) -> Gradients:
@@ -60,11 +62,12 @@ RULES = {nn.Linear: linear, nn.LayerNorm: layer_norm, nn.Embedding: embedding, n
 
 def rule_of(layer: nn.Module, name: str) -> Callable[[nn.Module, Tensor, Tensor, Rows], Gradients]:
     """The rule for a layer of these kinds, or derived from one with the same forward. Raises TypeError, with `name`."""
-    plain = True
+    plain = getattr(layer, "padding_mode", "zeros") == "zeros" and not isinstance(getattr(layer, "padding", 0), str)
     if isinstance(layer, nn.Embedding):
-        plain = layer.padding_idx is None and layer.max_norm is None and not layer.scale_grad_by_freq
+        plain = layer.max_norm is None and not layer.scale_grad_by_freq
+        plain = plain and (layer.padding_idx is None or not layer.sparse)
     for kind, rule in RULES.items():
         if plain and isinstance(layer, kind) and type(layer).forward is kind.forward:
             return rule
     known = ", ".join(kind.__name__ for kind in RULES)
-    raise TypeError(f"{name}: expected a plain {known}; found {layer}; add its rule to RULES")
+    raise TypeError(f"{name}: expected a plain {known}; found {layer}; add its rule to RULES, or {WAY_OUT}")

@@ -13,13 +13,12 @@ import torch
 from torch import Generator, Tensor, nn
 
 from optim.clipping import clip_gradients
-from optim.split_rules import rule_of, sparse_rows
+from optim.split_rules import WAY_OUT, rule_of, sparse_rows
 from optim.surgery import Surgery
 from optim.surgery.gramian import combined_norm, gramian
 
 # Columns of the Jacobian at a time. On a CPU what is made of them stays in its cache; a GPU wants large operations.
 COLUMNS = {"cpu": 1 << 18, "cuda": 1 << 22}
-WAY_OUT = "take TaskGradients.backward, for one task's loss after the other"
 
 
 class TaskGradients:
@@ -132,7 +131,8 @@ class TaskGradients:
             (x,) = inputs
             version = x._version
             if len(x) not in bounds:
-                raise ValueError(f"{name}: expected {' or '.join(map(str, bounds))} rows; found {len(x)}; check sizes")
+                found = f"found {len(x)}; check sizes, give what is the same for all rows to each of them, or {WAY_OUT}"
+                raise ValueError(f"{name}: expected {' or '.join(map(str, bounds))} rows; {found}")
 
             def split(dy: Tensor) -> None:
                 if x._version != version:
@@ -195,7 +195,7 @@ class TaskGradients:
 
 
 class Conflict(NamedTuple):
-    """What a step's gradients were before they were combined, scaled as the losses were."""
+    """What a step's gradients were before they were combined."""
 
     gramian: Tensor | None  # (T, T) float64 on the CPU; None without surgery
     infinite: list[str]  # the tasks whose gradient of the shared parameters is infinite or undefined
@@ -212,24 +212,29 @@ def clip_and_combine(
     gradients: TaskGradients,
     surgery: Surgery | None,
     parameters: Iterable[Tensor],
-    max_norm: float,
+    max_norm: float = math.inf,
     generator: Generator | None = None,
+    scale: float = 1.0,
+    losses: Sequence[float] = (),
 ) -> Conflict:
     """A step's .grad: Gramian, the surgery's weights, clipping by these, one pass over the task gradients.
 
     Where a gradient is not finite there is no surgery, and .grad is not finite: the caller skips the step.
     Args: surgery: None for the plain sum. parameters: all whose gradients the norm is of.
-          max_norm: scaled as the losses were. generator: a CPU generator for the surgery's draws.
+          max_norm: of the gradients as they are without `scale`. generator: a CPU generator for the surgery's draws.
+          scale: what a GradScaler has multiplied the losses by; .grad has it, nothing else does.
+          losses: each task's, for the surgeries that read them.
     """
     weights = torch.ones(len(gradients.tasks))
     if surgery is None:
         gradients.combine(weights)
-        return Conflict(None, [], clip_gradients(parameters, max_norm))
-    products, norm = gradients.gramian().cpu(), math.inf
+        return Conflict(None, [], clip_gradients(parameters, max_norm * scale) / scale)
+    products, norm = gradients.gramian().cpu() / scale**2, math.inf
     infinite = [task for task, g in zip(gradients.tasks, products.diagonal(), strict=True) if not g.isfinite()]
     if not infinite:
+        surgery.losses = torch.tensor(losses) if losses else None
         weights = surgery.weights(products, generator)
-        norm = clip_gradients(parameters, max_norm, others=combined_norm(weights, products))
+        norm = clip_gradients(parameters, max_norm * scale, others=combined_norm(weights, products) * scale) / scale
     # Clipped by its weights, the sum needs no further pass. What is infinite shows in .grad, where GradScaler looks.
     clip = math.inf if norm == math.inf else max_norm / norm if norm > max_norm else 1.0
     gradients.combine(weights * clip)

@@ -1,21 +1,198 @@
-"""What each task's loss counts: the one place where losses are weighed. A new way is a class here."""
+"""What each task's loss counts: the one place where losses are weighed. A new way is a class here, and a line below.
 
-from torch import Tensor
+    weighed = weigh(losses, generator)                     # before the backward pass
+    weigh.update({"sst": 1.1, "sts": 0.2}, again)          # after the optimiser's step
+
+Letters: T tasks; l the losses; w the factors.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Generator, Tensor, nn
+
+from optim.adamw import AdamW
 
 
 class Fixed:
-    """A constant factor for each task: {"sst": 1.0, "sts": 4.0}."""
+    """w_i = a constant for each task, {"sst": 1.0, "sts": 4.0}; the base of every other way, whose w it multiplies."""
 
-    def __init__(self, factors: dict[str, float]):
-        self.factors = factors
+    def __init__(self, scales: Mapping[str, float]):
+        self.scales = scales
 
-    def __call__(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Scalars by task, of all tasks or some -> the same, weighed"""
-        return {task: loss * self.factors[task] for task, loss in losses.items()}
+    def __call__(self, losses: Mapping[str, Tensor], generator: Generator | None = None) -> dict[str, Tensor]:
+        """Scalars by task, of all tasks or some -> the same, weighed. generator: a CPU generator, anew for each step"""
+        factors = self.factors({task: loss.detach() for task, loss in losses.items()}, generator)
+        return {task: loss * (self.scales[task] * factors[task]) for task, loss in losses.items()}
+
+    def factors(self, losses: Mapping[str, Tensor], generator: Generator | None) -> Mapping[str, float | Tensor]:
+        """w by task; at least of those in `losses`."""
+        return dict.fromkeys(losses, 1.0)
+
+    def update(self, losses: Mapping[str, float], again: Callable[[], Mapping[str, float]]) -> None:
+        """After a step. losses: before it, not weighed. again: computes those of the same rows, after it."""
 
     def state_dict(self) -> dict:
-        """What changes from step to step, as JSON can hold it: nothing."""
+        """What changes from step to step, as JSON can hold it."""
         return {}
 
     def load_state_dict(self, state: dict) -> None:
         """Take back what state_dict gave."""
+
+
+class Equal(Fixed):
+    """All losses of one size: w_i = 1 / m_i, over the mean of these, m_i a running mean of l_i; 1 in the first step.
+
+    So it finds by itself the factors c_i with which the paper scales its losses.
+    beta: in [0, 1), how much of the running mean stays in a step.
+    """
+
+    def __init__(self, scales: Mapping[str, float], beta: float = 0.99):
+        super().__init__(scales)
+        if not 0 <= beta < 1:
+            raise ValueError(f"beta: expected a number in [0, 1); found {beta}")
+        self.beta, self.means, self.steps = beta, {}, 0
+
+    def factors(self, losses: Mapping[str, Tensor], generator: Generator | None) -> Mapping[str, float]:
+        inverse = {task: 1 / max(mean, 1e-12) for task, mean in self.means.items()} or dict.fromkeys(self.scales, 1.0)
+        mean = sum(inverse.values()) / len(inverse)
+        return {task: value / mean for task, value in inverse.items()}
+
+    def update(self, losses: Mapping[str, float], again: Callable[[], Mapping[str, float]]) -> None:
+        self.steps += 1
+        share = (1 - self.beta) / (1 - self.beta**self.steps)  # the first step's is 1: no bias towards 0
+        self.means = {task: (1 - share) * self.means.get(task, 0) + share * loss for task, loss in losses.items()}
+
+    def state_dict(self) -> dict:
+        return {"means": self.means, "steps": self.steps}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.means, self.steps = state["means"], state["steps"]
+
+
+class DynamicAverage(Fixed):
+    """DWA (Liu et al. 2019, "End-To-End Multi-Task Learning With Attention", equation 7): more for what falls slowly.
+
+        w = T softmax(r / temperature),   r_i = L_i(t - 1) / L_i(t - 2)
+
+    L(t) is the mean loss of the t-th `steps` steps, where the paper has epochs; w_i = 1 in the first two of these.
+    """
+
+    def __init__(self, scales: Mapping[str, float], temperature: float = 2.0, steps: int = 50):
+        super().__init__(scales)
+        if not (temperature > 0 and steps >= 1):
+            raise ValueError(f"expected temperature > 0 and steps >= 1; found {temperature}, {steps}")
+        self.temperature, self.steps = temperature, steps
+        self.sums, self.count, self.ratios = dict.fromkeys(scales, 0.0), 0, dict.fromkeys(scales, 1.0)
+        self.before: dict[str, float] = {}  # the mean losses of the last whole interval
+
+    def factors(self, losses: Mapping[str, Tensor], generator: Generator | None) -> Mapping[str, float]:
+        powers = {task: math.exp(min(ratio, 1e3) / self.temperature) for task, ratio in self.ratios.items()}
+        return {task: len(powers) * power / sum(powers.values()) for task, power in powers.items()}
+
+    def update(self, losses: Mapping[str, float], again: Callable[[], Mapping[str, float]]) -> None:
+        self.sums = {task: self.sums[task] + loss for task, loss in losses.items()}
+        self.count += 1
+        if self.count == self.steps:
+            means = {task: total / self.steps for task, total in self.sums.items()}
+            if self.before:
+                self.ratios = {task: mean / max(self.before[task], 1e-12) for task, mean in means.items()}
+            self.before, self.sums, self.count = means, dict.fromkeys(means, 0.0), 0
+
+    def state_dict(self) -> dict:
+        return {name: getattr(self, name) for name in ("sums", "count", "ratios", "before")}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.sums, self.count, self.ratios, self.before = (state[k] for k in ("sums", "count", "ratios", "before"))
+
+
+class Random(Fixed):
+    """RLW (Lin et al. 2022): w = T softmax(a draw from the standard normal), anew in each step. The paper's has no T.
+
+    Needs a generator, so that each micro-batch of a step has the same.
+    """
+
+    def factors(self, losses: Mapping[str, Tensor], generator: Generator | None) -> Mapping[str, float]:
+        draw = torch.randn(len(self.scales), generator=generator, dtype=torch.float64).softmax(0)
+        return dict(zip(self.scales, (len(draw) * draw).tolist(), strict=True))
+
+
+class Learned(Fixed):
+    """Ways that learn a number x_i for each task, 0 at first, by Adam."""
+
+    def __init__(self, scales: Mapping[str, float], lr: float = 0.025):
+        super().__init__(scales)
+        if not 0 < lr < math.inf:
+            raise ValueError(f"lr: expected a number above 0; found {lr}")
+        self.x = nn.Parameter(torch.zeros(len(scales), dtype=torch.float64))
+        self.optimizer = AdamW([self.x], lr=lr, weight_decay=0.0)
+
+    def by_task(self, values: Tensor) -> dict[str, float]:
+        return dict(zip(self.scales, values.tolist(), strict=True))
+
+    def descend(self, slope: Tensor) -> None:
+        self.x.grad = slope
+        self.optimizer.step()
+
+    def state_dict(self) -> dict:
+        moments = {name: value.tolist() for name, value in self.optimizer.state[self.x].items() if name != "step"}
+        return {"x": self.x.tolist(), "moments": moments, "step": self.optimizer.state[self.x].get("step", 0)}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.x.data = torch.tensor(state["x"], dtype=torch.float64)
+        moments = {name: torch.tensor(value, dtype=torch.float64) for name, value in state["moments"].items()}
+        self.optimizer.state[self.x] = moments | ({"step": state["step"]} if moments else {})
+
+
+class Uncertainty(Learned):
+    """Kendall et al. 2018 ("Multi-Task Learning Using Uncertainty to Weigh Losses", equation 10): w_i = e^-x_i / 2.
+
+    x_i is the logarithm of the task's variance, learned with the model by the sum of  e^-x_i l_i / 2 + x_i / 2.
+    lr: of x. The paper's is the model's own, which in fine-tuning is too small for x to move.
+    """
+
+    def factors(self, losses: Mapping[str, Tensor], generator: Generator | None) -> Mapping[str, float]:
+        return self.by_task((-self.x.detach()).exp() / 2)
+
+    def update(self, losses: Mapping[str, float], again: Callable[[], Mapping[str, float]]) -> None:
+        x = self.x.detach()
+        self.descend((1 - (-x).exp() * torch.tensor([losses[task] for task in self.scales], dtype=torch.float64)) / 2)
+
+
+class Famo(Learned):
+    """FAMO (Liu et al. 2023, "FAMO: Fast Adaptive Multitask Optimization", algorithm 1): all losses fall at one rate.
+
+        z = softmax(x),   w_i = (z_i / l_i) / sum_j (z_j / l_j)
+        x <- Adam(x, J_z^T (log l - log l') + decay x),   l' the losses of the same rows after the step
+
+    J_z the softmax's Jacobian. l' costs a forward pass a step. In steps of several micro-batches each weighs its own l.
+    """
+
+    def __init__(self, scales: Mapping[str, float], lr: float = 0.025, decay: float = 0.01):
+        super().__init__(scales, lr)
+        if not decay >= 0:
+            raise ValueError(f"decay: expected 0 or more; found {decay}")
+        self.decay = decay
+
+    def factors(self, losses: Mapping[str, Tensor], generator: Generator | None) -> Mapping[str, Tensor]:
+        z = self.by_task(self.x.detach().softmax(0))
+        shares = {task: z[task] / loss.clamp(min=1e-8) for task, loss in losses.items()}
+        total = sum(shares.values())
+        return {task: share / total for task, share in shares.items()}
+
+    def update(self, losses: Mapping[str, float], again: Callable[[], Mapping[str, float]]) -> None:
+        after, x = again(), self.x.detach()
+        fall = [math.log(max(losses[task], 1e-8)) - math.log(max(after[task], 1e-8)) for task in self.scales]
+        z, fall = x.softmax(0), torch.tensor(fall, dtype=torch.float64)
+        self.descend(z * (fall - z @ fall) + self.decay * x)
+
+
+WEIGHINGS: dict[str, type[Fixed]] = {
+    "fixed": Fixed,
+    "equal": Equal,
+    "uncertainty": Uncertainty,
+    "dwa": DynamicAverage,
+    "famo": Famo,
+    "rlw": Random,
+}

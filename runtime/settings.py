@@ -7,11 +7,12 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from inspect import signature
 from pathlib import Path
 from types import UnionType
 from typing import Any, NoReturn, get_args, get_origin
 
-from runtime.errors import UsageError, nearest
+from runtime.errors import UsageError, check_name, nearest
 
 LARGE = 10**18  # no whole number is as large, in an option or a file
 
@@ -131,6 +132,25 @@ positive = _number(float, lambda x: x > 0, "a number above 0")
 non_negative = _number(float, lambda x: x >= 0, "a number, 0 or more")
 probability = _number(float, lambda x: 0 <= x <= 1, "a number in [0, 1]")
 rate = _number(float, lambda x: 0 <= x < 1, "a number in [0, 1)")
+
+
+def built(option: str, table: Mapping[str, type], text: str, *args: Any) -> Any:
+    """An object by its name in a table, and its settings: "cagrad" or "cagrad:c=0.4,..." -> table["cagrad"](c=0.4).
+
+    Settings are the constructor's keywords, of their defaults' types; args come before them. Raises UsageError.
+    """
+    name, _, rest = text.partition(":")
+    check_name(option, table, name)
+    defaults = {key: p.default for key, p in signature(table[name]).parameters.items() if p.default is not p.empty}
+    try:
+        pairs = [part.partition("=") for part in rest.split(",") if part]
+        for key, _, _ in pairs:
+            if key not in defaults:
+                known = ", ".join(f"{key}={value}" for key, value in defaults.items())
+                raise ValueError(f"expected {f'settings among {known}' if known else 'no settings'}; found {key!r}")
+        return table[name](*args, **{key: type(defaults[key])(value) for key, _, value in pairs})
+    except ValueError as error:
+        raise UsageError(f"{option} {name}: {error}") from None
 
 
 def of_type(value: Any, kind: Any) -> Any:

@@ -184,6 +184,18 @@ def test_a_toy_surgery_trains_and_its_memory_survives(home, tmp_path, monkeypatc
     assert mine["tensors"]["model.safetensors"] != pcgrad["tensors"]["model.safetensors"]
 
 
+@pytest.mark.parametrize("weigh", ["equal:beta=0.5", "uncertainty", "dwa:steps=2", "famo", "rlw"])
+def test_what_surgeries_and_weighings_remember_survives(home, tmp_path, weigh):
+    """Gradient vaccine's targets, and what each weighing keeps; bit for bit, each other than with fixed factors."""
+    words = ("--surgery", "gradvac:beta=0.3", "--weigh", weigh)
+    assert train(home, tmp_path / "whole", *SETTINGS["gs"], *words) == 0
+    out = interrupted(home, tmp_path / "run", "gs", 6, *words)
+    assert resume(home, out, "gs", *words) == 0
+    mine = outcome(tmp_path / "whole")
+    assert outcome(out) == mine and mine["state"]["surgery"]["targets"]
+    assert mine["tensors"]["model.safetensors"] != outcome(undisturbed(home, "gs"))["tensors"]["model.safetensors"]
+
+
 @pytest.mark.fault(2, 19)
 @pytest.mark.parametrize(
     "events",

@@ -15,6 +15,7 @@ LAYERS = [
     (nn.LayerNorm(7, eps=1e-3), (5, 7)),
     (nn.LayerNorm((3, 7)), (5, 2, 3, 7)),
     (nn.Embedding(13, 7), None),
+    (nn.Embedding(13, 7, padding_idx=3), None),
     (nn.Embedding(13, 7, sparse=True), None),
     (nn.Conv1d(6, 4, kernel_size=3, padding=1), (5, 6, 11)),
     (nn.Conv1d(6, 4, kernel_size=3, stride=2, dilation=2, groups=2), (5, 6, 11)),

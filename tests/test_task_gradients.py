@@ -286,16 +286,45 @@ def test_rows_that_no_size_fits_or_two_are_refused():
         pass
 
 
+def test_what_is_broadcast_over_the_rows_is_refused_by_name():
+    """As transformers' position ids are, which are (1, T) unless they are given."""
+    model = nn.ModuleDict({"word": nn.Embedding(5, 3), "position": nn.Embedding(5, 3)})
+    with TaskGradients(("a", "b"), list(model.parameters())).by_rows(model, [1, 3]):
+        model.word(torch.ones(4, 2, dtype=torch.long))
+        with pytest.raises(
+            ValueError, match=r"^position.weight: expected 4 rows; found 1; .* to each of them, or take"
+        ):
+            model.position(torch.ones(1, 2, dtype=torch.long))
+
+
 class Doubled(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return 2 * super().forward(x)
 
 
-@pytest.mark.parametrize("layer", [nn.Bilinear(3, 3, 3), Doubled(3, 3), nn.Embedding(3, 3, padding_idx=0)])
+WITHOUT_RULE = [
+    nn.Bilinear(3, 3, 3),
+    Doubled(3, 3),
+    nn.Embedding(3, 3, padding_idx=0, sparse=True),
+    nn.Embedding(3, 3, max_norm=1.0),
+    nn.GroupNorm(1, 3),
+    nn.Conv2d(3, 3, 1),
+    nn.Conv1d(3, 3, 3, padding=1, padding_mode="circular"),
+    nn.Conv1d(3, 3, 3, padding="same"),
+]
+
+
+@pytest.mark.parametrize("layer", WITHOUT_RULE, ids=str)
 def test_a_layer_without_a_rule_is_refused_where_it_is_shared(layer):
     model = nn.Sequential(nn.modules.linear.NonDynamicallyQuantizableLinear(3, 3), layer)
     split = TaskGradients(TASKS, list(model.parameters())).by_rows(model, [1, 1, 1])
-    with pytest.raises(TypeError, match=rf"^1.weight: expected a plain Linear.*; found {type(layer).__name__}"), split:
+    with (
+        pytest.raises(
+            TypeError,
+            match=rf"^1.weight: expected a plain Linear.*; found {type(layer).__name__}.*TaskGradients.backward",
+        ),
+        split,
+    ):
         pass
     with TaskGradients(TASKS, list(model[0].parameters())).by_rows(model, [1, 1, 1]):
         pass
@@ -368,13 +397,18 @@ def test_an_infinite_gradient_that_is_not_shared_goes_through_and_gradscaler_ski
     assert all(torch.equal(*pair) for pair in zip(net.parameters(), before, strict=True))
 
 
-def test_scaled_losses_and_a_scaled_bound_give_scaled_gradients():
-    """As under a GradScaler, bit for bit for powers of two."""
-    (plain, one), (scaled, other) = (
-        combined("by_rows", 0.5 * scale, SURGERIES["pcgrad"](), factors=(scale,) * 3) for scale in (1.0, 1024.0)
-    )
-    assert other.norm == 1024 * one.norm and torch.equal(other.gramian, 2.0**20 * one.gramian)
-    assert torch.equal(shared_gradient(scaled), 1024 * shared_gradient(plain))
+@pytest.mark.parametrize("name", SURGERIES)
+def test_scaled_losses_give_scaled_gradients_and_nothing_else(name):
+    """As under a GradScaler, bit for bit for powers of two: a surgery, the norm and its bound see what there was."""
+    results = []
+    for scale in (1.0, 1024.0):
+        net, gradients = made("by_rows", False, factors=(scale,) * 3)
+        surgery, losses = SURGERIES[name](), [3.0, 5.0, 7.0]
+        conflict = clip_and_combine(gradients, surgery, net.parameters(), 0.5, seeded(), scale, losses)
+        results.append((conflict, shared_gradient(net)))
+    (one, plain), (other, scaled) = results
+    assert other.norm == one.norm and torch.equal(other.gramian, one.gramian)
+    assert torch.equal(scaled, 1024 * plain)
 
 
 def test_sizes_are_the_counts_of_each_task():

@@ -38,15 +38,17 @@ def attempts(session: Session) -> Iterator[AbstractContextManager]:
             say(f"warning: out of memory at step {state.step + 1}; batches are computed {parts}")
 
 
-def finite_losses(losses: Mapping[str, Tensor], batches: Mapping[str, TaskBatch], step: int) -> dict[str, float]:
-    """The losses as numbers. Raises DivergedError, with the task and its rows, where one is not finite."""
-    values = dict(zip(losses, torch.stack([*losses.values()]).tolist(), strict=True))  # a GPU is waited for once
-    for name, value in values.items():
+def finite_losses(
+    losses: Mapping[str, Tensor], weighed: Mapping[str, Tensor], batches: Mapping[str, TaskBatch], step: int
+) -> Iterator[tuple[str, float, float]]:
+    """Each task's name and loss, plain and weighed. Raises DivergedError, with its rows, where one is not finite."""
+    values = torch.stack([*losses.values(), *weighed.values()]).view(2, -1).T.tolist()  # a GPU is waited for once
+    for name, (value, counted) in zip(losses, values, strict=True):
         if not math.isfinite(value):
             place = f"{name} at step {step + 1}, rows {', '.join(batches[name].ids)}"
             advice = "lower --lr or look at these rows; the last checkpoint stands"
             raise DivergedError(f"expected a finite loss; found {value} for {place}; {advice}")
-    return values
+        yield name, value, counted
 
 
 def why_skipped(conflict: Conflict, state: State) -> str:

@@ -21,13 +21,14 @@ from heads.files import model_folder, read_heads
 from heads.kinds import KINDS
 from heads.losses import LossSettings
 from optim.surgery import SURGERIES
+from optim.weighing import WEIGHINGS
 from runtime.errors import UsageError, check_name, say
-from runtime.settings import OptionParser, non_negative, non_negative_int, positive, positive_int, rate, setting
+from runtime.settings import OptionParser, built, non_negative, non_negative_int, positive, positive_int, rate, setting
 
 usual = partial(setting, usual=True)  # in the short help
 free = partial(setting, may_change=True)  # when a run goes on: the weights do not depend on it
 OF = {"metavar": "X|TASK=X,TASK=X"}  # one for all tasks, or by name
-N, X, NAME = {"metavar": "N"}, {"metavar": "X"}, {"metavar": "NAME"}
+N, X, OWN = {"metavar": "N"}, {"metavar": "X"}, {"metavar": "NAME[:SETTING=X,...]"}
 DATA_HELP = "folder of the course's files (default: the downloaded ones, else the sample)"
 FOLDER_HELP = "the run's folder (default: in runs/, named for what was chosen)"
 # First option -> heading in the help
@@ -49,7 +50,8 @@ class Options:
 
     option: str = usual("finetune", "what to train; pretrain: only the heads", choices=("finetune", "pretrain"))
     strategy: str = usual("gs", "one task; sum of losses; gradient surgery", strategy, choices=("single", "mtl", "gs"))
-    surgery: str | None = setting(None, f"how gs combines gradients: {', '.join(SURGERIES)} (default: pcgrad)", **NAME)
+    surgery: str | None = setting(None, f"how gs combines gradients: {', '.join(SURGERIES)} (default: pcgrad)", **OWN)
+    weigh: str = setting("fixed", f"how losses are weighed, beside --loss_scale: {', '.join(WEIGHINGS)}", **OWN)
     tasks: tuple[Task, ...] = usual((), "which tasks (default: sst,para,sts, or the file's)", names, metavar="A,B")
     task_file: Path | None = free(None, "tasks of your own: docs/tasks.md", Path, usual=True, metavar="TOML")
     checkpoint: str = usual("minilm", "minilm, bert-base-uncased, a folder or a Hub id", metavar="SOURCE")
@@ -215,7 +217,8 @@ def check_options(options: Options) -> None:
     if options.surgery and strategy != "gs":
         raise UsageError(f"--surgery {options.surgery}: belongs to --strategy gs; found --strategy {strategy}")
     if options.surgery:
-        check_name("--surgery", SURGERIES, options.surgery)
+        built("--surgery", SURGERIES, options.surgery)
+    built("--weigh", WEIGHINGS, options.weigh, options.loss_scale)
     if options.overwrite and options.resume != "never":
         raise UsageError(f"--overwrite: moves what --resume {options.resume} would go on from; take one of the two")
     out = options.output_dir if options.overwrite else options.output_dir / "best"

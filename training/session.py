@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
+
 from bert import precision
 from bert.checkpoint import check_fit
 from data.reader import read_splits
@@ -21,11 +23,11 @@ from heads.rows import TaskBatch, TaskRows, step_batches
 from optim import AdamW, TaskGradients
 from optim.adamw import decayed_matrices, packed, unpacked
 from optim.surgery import SURGERIES
-from optim.weighing import Fixed
+from optim.weighing import WEIGHINGS
 from runtime.errors import CheckpointError, DataError, DivergedError, UsageError, say, stop_signals
 from runtime.files import new_folder, read_json
-from runtime.seeds import seeded
-from runtime.settings import of_type
+from runtime.seeds import generator, seeded
+from runtime.settings import built, of_type
 from training import checkpoint
 from training.options import Options
 
@@ -64,7 +66,7 @@ class Session:
         self.model = model.to(self.device).train()
         if options.option == "pretrain":
             self.model.bert.requires_grad_(False).eval()  # a frozen encoder gives its plain features, without dropout
-        self.surgery = SURGERIES[options.surgery]() if options.surgery else None
+        self.surgery = built("--surgery", SURGERIES, options.surgery) if options.surgery else None
         shared = [p for p in self.model.shared_parameters() if p.requires_grad and self.surgery]
         if self.surgery and not shared:
             arch = self.model.config.arch
@@ -74,7 +76,7 @@ class Session:
         words = self.model.bert.embeddings.word  # half of minilm's weights, of which a step touches a few hundred rows:
         words.sparse = self.device.type == "cpu"  # gradients without the zeros, which a GPU would rather compute
         self.gradients = TaskGradients(options.task_names, shared, sparse=[words.weight] * words.sparse)
-        self.weigh = Fixed(options.loss_scale)
+        self.weigh = built("--weigh", WEIGHINGS, options.weigh, options.loss_scale)
         self.optimizer = AdamW(decayed_matrices(self.model, options.weight_decay), lr=options.lr)
         names = {parameter: name for name, parameter in self.model.named_parameters()}
         self.trained = [names[parameter] for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -129,6 +131,18 @@ class Session:
     def micro_batches(self, step: int) -> Iterator[tuple[dict[str, TaskBatch], dict[str, float]]]:
         """See heads/rows.py."""
         return step_batches(self.rows, step, self.options.grad_accum, self.state.parts, self.device)
+
+    @torch.no_grad()
+    def losses_of(self, step: int) -> dict[str, float]:
+        """The losses of a step's rows, not weighed, as the model is now; with the step's own dropout."""
+        losses, previous = dict.fromkeys(self.rows, 0.0), PreviousStep()
+        previous.vectors, draws = self.previous.vectors, generator(self.options.seed, "negatives", step)
+        for micro, (batches, shares) in enumerate(self.micro_batches(step)):
+            with seeded(self.options.seed, "dropout", step, micro), precision.autocast(self.device, self.amp):
+                of_batch = self.model.losses(batches, self.options.losses, previous, draws)
+            for name, loss in of_batch.items():
+                losses[name] += loss.item() * shares[name]
+        return losses
 
     def forget_step(self) -> None:
         """Drop what a step has computed so far: it is made anew."""

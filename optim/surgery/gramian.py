@@ -12,6 +12,8 @@ SPANS = {"cpu": 512, "cuda": 8192}  # columns of J; a GPU takes up to 65,535 pro
 class Surgery:
     """Every method's base: weights w of the task gradients, found from their Gramian; the update is w @ J."""
 
+    losses: Tensor | None = None  # of the step, (T,), weighed as their gradients are; clip_and_combine puts them here
+
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
         """gramian: (T, T) float64, finite; generator: a CPU generator, None for torch's own -> (T,) float64, CPU"""
         raise NotImplementedError

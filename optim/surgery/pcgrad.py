@@ -1,4 +1,4 @@
-"""PCGrad (Yu et al. 2020, "Gradient Surgery for Multi-Task Learning", algorithm 1).
+"""PCGrad (Yu et al. 2020, "Gradient Surgery for Multi-Task Learning", algorithm 1), and its mean over all orders.
 
 Each task's gradient loses its projection on every other one that it is in conflict with, these taken in random order;
 the results are added up. Letters: T tasks, P parameters; J the (T, P) Jacobian, one task's gradient a row.
@@ -10,24 +10,55 @@ As printed there, and other than in much public code: the order is drawn anew fo
 projected on itself; the result is the sum over tasks, neither their mean nor T times it.
 """
 
+from collections.abc import Iterable
+from itertools import permutations
+
 import torch
 from torch import Generator, Tensor
 
 from optim.surgery.gramian import Surgery, check_gramian, gramian
 
 
+def projected(products: Tensor, i: int, order: Iterable[int]) -> Tensor:
+    """c of task i's gradient, projected on the others in this order. products: G (T, T) -> (T,)"""
+    c = torch.zeros(len(products), dtype=torch.float64)
+    c[i] = 1
+    for j in order:
+        dot = c @ products[:, j]
+        if j != i and dot < 0 and products[j, j] > 0:
+            c[j] -= dot / products[j, j]
+    return c
+
+
 class PCGrad(Surgery):
     """The weights are each >= 1. A task whose gradient is zero projects nothing and is not projected."""
 
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
-        products = check_gramian(gramian)
-        combinations = torch.eye(len(products), dtype=torch.float64)  # c of each task's projected gradient, a row each
-        for i, c in enumerate(combinations):  # c is a view: its row changes in place
-            for j in torch.randperm(len(products), generator=generator).tolist():
-                dot = c @ products[:, j]
-                if j != i and dot < 0 and products[j, j] > 0:
-                    c[j] -= dot / products[j, j]
-        return combinations.sum(0)
+        products, tasks = check_gramian(gramian), range(len(gramian))
+        orders = [torch.randperm(len(products), generator=generator).tolist() for _ in tasks]
+        return sum(projected(products, i, orders[i]) for i in tasks)
+
+
+class PCGradMean(Surgery):
+    """PCGrad's expectation: the mean over all orders, or over `draws` of them where there are more than 5 tasks.
+
+    It draws nothing with 5 tasks or fewer, and its update does not depend on the order in which tasks are named.
+    """
+
+    def __init__(self, draws: int = 100):
+        if not draws >= 1:
+            raise ValueError(f"draws: expected 1 or more; found {draws}")
+        self.draws = draws
+
+    def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
+        products, tasks = check_gramian(gramian), range(len(gramian))
+        total = torch.zeros(len(products), dtype=torch.float64)
+        for i in tasks:
+            orders = permutations([j for j in tasks if j != i])
+            if len(tasks) > 5:
+                orders = (torch.randperm(len(tasks), generator=generator).tolist() for _ in range(self.draws))
+            total += torch.stack([projected(products, i, order) for order in orders]).mean(dim=0)
+        return total
 
 
 def pcgrad_weights(gramian: Tensor, generator: Generator | None = None) -> Tensor:

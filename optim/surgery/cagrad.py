@@ -1,0 +1,46 @@
+"""CAGrad (Liu et al. 2021, "Conflict-Averse Gradient Descent for Multi-task Learning", algorithm 1).
+
+Of all directions within c |m| of the mean gradient m, the one that does most for the task it does least for. Its dual,
+with the hull of the task gradients, g_v = sum v_i g_i over v >= 0 with sum 1:
+
+    v = argmin g_v . m + c |m| |g_v|        w = 1 / T + c |m| v / |g_v|
+"""
+
+import numpy as np
+import torch
+from scipy.optimize import brentq
+from torch import Generator, Tensor
+
+from optim.surgery.gramian import Surgery, check_gramian
+from optim.surgery.quadratic import factor, shortest_mean
+
+
+class CAGrad(Surgery):
+    """c: in [0, 1), how far from the mean gradient, which is c = 0; the paper's 0.5. The weights are >= 1 / T.
+
+    Where some convex sum of the gradients is zero, and best in the dual, no direction helps all: weights of zero.
+    The dual is a quadratic problem but for the norm, and |g_v| = min over s > 0 of (|g_v|^2 / s + s) / 2. For a given s
+    it is the shortest mean of the gradients moved by s m / (c |m|); s is right where it is |g_v| itself.
+    """
+
+    def __init__(self, c: float = 0.5):
+        if not 0 <= c < 1:
+            raise ValueError(f"c: expected a number in [0, 1); found {c}")
+        self.c = c
+
+    def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
+        gradients = factor(check_gramian(gramian).numpy())  # as columns
+        mean, largest = gradients.mean(axis=1), np.linalg.norm(gradients, axis=0).max()
+        equal, radius = np.full(len(gradients), 1 / len(gradients)), self.c * np.linalg.norm(mean)
+        if not radius:
+            return torch.from_numpy(equal)
+
+        def dual(s: float) -> np.ndarray:
+            return shortest_mean(gradients + s / radius * mean[:, None])
+
+        def excess(s: float) -> float:
+            return np.linalg.norm(gradients @ dual(s)) - s
+
+        v = dual(brentq(excess, 0, 2 * largest, xtol=1e-15 * largest, rtol=1e-15))
+        norm = np.linalg.norm(gradients @ v)
+        return torch.from_numpy(equal + radius / norm * v if norm > 1e-7 * largest else 0 * equal)

@@ -1,0 +1,21 @@
+"""DB-MTL (Lin et al. 2023, "Dual-Balancing for Multi-Task Learning", algorithm 1), without its running mean (beta = 0).
+
+Balances the losses, by their logarithms, whose gradients are g_i / l_i, and then these gradients' norms
+n_i = |g_i| / l_i, each made as long as the longest:  w_i = (max n / n_i) / l_i
+"""
+
+import torch
+from torch import Generator, Tensor
+
+from optim.surgery.gramian import Surgery, check_gramian
+
+
+class DBMTL(Surgery):
+    """Also reads the step's losses. Every task's gradient becomes as long; one of zero has the weight 0."""
+
+    def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
+        if self.losses is None:
+            raise ValueError("losses: expected the step's, (T,), in surgery.losses; found none")
+        losses = self.losses.double()
+        norms = check_gramian(gramian).diagonal().sqrt() / losses
+        return torch.where((norms > 0) & (losses > 0), norms.max() / norms / losses, 0)

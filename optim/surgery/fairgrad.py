@@ -1,0 +1,50 @@
+"""FairGrad (Ban and Ji 2024, "Fair Resource Allocation in Multi-Task Learning", equation 4): G w = w^(-1/p).
+
+What a step does for a task's loss, (G w)_i, is shared out alpha-fairly, as bandwidth is: p = 1 is proportional
+fairness, which is Nash-MTL's; the larger p, the more it looks after the task that gains least.
+"""
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from optim.surgery.gramian import Surgery, check_gramian
+
+RIDGE = 1e-10  # of the diagonal: where a convex sum of the gradients is zero, the weights would be infinite
+
+
+class FairGrad(Surgery):
+    """p: above 0. The weights are positive; those of a gradient of zero, which gains nothing by any, are 0.
+
+    Solved by Newton's method, for w is the minimum of the convex  w G w / 2 - sum of the integral of w^(-1/p).
+    """
+
+    def __init__(self, p: float = 1.0):
+        if not 0 < p < math.inf:
+            raise ValueError(f"p: expected a number above 0; found {p}")
+        self.p = p
+
+    def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
+        products = check_gramian(gramian)
+        given, weights = products.diagonal() > 0, torch.zeros(len(products), dtype=torch.float64)
+        products = products[given][:, given]
+        if len(products):
+            weights[given] = self.solve(products + RIDGE * products.diagonal().diag())
+        return weights
+
+    def solve(self, products: Tensor) -> Tensor:
+        """w of gradients none of which is zero."""
+        power = 1 / self.p
+        w = products.diagonal() ** (-1 / (1 + power))  # right where the gradients are orthogonal
+        for _ in range(200):
+            residual = products @ w - w**-power  # the slope
+            step = torch.linalg.solve(products + power * (w ** (-power - 1)).diag(), residual)
+            shrink = (step / w).max().item()  # a step may take at most 9 tenths of a weight
+            step *= min(1, 0.9 / shrink) if shrink > 0 else 1
+            while (products @ (w - step) - (w - step) ** -power) @ step < -1e-3 * (residual @ step).abs():  # too far
+                step /= 2
+            w = w - step
+            if ((step / w).abs() < 1e-13).all():
+                break
+        return w

@@ -1,0 +1,49 @@
+"""Gradient Vaccine (Wang et al. 2021, "Gradient Vaccine: Investigating and Improving Multi-task Optimization in
+Massively Multilingual Models", algorithm 1).
+
+PCGrad asks of two gradients a cosine of 0 at least; here each pair has a target of its own, a running mean of the
+cosines that it has had. With g_i = c @ J, n its norm, d_j = |g_j| and phi the cosine of the two:
+
+    c_j <- c_j + n (target sqrt(1 - phi^2) - phi sqrt(1 - target^2)) / (d_j sqrt(1 - target^2))    where phi < target
+    target <- (1 - beta) target + beta phi
+"""
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from optim.surgery.gramian import Surgery, check_gramian
+
+
+class GradVac(Surgery):
+    """beta: in [0, 1], how fast the targets follow; the paper's 0.01. The targets begin at 0, which is PCGrad."""
+
+    def __init__(self, beta: float = 0.01):
+        if not 0 <= beta <= 1:
+            raise ValueError(f"beta: expected a number in [0, 1]; found {beta}")
+        self.beta, self.targets = beta, None
+
+    def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
+        products = check_gramian(gramian)
+        tasks, norms = len(products), products.diagonal().sqrt().tolist()
+        self.targets = self.targets or [[0.0] * tasks for _ in range(tasks)]
+        combinations = torch.eye(tasks, dtype=torch.float64)
+        for i, (c, targets) in enumerate(zip(combinations, self.targets, strict=True)):  # c: a view, changed in place
+            for place in torch.randperm(tasks - 1, generator=generator).tolist():
+                j = place + (place >= i)
+                norm = (c @ products @ c).clamp(min=0).sqrt().item()
+                if not norm * norms[j]:
+                    continue  # a gradient of zero has no direction
+                phi = min(1.0, max(-1.0, (c @ products[:, j]).item() / (norm * norms[j])))
+                if phi < (target := targets[j]) < 1:
+                    sine, target_sine = math.sqrt(1 - phi**2), math.sqrt(1 - target**2)
+                    c[j] += norm * (target * sine - phi * target_sine) / (norms[j] * target_sine)
+                targets[j] = (1 - self.beta) * target + self.beta * phi
+        return combinations.sum(0)
+
+    def state_dict(self) -> dict:
+        return {"targets": self.targets}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.targets = state["targets"]

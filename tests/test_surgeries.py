@@ -1,0 +1,336 @@
+"""Every method of optim/surgery against torchjd, conditions of optimality, closed forms, and what it promises."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from optim.surgery import SURGERIES
+from optim.surgery.gramian import cosines
+
+torchjd = pytest.importorskip("torchjd.aggregation")
+F64 = torch.float64
+
+
+def jacobian(tasks: int, seed: int, kind: str, parameters: int = 7) -> Tensor:
+    """Random task gradients that agree or conflict; of norms 1e-2 to 1e2; two of them all but alike; one zero."""
+    draw = torch.Generator().manual_seed(seed)
+    rows = torch.randn(tasks, parameters, dtype=F64, generator=draw)
+    rows += torch.rand(1, dtype=F64, generator=draw) * torch.randn(tasks, 1, dtype=F64, generator=draw)
+    if kind == "unlike":
+        rows *= 10.0 ** torch.randint(-2, 3, (tasks, 1), generator=draw)
+    if kind == "alike":
+        rows[1] = rows[0] + 1e-3 * rows[1]
+    if kind == "zero":
+        rows[torch.randint(tasks, (1,), generator=draw)] = 0
+    return rows
+
+
+KINDS = ("plain", "unlike", "alike", "zero")
+MANY = [(kind, tasks, range(50 if kind == "plain" else 25)) for kind in KINDS for tasks in (2, 3, 5)]  # 375
+of_many = pytest.mark.parametrize(("kind", "tasks", "seeds"), MANY, ids=[f"{kind}-{tasks}" for kind, tasks, _ in MANY])
+
+
+def weights(name: str, rows: Tensor, seed: int = 0, **settings) -> Tensor:
+    surgery = SURGERIES[name](**settings)
+    surgery.losses = torch.ones(len(rows))
+    found = surgery.weights(rows @ rows.mT, torch.Generator().manual_seed(seed))
+    assert found.shape == (len(rows),) and found.dtype == F64 and found.isfinite().all()
+    return found
+
+
+# ---- torchjd ---------------------------------------------------------------------------------------------------------
+
+REFERENCES = {
+    "pcgrad": lambda rows: torchjd.PCGradWeighting(),
+    "gradvac": lambda rows: torchjd.GradVacWeighting(beta=0.01, eps=1e-30),
+    "imtl_g": lambda rows: torchjd.IMTLGWeighting(),
+    "aligned_mtl": lambda rows: torchjd.AlignedMTLWeighting(torch.ones(len(rows), dtype=F64)),
+    "upgrad": lambda rows: torchjd.UPGradWeighting(),
+    "dualproj": lambda rows: torchjd.DualProjWeighting(),
+}
+
+
+@of_many
+@pytest.mark.parametrize("name", REFERENCES)
+def test_the_weights_of_torchjd(name, kind, tasks, seeds):
+    for seed in seeds:
+        rows = jacobian(tasks, seed, kind)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # torchjd draws from torch's own generator, in the order in which we do
+            expected = REFERENCES[name](rows)(rows @ rows.mT)
+        found = weights(name, rows, seed)
+        assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
+
+
+@of_many
+def test_the_update_of_torchjds_config(kind, tasks, seeds):
+    """Which has no weights: it takes the pseudo-inverse of the unit gradients themselves."""
+    for seed in seeds:
+        rows = jacobian(tasks, seed, kind)
+        expected = torchjd.ConFIG()(rows)
+        assert (weights("config", rows) @ rows - expected).norm() <= 1e-6 * rows.norm()
+
+
+@pytest.mark.parametrize("kind", ["plain", "alike"])
+@pytest.mark.parametrize("tasks", [2, 3, 5])
+def test_the_update_of_torchjds_cagrad(kind, tasks):
+    """As near as its solver comes, which stops when the dual is within 1e-8: its weights are then within some 1e-4.
+    Of norms that are a thousand times apart it makes weights of zero, so these are left to the test of optimality."""
+    for seed in range(10):
+        rows = jacobian(tasks, seed, kind)
+        expected = torchjd.CAGradWeighting(c=0.4)(rows @ rows.mT)
+        found = weights("cagrad", rows, c=0.4)
+        assert ((found - expected) @ rows).norm() <= 3e-3 * (expected @ rows).norm()
+
+
+# ---- conditions that only the right weights meet ---------------------------------------------------------------------
+
+
+@of_many
+def test_mgda_is_the_shortest_convex_sum(kind, tasks, seeds):
+    """w is it where no gradient's product with the update is less than the update's own: (G w)_i >= w G w."""
+    for seed in seeds:
+        rows = jacobian(tasks, seed, kind)
+        w, products = weights("mgda", rows), rows @ rows.mT
+        assert (w >= 0).all() and w.sum() == pytest.approx(1, abs=1e-12)
+        square = w @ products @ w
+        assert (products @ w - square).min() >= -1e-9 * products.diagonal().max()
+        reference = torchjd.MGDAWeighting(epsilon=1e-3, max_iters=100)(products)  # Frank and Wolfe's steps
+        assert square <= (1 + 1e-12) * (reference @ products @ reference) + 1e-15 * products.diagonal().max()
+
+
+def test_mgda_of_two_tasks_in_closed_form():
+    """Sener and Koltun's equation for T = 2, and scipy's general solver for 3."""
+    for seed in range(50):
+        a, b = rows = jacobian(2, seed, "plain")
+        share = ((b - a) @ b / ((a - b) @ (a - b))).clamp(0, 1)
+        torch.testing.assert_close(weights("mgda", rows), torch.stack([share, 1 - share]), rtol=0, atol=1e-12)
+    products = (jacobian(3, 0, "plain") @ jacobian(3, 0, "plain").mT).numpy()
+    bounds, total = [(0, 1)] * 3, {"type": "eq", "fun": lambda w: w.sum() - 1}
+    found = minimize(lambda w: w @ products @ w, np.full(3, 1 / 3), bounds=bounds, constraints=total, tol=1e-14)
+    np.testing.assert_allclose(weights("mgda", jacobian(3, 0, "plain")), found.x, atol=1e-6)
+
+
+@of_many
+def test_cagrad_is_optimal(kind, tasks, seeds):
+    """Its dual is: at v no other point of the simplex is lower, to first order, and the dual is convex."""
+    for seed in seeds:
+        rows, c = jacobian(tasks, seed, kind), 0.5
+        w, mean = weights("cagrad", rows, c=c), rows.mean(dim=0)
+        if not w.any():  # said to be a stationary point: a convex sum of the gradients is zero
+            assert kind == "zero"
+            continue
+        v = (w - 1 / tasks) / (w - 1 / tasks).sum()
+        slope = rows @ mean + c * mean.norm() * rows @ (v @ rows) / (v @ rows).norm()
+        assert (slope - v @ slope).min() >= -1e-6 * rows.norm(dim=1).max() * mean.norm()
+        moved = (w - 1 / tasks) @ rows
+        assert moved.norm() == pytest.approx(c * mean.norm().item(), rel=1e-9)  # on the ball's edge
+
+
+@of_many
+@pytest.mark.parametrize(("name", "settings"), [("nash_mtl", {}), ("fairgrad", {"p": 1.0}), ("fairgrad", {"p": 2.5})])
+def test_fair_weights_solve_their_equation(name, settings, kind, tasks, seeds):
+    for seed in seeds:
+        rows = jacobian(tasks, seed, kind)
+        w, given = weights(name, rows, **settings), rows.any(dim=1)
+        assert ((w > 0) == given).all()
+        gains = (rows @ (w @ rows))[given]
+        torch.testing.assert_close(gains, w[given] ** (-1 / settings.get("p", 1)), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("tasks", [2, 3, 5])
+def test_fairgrad_of_torchjd(tasks):
+    """Whose solver comes within 1e-6 where the gradients' norms are alike."""
+    for seed in range(25):
+        rows = jacobian(tasks, seed, "plain")
+        expected = torchjd.FairGradWeighting(alpha=2.0)(rows @ rows.mT)
+        torch.testing.assert_close(weights("fairgrad", rows, p=2.0), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_nash_of_two_tasks_in_closed_form():
+    for seed in range(50):
+        rows = jacobian(2, seed, "unlike")
+        norms, cosine = rows.norm(dim=1), cosines(rows @ rows.mT)[0, 1]
+        torch.testing.assert_close(weights("nash_mtl", rows), 1 / (norms * (1 + cosine).sqrt()), rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("tasks", [2, 3, 4])
+def test_pcgrad_mean_is_the_mean_over_all_orders(tasks):
+    """Yu et al.'s algorithm on whole gradients, all tasks' orders enumerated."""
+    rows = jacobian(tasks, 3, "plain")
+    total, orders = torch.zeros(7, dtype=F64), [*itertools.permutations(range(tasks))]
+    for i in range(tasks):
+        for order in orders:
+            g = rows[i].clone()
+            for j in order:
+                if j != i and g @ rows[j] < 0:
+                    g -= (g @ rows[j]) / (rows[j] @ rows[j]) * rows[j]
+            total += g / len(orders)
+    torch.testing.assert_close(weights("pcgrad_mean", rows) @ rows, total)
+    draws = torch.stack([weights("pcgrad", rows, seed) for seed in range(400)])
+    assert ((draws.mean(dim=0) - weights("pcgrad_mean", rows)).abs() <= 5 * draws.std(dim=0) / 20 + 1e-12).all()
+
+
+def test_pcgrad_mean_of_many_tasks_is_the_mean_of_draws():
+    rows = jacobian(6, 0, "plain")
+    many = weights("pcgrad_mean", rows, draws=2000)
+    draws = torch.stack([weights("pcgrad", rows, seed) for seed in range(400)])
+    assert ((draws.mean(dim=0) - many).abs() <= 5 * draws.std(dim=0) / 20 + 1e-12).all()
+
+
+def test_gradvac_moves_a_pair_to_its_target():
+    """After vaccination the cosine is the target, and the target follows the cosines that were seen."""
+    rows = torch.tensor([[1.0, 0, 0], [-0.6, 0.8, 0]], dtype=F64)  # cosine -0.6
+    surgery = SURGERIES["gradvac"](beta=0.25)
+    surgery.weights(rows @ rows.mT)
+    assert surgery.state_dict() == {"targets": [[0, -0.15], [-0.15, 0]]}
+    again = SURGERIES["gradvac"](beta=0.25)
+    again.load_state_dict(json.loads(json.dumps(surgery.state_dict())))
+    found = again.weights(rows @ rows.mT)
+    x = found[0].item() - 1  # what task 1 had added of task 0, which by symmetry is what task 0 had of task 1
+    moved = rows[0] + x * rows[1]
+    assert moved @ rows[1] / moved.norm() == pytest.approx(-0.15, abs=1e-12)
+    assert again.targets[0][1] == pytest.approx(0.75 * -0.15 + 0.25 * -0.6)
+
+
+def test_gradvac_with_a_target_of_zero_is_pcgrad():
+    for seed in range(20):
+        rows = jacobian(3, seed, "plain")
+        surgery, draw = SURGERIES["gradvac"](beta=0.0), torch.Generator().manual_seed(seed)
+        order = torch.Generator().manual_seed(seed)
+        total = torch.zeros(7, dtype=F64)
+        for i in range(3):
+            g = rows[i].clone()
+            for place in torch.randperm(2, generator=order).tolist():
+                other = rows[place + (place >= i)]
+                g -= min(0, (g @ other / (other @ other)).item()) * other
+            total += g
+        torch.testing.assert_close(surgery.weights(rows @ rows.mT, draw) @ rows, total)
+
+
+def test_imtl_g_and_config_are_impartial():
+    """One projection on each task's gradient, which for ConFIG is as long as the sum of them says."""
+    for seed in range(50):
+        rows = jacobian(3, seed, "unlike")
+        for name in ("imtl_g", "config"):
+            update = weights(name, rows) @ rows
+            shadows = rows @ update / rows.norm(dim=1)
+            torch.testing.assert_close(shadows, shadows.mean().expand(3), rtol=1e-6, atol=0)
+        assert update.norm() == pytest.approx((rows @ update).sum() / update.norm())
+        assert weights("imtl_g", rows).sum() == pytest.approx(1)
+
+
+def test_aligned_mtl_makes_the_components_as_long_as_the_shortest():
+    for seed in range(50):
+        rows = jacobian(3, seed, "plain")
+        values, vectors = torch.linalg.eigh(rows @ rows.mT)
+        balance = torch.stack([weights("aligned_mtl", rows)])
+        shortest = values.min().sqrt()
+        expected = sum((shortest / value.sqrt()) * v.sum() * v for value, v in zip(values, vectors.mT, strict=True))
+        torch.testing.assert_close(balance[0], expected)
+        # Of orthogonal rows of one norm it is the sum.
+    torch.testing.assert_close(weights("aligned_mtl", 5 * torch.eye(3, dtype=F64)), torch.ones(3, dtype=F64))
+
+
+def test_db_mtl_gives_every_task_the_longest_log_gradient():
+    """LibMTL's: of the gradients of log l_i, each is multiplied by the longest norm over its own."""
+    rows, losses = jacobian(3, 0, "unlike"), torch.tensor([0.5, 2.0, 3.0])
+    surgery = SURGERIES["db_mtl"]()
+    surgery.losses = losses
+    of_log = rows / losses[:, None]
+    expected = sum(of_log.norm(dim=1).max() / g.norm() * g for g in of_log)
+    torch.testing.assert_close(surgery.weights(rows @ rows.mT) @ rows, expected, check_dtype=False)
+    with pytest.raises(ValueError, match="losses: expected the step's"):
+        SURGERIES["db_mtl"]().weights(rows @ rows.mT)
+
+
+def test_random_weights_are_the_softmax_of_normal_draws():
+    rows = jacobian(3, 0, "plain")
+    draw = torch.randn(3, dtype=F64, generator=torch.Generator().manual_seed(5))
+    torch.testing.assert_close(weights("random", rows, 5), draw.exp() / draw.exp().sum())
+
+
+# ---- what all of them promise ----------------------------------------------------------------------------------------
+
+DRAWN = {"pcgrad", "gradvac", "random"}  # depend on an order of the tasks, or on nothing
+# How the update grows with the gradients: as they do, but for these.
+POWER = {"nash_mtl": 0.0, "fairgrad": 0.0, "mgda": 1.0}
+
+
+@pytest.mark.parametrize("name", SURGERIES)
+def test_the_common_scale_of_the_gradients_changes_no_direction(name):
+    for seed in range(10):
+        rows = jacobian(3, seed, "plain")
+        for scale in (1e-6, 1e6):
+            expected = scale ** POWER.get(name, 1.0) * (weights(name, rows) @ rows)
+            found = weights(name, scale * rows) @ (scale * rows)
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("name", sorted(SURGERIES.keys() - DRAWN))
+def test_the_order_in_which_tasks_are_named_does_not_matter(name):
+    for seed in range(10):
+        rows, order = jacobian(4, seed, "plain"), [2, 0, 3, 1]
+        torch.testing.assert_close(weights(name, rows[order]), weights(name, rows)[order], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["mgda", "nash_mtl", "fairgrad", "config", "upgrad", "dualproj"])
+def test_no_tasks_loss_rises(name):
+    """To first order, whatever the gradients are; UPGrad and DualProj promise it of G + 1e-4 tr G, not of G."""
+    for kind, seed in itertools.product(("plain", "unlike"), range(25)):
+        rows = jacobian(3, seed, kind)
+        w, products = weights(name, rows), rows @ rows.mT
+        if name in ("upgrad", "dualproj"):
+            products += 1e-4 * products.trace() * torch.eye(3)
+        assert (products @ w).min() >= -1e-9 * (products.abs() @ w.abs()).max()
+
+
+@pytest.mark.parametrize("name", ["pcgrad", "pcgrad_mean", "gradvac", "upgrad", "dualproj"])
+def test_without_conflict_it_is_the_plain_sum_or_mean(name):
+    rows = jacobian(3, 0, "plain").abs()
+    expected = 1 / 3 if name in ("upgrad", "dualproj") else 1.0
+    torch.testing.assert_close(weights(name, rows), torch.full((3,), expected, dtype=F64), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", SURGERIES)
+def test_degenerate_gradients_give_finite_weights(name):
+    """One task; no gradient at all; opposite ones, of which nothing helps both; twice the same."""
+    row = torch.tensor([1.0, 2.0], dtype=F64)
+    for rows in ([row], [0 * row], [0 * row, 0 * row], [row, -row], [row, -3 * row], [row, row], [0 * row, row]):
+        rows = torch.stack(rows)
+        update = weights(name, rows) @ rows
+        assert update.norm() <= 1e3 * rows.norm() + 1e3
+
+
+@pytest.mark.parametrize("name", SURGERIES)
+def test_what_is_no_gramian_is_refused(name):
+    surgery = SURGERIES[name]()
+    surgery.losses = torch.ones(2)
+    with pytest.raises(ValueError, match="gramian: expected finite numbers"):
+        surgery.weights(torch.tensor([[1.0, 0], [0, torch.inf]]))
+    with pytest.raises(ValueError, match=r"gramian: expected \(T, T\); found \(2, 3\)"):
+        surgery.weights(torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("cagrad", {"c": 1.0}, r"c: expected a number in \[0, 1\); found 1.0"),
+        ("gradvac", {"beta": -0.1}, r"beta: expected a number in \[0, 1\]; found -0.1"),
+        ("fairgrad", {"p": 0.0}, "p: expected a number above 0; found 0.0"),
+        ("pcgrad_mean", {"draws": 0}, "draws: expected 1 or more; found 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        SURGERIES[name](**settings)
+    for value in settings:
+        with pytest.raises(ValueError):
+            SURGERIES[name](**{value: float("nan")})
