@@ -1,4 +1,4 @@
-"""The rows of the paper's tables 2 and 3 as settings, with the paper's numbers; and how much each preset trains them.
+"""The rows of the tables as settings, the paper's 2 and 3 with its numbers; and how much each preset trains them.
 
 Source: "Exploring Multi-Task Learning for Robust Language Encoding with BERT" (Stanford CS224N), tables 2 and 3 and its
 list of settings. Where it is silent: mtl has the settings of gs; early stopping waits for 8 evaluations, two epochs or
@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 from data import SAMPLE_DIR
 from data.tasks import LEADERBOARD
+from optim.surgery import SURGERIES
+from optim.weighing import WEIGHINGS
 
 Settings = dict[str, object]  # option of train_multitask.py -> value
 BOTH, UNSCALED, SCALED = ("para", "sts"), {"loss_scale": "para=1,sts=1"}, {"loss_scale": "para=1,sts=4"}
@@ -59,8 +61,15 @@ def alone(number: int, task: str, *paper: float, after: int | None = None) -> Ro
     return Row(number, name, kind, paper, "single", (task,), after=after)
 
 
-TABLES = {
-    2: (
+def way(number: int, name: str, strategy: str, **options: str) -> Row:
+    """A row of the comparison of surgeries and weighings."""
+    return Row(number, name, "way", NONE, strategy, options=options)
+
+
+SCALES = ("sst=2,para=1,sts=1", "sst=1,para=2,sts=1", "sst=1,para=1,sts=2", "sst=4,para=1,sts=1", "sst=1,para=1,sts=4")
+WEIGHED = [name for name in WEIGHINGS if name != "fixed"]
+TABLES: dict[str, tuple[Row, ...]] = {
+    "table2": (
         architecture(1, "v1", "cls", 45.4, 45.6, 9.9),
         architecture(2, "v2", "mean", None, 66.6, 13.6),
         architecture(3, "v3a", "mean", 46.2, 70.1, 40.2),
@@ -68,7 +77,7 @@ TABLES = {
         architecture(5, "v3a", "cls", None, 66.8, 38.9, kind="embedding"),
         architecture(6, "v3b", "mean", None, 37.5, 12.3),
     ),
-    3: (
+    "table3": (
         alone(1, "sst", 51.9, 37.5, 43.3, 44.23),
         alone(2, "para", 20.8, 71.7, 30.7, 41.1),
         alone(3, "sts", 37.6, 25.5, 43.9, 35.67),
@@ -86,12 +95,25 @@ TABLES = {
         Row(15, "gs, mean", "gs", NONE, pooling="mean"),
         Row(16, "untrained", "untrained", NONE, "mtl"),
     ),
+    "surgeries": (
+        way(1, "single", "single"),
+        way(2, "mtl", "mtl"),
+        *(way(n, f"mtl {''.join(c for c in x if c.isdigit())}", "mtl", loss_scale=x) for n, x in enumerate(SCALES, 3)),
+        *(way(number, f"{name}", "gs", surgery=name) for number, name in enumerate(SURGERIES, start=8)),
+        *(way(n, name, "mtl", weigh=name) for n, name in enumerate(WEIGHED, start=8 + len(SURGERIES))),
+    ),
 }
-TITLES = {2: "architectures", 3: "strategies"}
+TITLES = {
+    "table2": "Table 2 of the paper, architectures",
+    "table3": "Table 3 of the paper, strategies",
+    "surgeries": "Ways to combine tasks",
+}
 KEYS = {
-    2: "v1, v2, v3a, v3b: one run a task, each cell of its task's run. cnn and cls of v3a: gs over all tasks.",
-    3: "1:1, 1:4: losses of para and sts unscaled, and scaled by 1 and 4. bce: para's cross-entropy alone. Tasks that "
-    "a row never trained have fresh heads, as in the paper. Rows 14 to 16 are not in the paper.",
+    "table2": "v1, v2, v3a, v3b: one run a task, each cell of its task's run. cnn and cls of v3a: gs over all tasks.",
+    "table3": "1:1, 1:4: losses of para and sts unscaled, and scaled by 1 and 4. bce: para's cross-entropy alone. "
+    "Tasks that a row never trained have fresh heads, as in the paper. Rows 14 to 16 are not in the paper.",
+    "surgeries": "single: one run a task. mtl 211: the sum of the losses, sst's counted twice, and so on. From pcgrad "
+    "to random: gs with this surgery. The last five: mtl with losses weighed this way. See docs/surgery.md.",
 }
 
 
@@ -110,6 +132,7 @@ PAPER = {
     "then": settings(10, 6e-7, 32, 1, 0.7),
     "pair": settings(10, 2e-6, 16, 1, 0.7),
     "untrained": UNTRAINED,
+    "way": settings(15, 8e-6, 8, 4, 0.65),
 }
 # By preset and kind of row; "" is for all kinds. --epochs 100: the steps alone end a run, however small the data.
 # laptop looks at dev once, at the end: no number is the best of several.
@@ -119,6 +142,7 @@ PRESETS: dict[str, dict[str, Settings]] = {
         "": {"checkpoint": "minilm", "epochs": 100, "max_steps": 400, "eval_every": 400, "lr": 1e-4},
         "then": {"lr": 1e-5},  # a tenth, as the paper's
         "untrained": UNTRAINED,
+        "way": {"max_steps": 200, "eval_every": 200},
     },
     "smoke": {"": {"checkpoint": "minilm", "epochs": 1, "max_steps": 4, "eval_every": 4, "batch_size": 4}},
 }

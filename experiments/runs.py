@@ -1,6 +1,6 @@
 """The runs of a table: what is to run, how long it takes, running what is missing. See tables.py.
 
-Each run is a train_multitask.py of its own in OUTPUT_DIR/PRESET/seed-S/tableT-row-N, its output beside it in .log, its
+Each run is a train_multitask.py of its own in OUTPUT_DIR/PRESET/seed-S/TABLE-row-N, its output beside it in .log, its
 result in .json. What is done is skipped and what was stopped goes on. A run's checkpoints go when its result is there;
 best/ stays. A row that fails is tried again next time.
 """
@@ -94,7 +94,7 @@ class Run:
         return found
 
 
-def plan(args: argparse.Namespace, table: int) -> list[Run]:
+def plan(args: argparse.Namespace, table: str) -> list[Run]:
     """Every run of the rows that were asked for, and of those that these start from, in the order to run them."""
     rows, runs = {row.number: row for row in TABLES[table]}, []
     if unknown := [number for number in args.rows or () if number not in rows]:
@@ -107,8 +107,8 @@ def plan(args: argparse.Namespace, table: int) -> list[Run]:
         for row in [row for number, row in rows.items() if number in wanted]:
             for tasks in row.parts():
                 part = f"-{tasks[0]}" if len(row.parts()) > 1 else ""
-                start = place / f"table{table}-row-{row.after}" if row.after else None
-                folder, settings = place / f"table{table}-row-{row.number}{part}", row.settings(args.preset, tasks)
+                start = place / f"{table}-row-{row.after}" if row.after else None
+                folder, settings = place / f"{table}-row-{row.number}{part}", row.settings(args.preset, tasks)
                 settings |= {"checkpoint": args.checkpoint} if args.checkpoint else {}
                 runs.append(Run(row, seed, tasks, folder, start, data_dir, settings))
     return runs

@@ -23,7 +23,7 @@ PAPER = {"sst": 52.35, "para": 76.37, "sts": 61.08, "average": 63.27}  # on test
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser_for(__doc__).parse_args(argv)
-    runs = plan(args, 3)
+    runs = plan(args, "table3")
     rows = [row for row in summary(runs) if row["mean"]["average"] is not None]
     if not rows:
         expected = f"table1: expected results of table 3 in {args.output_dir}"

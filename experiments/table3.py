@@ -6,7 +6,7 @@ from functools import partial
 from experiments import tables
 from runtime.errors import run_cli
 
-main = partial(tables.main, table=3)
+main = partial(tables.main, table="table3")
 
 if __name__ == "__main__":
     sys.exit(run_cli(main))

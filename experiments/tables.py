@@ -1,6 +1,6 @@
-"""A table of the paper, ours beside the paper's: rows.py says what its rows are, runs.py runs them.
+"""A table, ours beside the paper's where it is one of the paper: rows.py says what its rows are, runs.py runs them.
 
-The doors are table2.py and table3.py. The same command, given again, goes on with what was interrupted.
+The doors are table2.py, table3.py and surgeries.py. The same command, given again, goes on with what was interrupted.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import statistics
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -22,18 +23,19 @@ from training.log import span
 
 METRICS = {name: TASKS[name].metric_key(TASKS[name].metric) for name in LEADERBOARD}
 COLUMNS = [*METRICS, "average"]
-HELP = """Table {table} of the paper, {title} on dev: ours beside the paper's.
+HELP = """{title}, on dev{beside}.
 
-    python -m experiments.table{table} --preset smoke     # does it work?
-    python -m experiments.table{table} --seeds 0,1,2      # minilm; {laptop}
-    python -m experiments.table{table} --preset paper --dry_run
+    python -m experiments.{table} --preset smoke     # does it work?
+    python -m experiments.{table} --seeds 0,1,2      # minilm; {laptop}
+    python -m experiments.{table} --preset paper --dry_run
 
 
 Given again, the same command goes on. Its rows (experiments/rows.py) are
 
 {rows}
 """
-LAPTOP = {2: "half an hour a seed", 3: "an hour a seed"}
+LAPTOP = {"table2": "half an hour a seed", "table3": "an hour a seed", "surgeries": "100 minutes a seed"}
+Rows = Callable[[Sequence[Run]], list[dict]]
 WIDTH = 100  # of what is printed
 WHICH = "paper: bert-base-uncased, its settings; laptop: minilm, 400 steps a run; smoke: 4 steps (default: laptop)"
 
@@ -77,8 +79,8 @@ def write_results(path: Path, content: Mapping[str, object]) -> None:
     write_atomic(path, "{\n" + ",\n".join(parts) + "\n}\n")
 
 
-def write_table(path: Path, table: int, preset: str, runs: Sequence[Run], failed: Failures) -> None:
-    """The rows, and each run with its command, seed and metrics, or why it failed; and the sha256 of its data."""
+def write_table(path: Path, table: str, preset: str, runs: Sequence[Run], failed: Failures, rows: Rows) -> None:
+    """What `rows` makes of the runs; each run's command, seed and metrics, or why it failed; the data's sha256."""
     cells, data, left_out = [], {}, {"data", "data_dir", "settings", "seconds"}  # the command says settings
     for run in runs:
         if result := run.result():
@@ -88,15 +90,15 @@ def write_table(path: Path, table: int, preset: str, runs: Sequence[Run], failed
             code, reason = failed[run.folder]
             failure = {"command": run.command, "failed": reason, "exit": code}
             cells.append({"row": run.row.number, "seed": run.seed, "tasks": run.tasks, **failure})
-    content = {"table": table, "preset": preset, "unit of rows": "percent", "data": data, "rows": summary(runs)}
+    content = {"table": table, "preset": preset, "unit of rows": "percent", "data": data, "rows": rows(runs)}
     write_results(path, content | {"cells": cells})
 
 
-def table_text(table: int, preset: str, runs: Sequence[Run], failed: Failures) -> str:
+def table_text(table: str, preset: str, runs: Sequence[Run], failed: Failures) -> str:
     """At most WIDTH columns, aligned."""
     seeds = ", ".join(map(str, {run.seed: 0 for run in runs}))
     lines = [
-        f"Table {table}, {TITLES[table]}: dev in percent, preset {preset}, seeds {seeds}",
+        f"{TITLES[table]}: dev in percent, preset {preset}, seeds {seeds}",
         "",
         " " * 16 + "".join(f"{f'{METRICS.get(name, name)}':>21}" for name in COLUMNS),
         f"{'row':<16}" + f"{'ours':>6}{'sd':>4}{'paper':>6}{'diff':>5}" * len(COLUMNS),
@@ -162,11 +164,20 @@ def parser_for(description: str) -> OptionParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None, *, table: int, train: Train = in_subprocess) -> int:
-    """What table2.py and table3.py run, each for its table."""
-    rows = "; ".join(f"{row.number} {row.name}".replace(" ", "\0") for row in TABLES[table])  # a row is not broken
-    rows = textwrap.fill(rows, 79, initial_indent="    ", subsequent_indent="    ").replace("\0", " ")
-    parser = parser_for(HELP.format(table=table, title=TITLES[table], laptop=LAPTOP[table], rows=rows))
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    table: str,
+    train: Train = in_subprocess,
+    rows: Rows = summary,
+    text: Callable[[str, str, Sequence[Run], Failures], str] = table_text,
+) -> int:
+    """What the doors run, each for its table. rows: what of it is written; text: what is printed."""
+    names = "; ".join(f"{row.number} {row.name}".replace(" ", "\0") for row in TABLES[table])  # a row is not broken
+    names = textwrap.fill(names, 79, initial_indent="    ", subsequent_indent="    ").replace("\0", " ")
+    beside = ": ours beside the paper's" if text == table_text else ""
+    help = {"table": table, "title": TITLES[table], "beside": beside, "laptop": LAPTOP[table], "rows": names}
+    parser = parser_for(HELP.format(**help))
     parser.add_argument("--rows", type=numbers, help="which of the table (default: all)", metavar="N,N")
     parser.add_argument("--dry_run", action="store_true", help="of each row two steps: tell time and memory")
     args = parser.parse_args(argv)
@@ -174,12 +185,13 @@ def main(argv: Sequence[str] | None = None, *, table: int, train: Train = in_sub
     if args.dry_run:
         return dry_run([run for run in runs if run.seed == args.seeds[0]])
     with lock(args.output_dir):
-        path = args.output_dir / f"table{table}-{args.preset}.json"
+        path = args.output_dir / f"{table}-{args.preset}.json"
+        write = partial(write_table, path, table, args.preset, runs, rows=rows)
         try:
-            failed = do_all(runs, train, lambda failed: write_table(path, table, args.preset, runs, failed))
-            write_table(path, table, args.preset, runs, failed)
+            failed = do_all(runs, train, write)
+            write(failed)
         except KeyboardInterrupt:
             raise Stopped("what is done is kept; the same command goes on") from None
-    print(table_text(table, args.preset, runs, failed))
+    print(text(table, args.preset, runs, failed))
     say(f"all of it: {path}")
     return next((code if code > 0 else 128 - code for code, _ in failed.values()), 0)

@@ -15,18 +15,21 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from child import result, start
 from tiny_run import before_update, leftovers, workshop
 
 import train_multitask
-from experiments import claims, docs, table1, table2, table3
+from experiments import claims, docs, surgeries, table1, table2, table3
 from experiments.rows import PRESETS, TABLES, UNTRAINED
 from experiments.runs import Run, in_subprocess, plan, split
 from experiments.tables import parser_for, table_text
 from heads import MultitaskBert
 from heads.config import HeadsConfig
+from optim.surgery import SURGERIES
+from optim.weighing import WEIGHINGS
 from runtime.errors import run_cli
 from runtime.files import lock
 from runtime.seeds import seeded
@@ -81,7 +84,9 @@ def table(home: Path, out: Path, *options: object, number: int = 3, train=in_pro
 def runs_of(home: Path, out: Path, preset: str, number: int = 3, seed: int = 0) -> dict[int, Run]:
     """By row, the last of each."""
     words = ["--preset", preset, "--seeds", seed, "--data_dir", home / "data", "--output_dir", out]
-    return {run.row.number: run for run in plan(parser_for("").parse_args([str(word) for word in words]), number)}
+    return {
+        run.row.number: run for run in plan(parser_for("").parse_args([str(word) for word in words]), f"table{number}")
+    }
 
 
 def content(out: Path, number: int = 3) -> dict:
@@ -254,7 +259,7 @@ def test_the_preset_paper_is_the_papers(home, tmp_path, number):
 
 
 def test_the_papers_averages_are_those_of_its_cells():
-    for row in TABLES[3][:13]:
+    for row in TABLES["table3"][:13]:
         assert row.paper[3] == pytest.approx(statistics.mean(row.paper[:3]), abs=0.04), row.name  # 41.1 is printed
 
 
@@ -273,7 +278,7 @@ def test_a_dry_run_rehearses_rows_and_writes_nothing(home, tmp_path, capsys, mon
 
 def test_a_checkpoint_that_has_seen_the_data_is_named(home, tmp_path):
     runs = [runs_of(home, tmp_path, "laptop")[6]]
-    text = table_text(3, "laptop", runs, {runs[0].folder: (5, "too long a story, " * 20)})
+    text = table_text("table3", "laptop", runs, {runs[0].folder: (5, "too long a story, " * 20)})
     assert "minilm has seen Quora's pairs" in text and max(map(len, text.splitlines())) <= 100
 
 
@@ -377,3 +382,35 @@ def test_without_the_tables_they_say_what_to_run(home, tmp_path, capsys, module)
 def test_the_pages_say_what_the_results_are():
     for page, text in docs.pages():
         assert page.read_text(encoding="utf-8") == text, "python -m experiments.docs"
+
+
+def test_the_table_of_surgeries(home, tmp_path, capsys):
+    """Of a few rows two seeds: differences paired by seed, tuned scales that have not seen the seed, a step's time."""
+    words = ["--preset", "smoke", "--data_dir", home / "data", "--output_dir", tmp_path, "--seeds", "0,1"]
+    words += ["--rows", "1,2,3,7,12,26"]
+    assert run_cli(partial(surgeries.main, train=in_process), [str(word) for word in words]) == 0
+    found = json.loads((tmp_path / "surgeries-smoke.json").read_text())
+    rows = {row["name"]: row for row in found["rows"]}
+    assert [*rows] == ["single", "mtl", "mtl 211", "mtl 114", "cagrad", "rlw", "mtl, tuned"]
+    averages = {name: [cells["average"] for cells in row["seeds"].values()] for name, row in rows.items()}
+    scaled = ("mtl", "mtl 211", "mtl 114")
+    if not any(None in values for values in averages.values()):  # a correlation of a tiny model may be undefined
+        for seed, other in ((0, 1), (1, 0)):
+            best = max(scaled, key=lambda name: averages[name][other])
+            assert averages["mtl, tuned"][seed] == averages[best][seed]
+        differences = np.subtract(averages["cagrad"], averages["mtl"])
+        assert rows["cagrad"]["difference"]["mean"] == pytest.approx(differences.mean())
+        half = 12.7062 * differences.std(ddof=1) / 2**0.5  # Student's t, one degree of freedom
+        low, high = rows["cagrad"]["difference"]["interval"]
+        assert (high - low) / 2 == pytest.approx(half, rel=1e-4)
+    assert rows["mtl"]["difference"] is None and rows["single"]["seconds a step"] is None
+    assert rows["cagrad"]["seconds a step"] > 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "less row 2" in lines[2] and max(map(len, lines)) <= 100
+
+
+def test_every_surgery_and_weighing_has_its_row():
+    rows = TABLES["surgeries"]
+    chosen = [row.options.get("surgery") or row.options.get("weigh") for row in rows[7:]]
+    assert chosen == [*SURGERIES, *(name for name in WEIGHINGS if name != "fixed")]
+    assert [row.number for row in rows] == [*range(1, len(rows) + 1)]

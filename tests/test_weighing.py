@@ -162,5 +162,5 @@ def test_random_factors_have_the_sum_of_the_tasks():
 )
 def test_settings_out_of_range_are_refused(name, settings):
     for values in (settings, dict.fromkeys(settings, math.nan)):
-        with pytest.raises(ValueError, match="expected .*; found"):
+        with pytest.raises(ValueError, match=r"expected .*; found"):
             WEIGHINGS[name](ONES, **values)

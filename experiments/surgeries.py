@@ -1,0 +1,115 @@
+"""Every surgery and weighing, beside the plain sum with other scales and beside each task alone, at one small budget.
+
+`python -m experiments.surgeries --help`. The work is in tables.py; what is ours here are the paired differences from
+the plain sum (row 2), over the same seeds, and the time of a step.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+from scipy.stats import t as student
+
+from experiments import tables
+from experiments.pictures import read_lines, series
+from experiments.rows import KEYS, NOTES, TITLES
+from experiments.runs import Failures, Run
+from experiments.tables import COLUMNS, METRICS, summary, wrapped
+from runtime.errors import run_cli
+
+MTL, SCALED = 2, range(3, 8)  # numbers of rows: the plain sum; with other scales
+TUNED = {"row": 0, "name": "mtl, tuned"}
+
+
+def tuned(rows: Sequence[Mapping], seeds: Sequence[int]) -> dict:
+    """For each seed the scales that are best on average over the other seeds: tuned, without its own luck.
+
+    Whoever tunes so spends as many runs as there are scales.
+    """
+    choice = {row["row"]: row["seeds"] for row in rows if row["row"] == MTL or row["row"] in SCALED}
+    chosen = {}
+    for seed in seeds:
+        others = [other for other in seeds if other != seed]
+        known = {row: cells for row, cells in choice.items() if seed in cells and all(o in cells for o in others)}
+        if known and others:
+            best = max(known, key=lambda row: statistics.mean(known[row][o]["average"] for o in others))
+            chosen[seed] = known[best][seed]
+    return chosen
+
+
+def compared(runs: Sequence[Run]) -> list[dict]:
+    """The rows, a row for tuned scales, and of each the average's difference from the plain sum's, paired by seed."""
+    rows = summary(runs)
+    of_sum = next((row["seeds"] for row in rows if row["row"] == MTL), {})
+    own = tuned(rows, sorted({run.seed for run in runs}))
+    if own:
+        columns = {name: [cells[name] for cells in own.values()] for name in COLUMNS}
+        means, spread = ({n: f(c) for n, c in columns.items()} for f in (statistics.mean, statistics.stdev))
+        rows.append(TUNED | {"seeds": own, "mean": means, "spread": spread})
+    for row in rows:
+        row.pop("paper", None)
+        pairs = [(cells["average"], of_sum[seed]["average"]) for seed, cells in row["seeds"].items() if seed in of_sum]
+        pairs = [pair for pair in pairs if None not in pair]
+        row["difference"] = difference([ours - theirs for ours, theirs in pairs]) if row["row"] != MTL else None
+        row["seconds a step"] = seconds_a_step([run for run in runs if run.row.number == row["row"] and run.result()])
+    return rows
+
+
+def difference(values: Sequence[float]) -> dict | None:
+    """Mean, and its 95 % interval by Student's t over the seeds."""
+    if len(values) < 2:
+        return None
+    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    mean = statistics.mean(values)
+    return {"mean": mean, "interval": [mean - half, mean + half]}
+
+
+def seconds_a_step(runs: Sequence[Run]) -> float | None:
+    """The median over the steps of all runs of several tasks."""
+    times = [np.diff(series(read_lines(run.folder / "log.jsonl"), "seconds")[1]) for run in runs if len(run.tasks) > 1]
+    return float(np.median(np.concatenate(times))) if times else None
+
+
+def text(table: str, preset: str, runs: Sequence[Run], failed: Failures) -> str:
+    """The best average first."""
+    seeds = ", ".join(map(str, {run.seed: 0 for run in runs}))
+    lines = [f"{TITLES[table]}: dev in percent, preset {preset}, seeds {seeds}", ""]
+    head = "".join(f"{METRICS.get(name, name):>13}" for name in COLUMNS)
+    lines += [f"{'':<16}{head}  less row 2, 95 %     step"]
+    rows = compared(runs)
+    plain = next((row["seconds a step"] for row in rows if row["row"] == MTL), None)
+    for row in sorted(rows, key=lambda row: -(row["mean"]["average"] or 0)):
+        cells = "".join(f"{with_spread(row['mean'][name], row['spread'][name]):>13}" for name in COLUMNS)
+        lines.append(f"{row['row'] or '':>2} {row['name']:<13}{cells}  {as_words(row):<20}{times(row, plain):>5}")
+    lines += [f"   {run.title}, failed: {failed[run.folder][1]}" for run in runs if run.folder in failed]
+    notes = [KEYS[table], "mtl, tuned: for each seed the scales that are best over the other seeds."]
+    notes += [NOTES[name] for name in {run.settings["checkpoint"]: 0 for run in runs} if name in NOTES]
+    return "\n".join([*lines, "", *(line for note in notes for line in wrapped(note))])
+
+
+def with_spread(mean: float | None, spread: float | None) -> str:
+    return "-" if mean is None else f"{mean:.1f}" + (f" ± {spread:.1f}" if spread is not None else "")
+
+
+def as_words(row: Mapping) -> str:
+    """The difference and its interval."""
+    if row["difference"] is None:
+        return ""
+    return "{:+.1f} ({:+.1f} to {:+.1f})".format(row["difference"]["mean"], *row["difference"]["interval"])
+
+
+def times(row: Mapping, plain: float | None) -> str:
+    """A step's time, in those of the plain sum."""
+    own = row["seconds a step"]
+    return f"{own / plain:.2f}" if own and plain else ""
+
+
+main = partial(tables.main, table="surgeries", rows=compared, text=text)
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))
