@@ -31,7 +31,11 @@ def tuned(rows: Sequence[Mapping], seeds: Sequence[int]) -> dict:
 
     Whoever tunes so spends as many runs as there are scales.
     """
-    choice = {row["row"]: row["seeds"] for row in rows if row["row"] == MTL or row["row"] in SCALED}
+    choice = {
+        row["row"]: {seed: cells for seed, cells in row["seeds"].items() if None not in cells.values()}
+        for row in rows
+        if row["row"] == MTL or row["row"] in SCALED
+    }
     chosen = {}
     for seed in seeds:
         others = [other for other in seeds if other != seed]
@@ -47,7 +51,7 @@ def compared(runs: Sequence[Run]) -> list[dict]:
     rows = summary(runs)
     of_sum = next((row["seeds"] for row in rows if row["row"] == MTL), {})
     own = tuned(rows, sorted({run.seed for run in runs}))
-    if own:
+    if len(own) > 1:
         columns = {name: [cells[name] for cells in own.values()] for name in COLUMNS}
         means, spread = ({n: f(c) for n, c in columns.items()} for f in (statistics.mean, statistics.stdev))
         rows.append(TUNED | {"seeds": own, "mean": means, "spread": spread})

@@ -1,0 +1,341 @@
+"""Before training: do the tasks' gradients agree, and what follows for training them together.
+
+    python -m experiments.affinity                                   # the sample, or the downloaded files
+    python -m experiments.affinity --data_dir DIR --task_file my.toml --batches 60
+
+All options of train_multitask.py are there. First the heads learn by themselves, on the encoder as it is, for a head
+that knows nothing says nothing of its task. Then, in each of --batches measurements, two batches A and B of each task
+give its gradient of what tasks share, and nothing moves. From the Gramian of these 2 T gradients:
+
+cosine      of two tasks; and of a task with itself, cos(A, B), the noise floor: what is missing to 1 is noise.
+signal      the cosine of the two mean gradients, without the noise: E[g_i . g_j] / sqrt(E[g_iA . g_iB] E[g_jA . g_jB])
+transfer    what a step on task i does for task j, to first order, beside what a step on j itself does:
+            E[g_i . g_j] / E[g_jA . g_jB]; plain, and with the gradients scaled as AdamW would by their squares' mean.
+affinity    TAG's (Fifty et al. 2021): a plain step of --lr on i takes the share lr E[g_i . g_j] / l_j off the loss of j
+turn        the angle between the plain sum and PCGrad's update, beside that between the sums of two batches.
+
+Writes affinity.json and affinity.png to --output_dir (default: runs/affinity). Needs: pip install -e '.[pictures]'
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import combinations, permutations
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bert.precision import autocast
+from experiments.pictures import new_figure, save
+from heads.rows import on_device
+from optim import AdamW, TaskGradients
+from optim.surgery import SURGERIES
+from optim.surgery.gramian import gramian
+from runtime.errors import UsageError, run_cli, say, show
+from runtime.files import write_atomic
+from runtime.seeds import generator, seeded
+from runtime.settings import OptionParser, positive_int
+from training.options import parse
+from training.session import Session
+
+HEAD_STEPS, HEAD_LR = 100, 1e-3
+HEADING = "a step on the row's task for the column's,\nin % of its own (AdamW)"
+RESAMPLES = 1000
+
+
+class Measured(NamedTuple):
+    """N measurements; gradients in the order of the tasks, first all A, then all B. T tasks."""
+
+    tasks: list[str]
+    losses: np.ndarray  # (N, T)
+    gramians: np.ndarray  # (N, 2 T, 2 T)
+    layers: dict[str, np.ndarray]  # the same of a layer's parameters alone
+    scaled: np.ndarray  # (N / 2, 2 T, 2 T), as AdamW scales gradients, of the second half
+
+
+def layer_of(name: str) -> str:
+    """The part of the model that a parameter belongs to."""
+    parts = name.split(".")
+    if parts[0] != "bert":
+        return "on top"
+    return f"layer {int(parts[2]) + 1}" if parts[1] == "layers" else parts[1]
+
+
+def train_heads(session: Session) -> None:
+    """The tasks' own parts, and nothing that tasks share."""
+    model, options = session.model, session.options
+    shared = [p for p in model.shared_parameters() if p.requires_grad]
+    model.requires_grad_(False)
+    for name in options.task_names:
+        model.heads[name].requires_grad_(True)
+    optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=HEAD_LR)
+    for step in range(HEAD_STEPS):
+        batches = {name: rows.micro_batches(step, 1, 1)[0] for name, rows in session.rows.items()}
+        with seeded(options.seed, "heads first", step), autocast(session.device, session.amp):
+            draws = generator(options.seed, "negatives", step)
+            losses = model.losses(on_device(batches, session.device), options.losses, session.previous, draws)
+        sum(losses.values()).backward()
+        session.previous.end_step()
+        optimizer.step()
+        optimizer.zero_grad()
+        show("heads first", step + 1, HEAD_STEPS)
+    for parameter in shared:
+        parameter.requires_grad_(True)
+
+
+def measure(session: Session, count: int) -> Measured:
+    """Gradients of two batches of each task, `count` times. No weight moves."""
+    model, options, tasks = session.model, session.options, session.gradients.tasks
+    model.bert.embeddings.word.sparse = False
+    gradients = TaskGradients([task + half for half in "AB" for task in tasks], session.gradients.shared)
+    names = {parameter: layer_of(name) for name, parameter in model.named_parameters()}
+    layers: dict[str, list[Tensor]] = {names[parameter]: [] for parameter in gradients.shared}
+    squares = {parameter: torch.zeros_like(parameter) for parameter in gradients.shared}  # AdamW's v, a plain mean
+    losses, scaled = [], []
+    for n in range(count):
+        of_step = np.zeros(len(tasks))
+        for half in range(2):
+            step = HEAD_STEPS + 2 * n + half
+            batches = {name: rows.micro_batches(step, 1, 1)[0] for name, rows in session.rows.items()}
+            batches = on_device(batches, session.device)
+            counts = {name + "AB"[half]: both for name, both in model.row_counts(batches).items()}
+            with seeded(options.seed, "dropout", step), gradients.by_rows(model, *gradients.sizes(counts)):
+                with autocast(session.device, session.amp):
+                    draws = generator(options.seed, "negatives", step)
+                    of_batch = model.losses(batches, options.losses, session.previous, draws)
+                sum(of_batch.values()).backward()
+            of_step += [loss.item() / 2 for loss in of_batch.values()]
+        session.previous.end_step()
+        losses.append(of_step)
+        of_layer = dict.fromkeys(layers, 0.0)
+        as_adamw = 0.0
+        for parameter, rows in gradients.views.items():  # (2 T, ...)
+            reached = torch.tensor([row is not None for row in gradients.rows[parameter]])
+            rows = torch.where(reached.view(-1, *[1] * parameter.dim()), rows, 0).flatten(1)
+            of_layer[names[parameter]] += gramian(rows).cpu()
+            squares[parameter] += (rows[: len(tasks)].sum(0) ** 2).view_as(parameter)
+            if n >= count // 2:
+                root = (squares[parameter].flatten() / (n + 1)).sqrt() + 1e-8
+                as_adamw += gramian(rows / root.sqrt()).cpu()
+        for layer, products in of_layer.items():
+            layers[layer].append(products)
+        scaled += [as_adamw] if n >= count // 2 else []
+        gradients.forget()
+        model.zero_grad()
+        show("gradients", n + 1, count)
+    by_layer = {layer: torch.stack(products).numpy() for layer, products in layers.items()}
+    by_layer = {layer: products for layer, products in by_layer.items() if products.any()}  # others are not reached
+    return Measured(tasks, np.array(losses), sum(by_layer.values()), by_layer, torch.stack(scaled).numpy())
+
+
+def products(gramians: np.ndarray) -> np.ndarray:
+    """(N, 2 T, 2 T) -> (N, T, T): g_i . g_j of two tasks, the mean over halves; of a task with itself, of A with B."""
+    half = gramians.shape[1] // 2
+    a, b, across = gramians[:, :half, :half], gramians[:, half:, half:], gramians[:, :half, half:]
+    across = (across + across.transpose(0, 2, 1)) / 2
+    return np.where(np.eye(half, dtype=bool), across, (a + b + 2 * across) / 4)
+
+
+def cosines(gramians: np.ndarray) -> np.ndarray:
+    """The same of the gradients at length 1."""
+    norms = np.sqrt(np.einsum("nii->ni", gramians))
+    return products(gramians / np.maximum(norms[:, :, None] * norms[:, None, :], 1e-300))
+
+
+def ratios(values: np.ndarray, kind: str) -> np.ndarray:
+    """products (..., N, T, T) -> of their means over N the `signal`, or the `transfer` from task i (first) to j."""
+    mean = values.mean(axis=-3)
+    own = np.einsum("...ii->...i", mean).copy()
+    own[own <= 0] = np.nan  # no signal to be seen
+    if kind == "transfer":
+        return mean / own[..., None, :]
+    return mean / np.sqrt(own[..., None, :] * own[..., :, None])
+
+
+def with_interval(values: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ratios, and their 95 % interval by a bootstrap over the measurements; NaN where some resample has none."""
+    draws = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
+    resampled = ratios(values[draws], kind)
+    low, high = np.quantile(resampled, (0.025, 0.975), axis=0)
+    return ratios(values, kind), low, high
+
+
+def turns(gramians: np.ndarray) -> tuple[float, float]:
+    """Mean angles in degrees: of PCGrad's update from the plain sum, and between the plain sums of two batches."""
+    half, surgery = gramians.shape[1] // 2, SURGERIES["pcgrad_mean"]()
+    found = []
+    for both in gramians:
+        g, ones = both[:half, :half], np.ones(half)
+        w = surgery.weights(torch.from_numpy(g)).numpy()
+        other = both[half:, half:]
+        cosine = ones @ g @ w / math.sqrt((ones @ g @ ones) * (w @ g @ w))
+        noise = both[:half, half:].sum() / math.sqrt(g.sum() * other.sum())
+        found.append(np.degrees(np.arccos(np.clip([cosine, noise], -1, 1))))
+    turned, noise = np.mean(found, axis=0)
+    return float(turned), float(noise)
+
+
+def numbers(measured: Measured, lr: float) -> dict:
+    """All that is found, for affinity.json: pairs by "i-j", directions by "i>j"."""
+    tasks, count = measured.tasks, len(measured.losses)
+    losses, dots, cos = measured.losses.mean(axis=0), products(measured.gramians), cosines(measured.gramians)
+    half = len(tasks)
+    lengths = np.sqrt(np.einsum("nii->i", measured.gramians).reshape(2, half).mean(axis=0) / count)
+    signal, scaled = with_interval(dots, "signal"), with_interval(products(measured.scaled), "transfer")
+    plain = with_interval(dots, "transfer")
+    whole = [measured.gramians[:, :half, :half], measured.gramians[:, half:, half:]]
+    same = np.concatenate(whole)  # (2 N, T, T)
+    by_layer = {layer: cosines(gramians).mean(axis=0) for layer, gramians in measured.layers.items()}
+    turned, noise = turns(measured.gramians)
+    content: dict = {"measurements": count, "tasks": {}, "pairs": {}, "directions": {}}
+    for i, task in enumerate(tasks):
+        own = dots[:, i, i].mean()
+        content["tasks"][task] = {
+            "loss": losses[i],
+            "gradient": lengths[i],
+            "signal": math.sqrt(own) if own > 0 else None,
+            "noise floor": mean_and_error(cos[:, i, i]),
+        }
+    for i, j in combinations(range(half), 2):
+        content["pairs"][f"{tasks[i]}-{tasks[j]}"] = {
+            "cosine": mean_and_error(cos[:, i, j]),
+            "below zero": float((same[:, i, j] < 0).mean()),
+            "chance": [0.5 - 1 / math.sqrt(len(same)), 0.5 + 1 / math.sqrt(len(same))],
+            "signal": [number(part[i, j]) for part in signal],
+            "by layer": {layer: float(mean[i, j]) for layer, mean in by_layer.items()},
+        }
+    for i, j in permutations(range(half), 2):
+        content["directions"][f"{tasks[i]}>{tasks[j]}"] = {
+            "affinity": float(lr * dots[:, i, j].mean() / losses[j]),
+            "transfer": [number(part[i, j]) for part in plain],
+            "transfer, AdamW": [number(part[i, j]) for part in scaled],
+        }
+    signals = [content["tasks"][task]["signal"] for task in tasks]
+    content["loss_scale"] = {
+        "equal losses": balanced(dict(zip(tasks, losses, strict=True))),
+        "equal gradients": None if None in signals else balanced(dict(zip(tasks, signals, strict=True))),
+    }
+    content["turn"] = {"PCGrad from the plain sum": turned, "the plain sum from batch to batch": noise}
+    return content
+
+
+def number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def mean_and_error(values: np.ndarray) -> list[float]:
+    """Mean, and the ends of its 95 % interval, as if measurements were independent; they are."""
+    mean, half = float(values.mean()), 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return [mean, mean - half, mean + half]
+
+
+def balanced(sizes: Mapping[str, float]) -> dict[str, float]:
+    """Factors that make all sizes one, in two digits; the largest size has 1."""
+    largest = max(sizes.values())
+    return {task: float(f"{largest / size:.2g}") for task, size in sizes.items()}
+
+
+def advice(content: Mapping) -> list[str]:
+    """In plain words: what to train together, with which scales, and whether surgery can matter."""
+    lines = []
+    for a, b in combinations(content["tasks"], 2):
+        both = {(i, j): content["directions"][f"{i}>{j}"]["transfer, AdamW"] for i, j in ((a, b), (b, a))}
+        lines.append(f"{a} and {b}: {said_of([*both.values()])}")
+        for (i, j), value in both.items():
+            if None not in value:
+                share = "{:+.0f} % ({:+.0f} to {:+.0f})".format(*(100 * x for x in value))
+                lines.append(f"    a step on {i} does for {j} {share} of what a step on {j} does")
+    for way, scales in content["loss_scale"].items():
+        if scales:
+            lines.append(f"for {way}: --loss_scale {','.join(f'{task}={x:g}' for task, x in scales.items())}")
+    turned, noise = content["turn"].values()
+    matter = "can hardly matter" if turned < noise / 3 else "may matter"
+    angles = f"PCGrad turns the plain sum by {turned:.0f} degrees on average, another batch by {noise:.0f}"
+    return [*lines, f"surgery {matter}: {angles}"]
+
+
+def said_of(both: Sequence[Sequence[float | None]]) -> str:
+    """Of the two directions of a pair, each with its interval."""
+    if any(None in value for value in both):
+        return "cannot be told: the signal drowns in noise; take more --batches"
+    if all(low > 0 for _, low, _ in both):
+        return "train them together: each helps the other"
+    if all(high < 0 for _, _, high in both):
+        return "train them apart: each harms the other"
+    if any(high < 0 for _, _, high in both):
+        return "look at it: one harms the other"
+    return "one helps the other" if any(low > 0 for _, low, _ in both) else "neither help nor harm can be told"
+
+
+def draw(path: Path, content: Mapping) -> None:
+    """Heat maps: cosines with the noise floor on the diagonal; transfer under AdamW; cosines by layer."""
+    tasks, pairs = list(content["tasks"]), list(content["pairs"])
+    figure = new_figure(9, 3.6 + 0.28 * len(pairs))
+    grid = figure.add_gridspec(2, 2, height_ratios=[3, 1 + 0.25 * len(pairs)])
+    floor = [content["tasks"][task]["noise floor"][0] for task in tasks]
+    cos, transfer = np.diag(floor), 100 * np.eye(len(tasks))
+    for pair, (i, j) in zip(pairs, combinations(range(len(tasks)), 2), strict=True):
+        cos[i, j] = cos[j, i] = content["pairs"][pair]["cosine"][0]
+    for i, j in permutations(range(len(tasks)), 2):
+        value = content["directions"][f"{tasks[i]}>{tasks[j]}"]["transfer, AdamW"][0]
+        transfer[i, j] = np.nan if value is None else 100 * value
+    layers = list(next(iter(content["pairs"].values()))["by layer"])
+    by_layer = np.array([[content["pairs"][pair]["by layer"][layer] for layer in layers] for pair in pairs])
+    panels = (
+        (grid[0, 0], "cosine of gradients\n(diagonal: two batches of one task)", cos, tasks, tasks, "{:+.2f}"),
+        (
+            grid[0, 1],
+            "what a step on the row's task does\nfor the column's, in % of its own (AdamW)",
+            transfer,
+            tasks,
+            tasks,
+            "{:+.0f}",
+        ),
+        (grid[1, :], "cosine of two tasks' gradients, by layer", by_layer, pairs, layers, "{:+.2f}"),
+    )
+    for place, title, values, rows, columns, form in panels:
+        ax, limit = figure.add_subplot(place), np.nanmax(np.abs(values)) or 1.0
+        ax.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
+        for (i, j), value in np.ndenumerate(values):
+            color = "white" if abs(value) > 0.6 * limit else "black"
+            ax.text(j, i, form.format(value), ha="center", va="center", color=color)
+        ax.set(title=title, xticks=range(len(columns)), yticks=range(len(rows)), yticklabels=rows)
+        ax.set_xticks(range(len(columns)), columns, rotation=0 if len(columns) < 6 else 20)
+    save(figure, path)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    own = OptionParser("", add_help=False)
+    own.add_argument("--batches", type=positive_int, default=40)
+    args, words = own.parse_known_args(argv)
+    words = [] if words is None else [*words]
+    if not any(word.replace("-", "_").startswith("__output_dir") for word in words):
+        words += ["--output_dir", "runs/affinity"]
+    options = parse([*words, "--no_test"], __doc__)
+    if options.strategy == "single":
+        raise UsageError("--tasks: expected two tasks or more; found one; there is nothing to compare")
+    if args.batches < 4:
+        raise UsageError(f"--batches: expected 4 or more; found {args.batches}")
+    new_figure(1, 1)  # where matplotlib is missing, say so before the work
+    session = Session(options)
+    plan = f"{HEAD_STEPS} steps of the heads, then {args.batches} times two batches of each task"
+    say(f"{', '.join(options.task_names)} of {options.data_name}: {plan}")
+    train_heads(session)
+    content = numbers(measure(session, args.batches), options.lr)
+    settings = {"checkpoint": options.checkpoint, "batch_size": dict(options.batch_size), "lr": options.lr}
+    settings |= {"seed": options.seed, "data": session.fingerprints()}
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    write_atomic(options.output_dir / "affinity.json", json.dumps(settings | content, indent=2) + "\n")
+    draw(options.output_dir / "affinity.png", content)
+    print("\n".join(advice(content)))
+    say(f"all of it: {options.output_dir / 'affinity.json'}, affinity.png")
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,128 @@
+"""experiments/affinity.py: its numbers from gradients that are known, its gradients against autograd's, its words."""
+
+from __future__ import annotations
+
+import json
+import math
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_run
+import torch
+from tiny_run import command
+
+from experiments import affinity
+from experiments.affinity import Measured, advice, balanced, layer_of, main, measure, numbers, products, said_of
+from heads.rows import on_device
+from runtime.errors import run_cli
+from runtime.seeds import generator
+from training.options import parse
+from training.session import Session
+
+pytestmark = pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    with tiny_run.workshop(tmp_path_factory.mktemp("home")) as home, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(affinity, "HEAD_STEPS", 3)
+        yield home
+
+
+def made(noise: float, count: int = 400) -> Measured:
+    """Three tasks in 5 dimensions: a and b share a direction, c is against a; every batch adds noise of its own."""
+    draw = np.random.default_rng(0)
+    means = np.array([[2.0, 0, 0, 0, 0], [1.0, 1.0, 0, 0, 0], [-1.0, 0, 3.0, 0, 0]])
+    gradients = np.concatenate([means, means])[None] + noise * draw.standard_normal((count, 6, 5))
+    gramians = gradients @ gradients.transpose(0, 2, 1)
+    losses = np.full((count, 3), [0.5, 1.0, 4.0])
+    return Measured(["a", "b", "c"], losses, gramians, {"all": gramians}, gramians[count // 2 :])
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.5])
+def test_numbers_are_those_of_the_mean_gradients_whatever_the_noise(noise):
+    found = numbers(made(noise), lr=0.1)
+    tolerance = 0.15 if noise else 1e-9  # 400 draws, in 5 dimensions
+    expected = {"a>b": 2 / 2, "b>a": 2 / 4, "a>c": -2 / 10, "c>a": -2 / 4, "b>c": -1 / 10, "c>b": -1 / 2}
+    for direction, transfer in expected.items():
+        plain, low, high = found["directions"][direction]["transfer"]
+        assert plain == pytest.approx(transfer, abs=2 * tolerance)
+        assert low - 1e-9 <= plain <= high + 1e-9
+        loss = {"a": 0.5, "b": 1.0, "c": 4.0}[direction[2]]
+        dot = transfer * {"a": 4, "b": 2, "c": 10}[direction[2]]
+        assert found["directions"][direction]["affinity"] == pytest.approx(0.1 * dot / loss, abs=tolerance)
+    assert found["pairs"]["a-b"]["signal"][0] == pytest.approx(2 / math.sqrt(4 * 2), abs=tolerance)
+    assert found["pairs"]["a-c"]["signal"][0] == pytest.approx(-2 / math.sqrt(4 * 10), abs=tolerance)
+    assert found["pairs"]["a-c"]["cosine"][0] < 0 and found["pairs"]["a-c"]["below zero"] > 0.55
+    assert found["tasks"]["c"]["signal"] == pytest.approx(math.sqrt(10), abs=tolerance)
+    floor = found["tasks"]["a"]["noise floor"][0]
+    assert floor == pytest.approx(1) if not noise else 0.1 < floor < 0.7
+    assert found["loss_scale"]["equal losses"] == {"a": 8.0, "b": 4.0, "c": 1.0}
+
+
+def test_products_of_a_task_with_itself_are_those_of_two_batches():
+    g = np.arange(16.0).reshape(1, 4, 4)
+    g = g + g.transpose(0, 2, 1)
+    assert products(g)[0, 0, 0] == g[0, 0, 2] and products(g)[0, 1, 1] == g[0, 1, 3]
+    assert products(g)[0, 0, 1] == (g[0, 0, 1] + g[0, 2, 3] + g[0, 0, 3] + g[0, 1, 2]) / 4
+
+
+def test_gradients_are_autograds_and_no_weight_moves(home, tmp_path):
+    """The Gramian of three tasks' two batches each, layer by layer; dropout is drawn alike, so it is there."""
+    options = parse([*command(home, "--output_dir", tmp_path / "run"), "--amp", "off", "--para_loss", "bce"])
+    session = Session(options)
+    session.model.eval()
+    before = {name: weight.clone() for name, weight in session.model.state_dict().items()}
+    found = measure(session, 4)
+    assert all(torch.equal(weight, before[name]) for name, weight in session.model.state_dict().items())
+    assert {*found.layers} == {"embeddings", "layer 1", "layer 2", "on top"}
+    assert {layer_of(name) for name, _ in session.model.named_parameters()} == {*found.layers, "pooler"}  # not reached
+    rows = []
+    for half in range(2):
+        batches = {name: of.micro_batches(3 + 2 * 1 + half, 1, 1)[0] for name, of in session.rows.items()}
+        draws = generator(options.seed, "negatives", 0)
+        losses = session.model.losses(on_device(batches, session.device), options.losses, session.previous, draws)
+        for loss in losses.values():
+            shared = session.gradients.shared
+            slopes = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True)
+            slopes = [torch.zeros_like(p) if g is None else g.to_dense() for p, g in zip(shared, slopes, strict=True)]
+            rows.append(torch.cat([slope.flatten() for slope in slopes]).double())
+    jacobian = torch.stack(rows)
+    expected = (jacobian @ jacobian.T).numpy()
+    np.testing.assert_allclose(found.gramians[1], expected, rtol=1e-4, atol=1e-6 * expected.max())
+    np.testing.assert_allclose(sum(found.layers.values()), found.gramians, rtol=1e-12)
+
+
+def test_from_the_command_to_advice(home, tmp_path, capsys):
+    words = command(home, "--output_dir", tmp_path / "out", "--batches", "6")
+    assert run_cli(main, words) == 0
+    content = json.loads((tmp_path / "out" / "affinity.json").read_text())
+    assert [*content["tasks"]] == ["sst", "para", "sts"] and content["measurements"] == 6
+    assert {*content["pairs"]} == {"sst-para", "sst-sts", "para-sts"} and len(content["directions"]) == 6
+    assert (tmp_path / "out" / "affinity.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == advice(content) and printed[-1].startswith("surgery ")
+    assert not (tmp_path / "out" / "checkpoints").exists()
+    assert run_cli(main, [*words, "--strategy", "single", "--tasks", "sst"]) == 2
+    assert run_cli(main, [*words[:-1], "3"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("intervals", "words"),
+    [
+        (((0.3, 0.1, 0.5), (0.2, 0.1, 0.4)), "train them together: each helps the other"),
+        (((-0.3, -0.5, -0.1), (-0.2, -0.4, -0.1)), "train them apart: each harms the other"),
+        (((0.3, 0.1, 0.5), (-0.2, -0.4, -0.1)), "look at it: one harms the other"),
+        (((0.3, 0.1, 0.5), (0.2, -0.1, 0.4)), "one helps the other"),
+        (((0.3, -0.1, 0.5), (0.2, -0.1, 0.4)), "neither help nor harm can be told"),
+        (((None, None, None), (0.2, 0.1, 0.4)), "cannot be told: the signal drowns in noise; take more --batches"),
+    ],
+)
+def test_advice_says_what_the_intervals_carry(intervals, words):
+    assert said_of(intervals) == words
+
+
+def test_scales_that_balance():
+    assert balanced({"a": 2.0, "b": 0.301, "c": 0.02}) == {"a": 1.0, "b": 6.6, "c": 100.0}
