@@ -24,6 +24,7 @@ import train_multitask
 from bert.precision import set_deterministic
 from heads.config import ARCHITECTURES, POOLINGS
 from optim.surgery import SURGERIES
+from optim.weighing import WEIGHINGS
 from runtime.seeds import seeded
 from training.session import Session
 
@@ -139,6 +140,7 @@ RUNS = [
     *(f"--arch {arch} --pooling {pooling}" for arch in ARCHITECTURES[1:] for pooling in POOLINGS),
     "--arch v1 --amp bf16 --grad_accum 3",
     *(f"--surgery {name} --layer -2 --amp fp16" for name in SURGERIES),
+    *(f"--weigh {name} --amp fp16" for name in WEIGHINGS),
     "--strategy mtl --grad_accum 3",
     "--strategy single --tasks sst --amp bf16",
     "--strategy gs --task_file {own}",
