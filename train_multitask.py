@@ -19,7 +19,6 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
 from importlib.metadata import version
-from itertools import combinations, permutations
 from pathlib import Path
 
 import torch
@@ -29,14 +28,13 @@ from bert.hub import resolve
 from bert.precision import autocast, set_deterministic
 from evaluate import finish, predict_and_score, score, undefined
 from optim.schedule import lr_factor
-from optim.surgery.gramian import cosines
-from optim.task_gradients import Conflict, clip_and_combine
+from optim.task_gradients import clip_and_combine
 from runtime.errors import UsageError, run_cli, say
 from runtime.files import check_space, discard, disk_errors, lock, move_aside, remove, write_atomic
 from runtime.seeds import generator, seeded
 from training import checkpoint, guards
 from training.folder import is_run, marks, prediction_files, sweep
-from training.log import DISK, RunLog, header, progress, seconds_left, span
+from training.log import DISK, RunLog, conflict_line, header, progress, seconds_left, span
 from training.options import Options, parse
 from training.session import Session
 
@@ -98,24 +96,6 @@ def train(session: Session) -> None:
                 evaluate(session, log)
             state.log_size = log.size
             session.save_if_due(evaluated)
-
-
-def conflict_line(session: Session, conflict: Conflict, losses: dict[str, float], lr: float) -> dict:
-    """For the log the cosine of each pair of task gradients, and what a step on one task does for another.
-
-    TAG's affinity (Fifty et al. 2021), to first order: by a plain step of lr on task i alone, weighed as it is, task
-    j's loss falls by the share  lr g_i . g_j / l_j.  How often two tasks conflict is counted.
-    """
-    if conflict.gramian is None or conflict.infinite:
-        return {}
-    cosine, tasks, state = cosines(conflict.gramian), session.gradients.tasks, session.state
-    pairs = {f"{tasks[i]}-{tasks[j]}": cosine[i, j].item() for i, j in combinations(range(len(tasks)), 2)}
-    state.surgeries += 1
-    for pair, value in pairs.items():
-        state.conflicts[pair] = state.conflicts.get(pair, 0) + (value < 0)
-    gains = lr * conflict.gramian / torch.tensor([losses[task] for task in tasks])  # (T, T), of i on j
-    affinity = {f"{tasks[i]}-{tasks[j]}": gains[i, j].item() for i, j in permutations(range(len(tasks)), 2)}
-    return {"cosine": pairs, "affinity": affinity}
 
 
 def evaluate(session: Session, log: RunLog) -> None:

@@ -25,10 +25,13 @@ from runtime.settings import OptionParser, positive_int
 RARE = 10  # rows of a class in train: fewer are hardly enough to learn it
 
 
-def summary(split: Split, counts: dict[str, int], tokenizer: BertTokenizer, max_length: int) -> str:
-    """Rows; tokens of a row's longer text, uncut, [CLS] and [SEP] included; the share of each label."""
-    texts = [text for example in split.examples for text in example.texts]
-    tokens = np.reshape(tokenizer.lengths(texts), (len(split.examples), -1)).max(axis=1)
+def summary(task: Task, split: Split, counts: dict[str, int], tokenizer: BertTokenizer, max_length: int) -> str:
+    """Rows; tokens, uncut, [CLS] and [SEP] included, of a row's longer text, or of both where they are read at once;
+    the share of each label."""
+    columns = [[*column] for column in zip(*(example.texts for example in split.examples), strict=True)]
+    at_once = len(columns) > task.sides
+    lengths = [tokenizer.lengths(*columns)] if at_once else [tokenizer.lengths(column) for column in columns]
+    tokens = np.max(lengths, axis=0)
     labelled = max(1, sum(example.label is not None for example in split.examples))
     line = f"{len(tokens):9,} rows   median {np.median(tokens):4.0f} tokens, longest {tokens.max():5,}"
     shares = [f"{label} {count / labelled:.1%}" for label, count in counts.items()]
@@ -83,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 errors.append(f"{task.name}: {error}")
                 continue
             counts = label_counts(task, split.examples) if name != "test" else {}
-            print(printable(f"  {name:5}{summary(split, counts, tokenizer, args.max_length)}"))
+            print(printable(f"  {name:5}{summary(task, split, counts, tokenizer, args.max_length)}"))
             odd += [f"{task.name}: {finding}" for finding in what_is_odd(task, name, split, counts, train)]
             train = split if name == "train" else train
         print()

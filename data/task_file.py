@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.table import DELIMITERS, data_error, read_table
-from data.tasks import NAME, SPLITS, TASKS, Task, number
+from data.tasks import NAME, PAIRS, SPLITS, TASKS, Task, number
 from runtime.errors import UsageError, check_name
 from runtime.files import read_plain
 
@@ -34,7 +34,7 @@ KEYS = {  # of a task: what its value must be, in words and as a function
     "texts": ('a list of one column or two, as ["text"]', lambda v: is_list(v, {str}, 1, 2)),
     "classes": ("a list of names, or of whole numbers", lambda v: is_list(v, {str}, 2) or is_list(v, {int}, 2)),
     "range": ("two numbers, low and high", lambda v: is_list(v, {int, float}, 2, 2) and 0 < v[1] - v[0] < math.inf),
-    "pairs": ("siamese (cross is not built yet)", lambda v: v == "siamese"),
+    "pairs": (" or ".join(PAIRS), lambda v: v in PAIRS),
     "batch_size": ("a whole number, 1 or more", lambda v: type(v) is int and v >= 1),
     "loss_scale": ("a number above 0", lambda v: type(v) in (int, float) and 0 < v < math.inf),
 }

@@ -16,6 +16,7 @@ from runtime.settings import of_type
 
 SPLITS = ("train", "dev", "test")
 NAME = re.compile("[A-Za-z0-9_-]{1,99}")  # of a task: in options, metrics and file names
+PAIRS = ("siamese", "cross")  # each text read by itself, then compared; or both as one sequence
 ALL = ""  # in what `by_name` gives: the value of every task
 
 
@@ -43,12 +44,17 @@ class Task:
     several: bool = False  # a label is any number of classes, not one
     separator: str = ";"  # between several labels in one cell
     range: tuple[float, float] | None = None  # smallest and largest number
-    pairs: str = "siamese"  # how the two texts of a pair meet
-    contrastive: bool = False  # binary pairs: the paper's cosine-embedding and triplet losses are added
+    pairs: str = "siamese"  # how the two texts of a pair meet: one of PAIRS
+    contrastive: bool = False  # siamese binary pairs: the paper's cosine-embedding and triplet losses are added
     batch_size: int = 16
     loss_scale: float = 1.0
     metric: str = ""  # what the best model goes by; one of the kind's
     course: Course | None = None
+
+    @property
+    def sides(self) -> int:
+        """Sequences that the encoder reads for a row: 2 for a siamese pair, else 1."""
+        return 2 if len(self.texts) == 2 and self.pairs == "siamese" else 1
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -99,7 +105,8 @@ class Task:
         """What `to_json` wrote. Raises ValueError or KeyError for anything else."""
         task = of_type(content, cls)
         shares = [split for split, file in task.files.items() if not isinstance(file, str)]
-        if not NAME.fullmatch(task.name) or len(task.texts) not in (1, 2) or shares not in ([], ["dev"]):
+        fits = NAME.fullmatch(task.name) and len(task.texts) in (1, 2) and task.pairs in PAIRS
+        if not fits or shares not in ([], ["dev"]):
             raise ValueError(f"{task.name!r:.99} with texts {task.texts!r:.99} and files {task.files!r:.300}")
         return task
 

@@ -32,7 +32,10 @@ def encode(
     amp: str = "off",
     progress: Progress = lambda done, total: None,
 ) -> Tensor:
-    """Sentence vectors as `MultitaskBert.encode` documents them, a float32 Tensor (N, D) on the CPU."""
+    """Sentence vectors as `MultitaskBert.encode` documents them, a float32 Tensor (N, D) on the CPU.
+
+    texts: or pairs of them, which are read at once.
+    """
     check_list("texts", texts)
     pooling, layer = pooling or model.config.pooling, model.config.layer if layer is None else layer
     there = [name for name in POOLINGS if name != "cnn" or model.cnn]
@@ -43,12 +46,16 @@ def encode(
     weight = model.bert.embeddings.word.weight
     amp = precision.resolve_precision(amp, weight.device) if amp == "auto" else amp
     bert = inference_copy(model.bert, precision.DTYPES.get(amp, weight.dtype))
-    unique = {text: row for row, text in enumerate(dict.fromkeys(texts))}  # each text once
-    ids = model.tokenizer.ids(list(unique), max_length=model.max_length)
+    unique = {text: row for row, text in enumerate(dict.fromkeys(texts))}  # each text, or pair, once
+    if isinstance(next(iter(unique), ""), tuple):
+        ids, types = model.tokenizer.pair_ids(*zip(*unique, strict=True), max_length=model.max_length)
+    else:
+        ids, types = model.tokenizer.ids(list(unique), max_length=model.max_length), None
     vectors, done = torch.empty(len(ids), model.bert.config.hidden_size), 0
     most, least = (sizes[weight.device.type] for sizes in (TOKENS_A_PASS, TOKENS_A_GROUP))
     for groups in passes([len(row) for row in ids], most, least):
-        tokens = [model.tokenizer.pad([ids[row] for row in rows]).to(weight.device) for rows in groups]
+        padded = [([ids[row] for row in rows], types and [types[row] for row in rows]) for rows in groups]
+        tokens = [model.tokenizer.pad(*rows).to(weight.device) for rows in padded]
         for rows, x in zip(groups, sentence_vectors(bert, model.cnn, tokens, pooling, layer), strict=True):
             vectors[rows] = x.float().cpu()
             done += len(rows)
@@ -78,8 +85,11 @@ def outputs(
         check_list(f"texts_{side}", texts)
     if len(sides[0]) != len(sides[-1]):
         raise ValueError(f"{name}: expected as many texts_b as texts_a; found {len(sides[0])} and {len(sides[1])}")
-    texts = [text for side in sides for text in side]
-    x = encode(model, texts, amp=amp, progress=progress)  # (N, D), or (2 N, D)
+    if len(sides) > model.tasks[name].sides:
+        texts = list(zip(*sides, strict=True))
+    else:
+        texts = [text for side in sides for text in side]
+    x = encode(model, texts, amp=amp, progress=progress)  # (N, D), of siamese pairs (2 N, D)
     weight = next(model.heads.parameters())
     heads = inference_copy(model.heads, weight.dtype)
     y = heads[name](heads.vectors({name: x.to(weight)})[name])

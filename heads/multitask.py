@@ -114,7 +114,7 @@ class MultitaskBert(nn.Module):
     ) -> dict[str, Tensor]:
         """Each task's loss, not scaled, a float32 scalar, from one pass over the rows of all tasks in `batches`.
 
-        Args: previous: of the triplets, read and added to with the full loss of contrastive tasks alone.
+        Args: previous: of the triplets, read and added to with the full loss of siamese contrastive tasks alone.
               generator: a CPU generator for the draw of negatives.
         """
         tokens = [batch.tokens for batch in batches.values()]
@@ -124,7 +124,7 @@ class MultitaskBert(nn.Module):
             for name, v in self.heads.vectors(dict(zip(batches, x, strict=True))).items():
                 head, labels = self.heads[name], batches[name].labels
                 losses[name] = head.kind.loss(head.task, head(v), labels, settings)
-                if head.task.contrastive and settings.para_loss == "full":
+                if head.task.contrastive and head.task.sides == 2 and settings.para_loss == "full":
                     v_a, v_b = v.chunk(2)  # (B, D) each
                     negatives = previous.draw(name, len(v_a), generator)
                     previous.add(name, v)

@@ -13,8 +13,9 @@ X here are the vectors after the MLP, f is `kind.output` of a head's numbers, an
 | v3a  | one MLP on X, shared by all tasks          | 0.99            | 0.01      |
 | v3b  | the same                                   | 0.01            | 0.99      |
 
-Kinds whose output is no single number have no cosine in it: alpha is 1, as it is for single texts, where f sees the
-vector alone. A further kind with a cosine has 0.5. Letters: B batch, D hidden size.
+Kinds whose output is no single number have no cosine in it: alpha is 1, as it is for single texts, and for pairs that
+the encoder reads at once (`cross`, Devlin et al. 2019), where f sees the one vector alone. A further kind with a cosine
+has 0.5. Letters: B batch, D hidden size.
 """
 
 from collections.abc import Sequence
@@ -64,15 +65,14 @@ class TaskHead(nn.Module):
     def __init__(self, task: Task, arch: str, size: int, dropout: float):
         super().__init__()
         self.task, self.kind = task, KINDS[task.kind]
-        self.is_pair = len(task.texts) == 2
-        self.alpha = ALPHA[arch].get(task.kind, 0.5) if self.is_pair and self.kind.of_cosine else 1.0
+        self.alpha = ALPHA[arch].get(task.kind, 0.5) if task.sides == 2 and self.kind.of_cosine else 1.0
         self.own = ResidualMLP(size, dropout) if self.alpha == 0 else nn.Identity()  # v1 and v2: the MLP of each side
-        inputs = 3 * size if self.is_pair else size
+        inputs = 3 * size if task.sides == 2 else size
         self.f = mlp(inputs, size, self.kind.width(task), dropout) if self.alpha > 0 else None
 
     def forward(self, v: Tensor) -> Tensor:
-        """v: (B, D), for pairs (2 B, D): the first sides, then the second ones -> y of B rows."""
-        if not self.is_pair:
+        """v: (B, D), for siamese pairs (2 B, D): the first sides, then the second ones -> y of B rows."""
+        if self.task.sides == 1:
             return self.kind.output(self.task, self.f(v))
         v_a, v_b = v.chunk(2)  # (B, D) each
         y = 0.0

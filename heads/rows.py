@@ -19,7 +19,7 @@ from heads.pooling import one_batch
 class TaskBatch:
     """One task's rows of a step."""
 
-    tokens: Batch  # (B, T); for pair tasks (2 B, T): the first sentences, then the second ones
+    tokens: Batch  # (B, T); for siamese pairs (2 B, T): the first sentences, then the second ones
     labels: Tensor  # of B rows, as the task's kind makes them
     ids: list[str]  # the rows' names, for error messages
 
@@ -28,9 +28,13 @@ class TaskRows:
     """A task's rows as token ids, and their endless, seeded stream of batches."""
 
     def __init__(self, task: Task, split: Split, tokenizer: BertTokenizer, max_length: int, batch_size: int, seed: int):
-        self.task, self.examples, self.tokenizer = task, split.examples, tokenizer
-        sides = zip(*(example.texts for example in split.examples), strict=True)
-        self.sides = [tokenizer.ids(list(side), max_length=max_length) for side in sides]
+        self.task, self.examples, self.tokenizer, self.types = task, split.examples, tokenizer, None
+        columns = [[*column] for column in zip(*(example.texts for example in split.examples), strict=True)]
+        if len(columns) > task.sides:  # both texts of a pair are read at once
+            ids, self.types = tokenizer.pair_ids(*columns, max_length)
+            self.sides = [ids]
+        else:
+            self.sides = [tokenizer.ids(column, max_length) for column in columns]
         lengths = [max(map(len, row)) for row in zip(*self.sides, strict=True)]
         self.stream = BatchStream(lengths, batch_size, seed, task.name)
 
@@ -42,7 +46,8 @@ class TaskRows:
 
     def batch(self, rows: list[int]) -> TaskBatch:
         """These rows, by their numbers in the file."""
-        tokens = self.tokenizer.pad([side[row] for side in self.sides for row in rows])
+        types = self.types and [self.types[row] for row in rows]
+        tokens = self.tokenizer.pad([side[row] for side in self.sides for row in rows], types)
         examples = [self.examples[row] for row in rows]
         labels = KINDS[self.task.kind].target(self.task, [example.label for example in examples])
         return TaskBatch(tokens, labels, [example.id for example in examples])

@@ -130,7 +130,7 @@ def own(home) -> Path:
         rows.append(json.dumps(row) + "\n")
     for task in EVERY:
         tables += [f"[tasks.{task.name}]", f'kind = "{task.kind}"', f"texts = {json.dumps(task.texts)}"]
-        tables += [f'label = "{task.kind}"', 'train = "rows.jsonl"', "dev = 0.25"]
+        tables += [f'label = "{task.kind}"', 'train = "rows.jsonl"', "dev = 0.25", f'pairs = "{task.pairs}"']
     (home / "rows.jsonl").write_text("".join(rows))
     (home / "own.toml").write_text("\n".join(tables))
     return home / "own.toml"

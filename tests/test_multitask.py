@@ -63,7 +63,9 @@ def sides_of(task: Task, texts: list[str] = TEXTS) -> list[list[str]]:
 
 def batch(model: MultitaskBert, task: Task) -> TaskBatch:
     """Three rows."""
-    tokens = model.tokenizer([text for side in sides_of(task, TEXTS[:3]) for text in side])
+    sides = sides_of(task, TEXTS[:3])
+    one_sequence = len(sides) == 1 or task.pairs == "cross"
+    tokens = model.tokenizer(*sides) if one_sequence else model.tokenizer([text for side in sides for text in side])
     return TaskBatch(tokens, KINDS[task.kind].target(task, LABELS[task.kind]), ["x", "y", "z"])
 
 
@@ -179,7 +181,11 @@ def test_a_pass_ends_where_it_is_full_and_not_before(model, monkeypatch):
 @each_arch
 def test_predictions_are_the_heads_of_the_vectors_in_the_users_words(tiny_bert, arch, pooling, task):
     model, kind = make(tiny_bert, [task], arch=arch, pooling=pooling), KINDS[task.kind]
-    x = torch.from_numpy(np.concatenate([model.encode(side) for side in sides_of(task)]))
+    if task.pairs == "cross":  # each pair by itself, by the plain model
+        tokens, layer = [model.tokenizer(*pair) for pair in zip(*sides_of(task), strict=True)], model.config.layer
+        x = torch.cat([plain(model, each, pooling, layer) for each in tokens]).detach()
+    else:
+        x = torch.from_numpy(np.concatenate([model.encode(side) for side in sides_of(task)]))
     with torch.no_grad():
         y = model.heads[task.name](model.heads.vectors({task.name: x})[task.name])
     found = model.predict(task.name, *sides_of(task))

@@ -167,6 +167,14 @@ def test_which_tasks(tmp_path):
     assert (single.output_dir, single.data_name) == (Path("runs/finetune-single-nli"), own[1])
 
 
+def test_how_pairs_meet():
+    assert parse([]).pairs == {"sst": "siamese", "para": "siamese", "sts": "siamese"}
+    for words, ways in (("cross", ["siamese", "cross", "cross"]), ("sts=cross", ["siamese", "siamese", "cross"])):
+        options = parse(["--pairs", words])
+        assert [task.pairs for task in options.tasks] == [*options.pairs.values()] == ways
+        assert [task.sides for task in options.tasks] == [1, *(2 - (way == "cross") for way in ways[1:])]
+
+
 def test_the_default_folder_and_the_command_that_goes_on_with_it():
     """The folder is the same where a run is made longer, or goes on with what is allowed to change."""
     for words, folder in (
@@ -201,6 +209,9 @@ def test_the_default_folder_and_the_command_that_goes_on_with_it():
         ("--surgery cagrad:d=2", ["--surgery cagrad: expected settings among c=0.5; found 'd'"]),
         ("--surgery mgda:c=2", ["--surgery mgda: expected no settings; found 'c'"]),
         ("--surgery fairgrad:p=x", ["--surgery fairgrad: could not convert string to float: 'x'"]),
+        ("--pairs para=crossed", ["--pairs: expected siamese or cross; found 'crossed'; did you mean cross?"]),
+        ("--pairs sst=cross", ["--pairs: expected tasks of pairs; found sst, whose texts are single"]),
+        ("--pairs pra=cross", ["--pairs: expected one of sst, para", "did you mean para?"]),
         ("--weigh famoo", ["--weigh: expected one of fixed, equal", "found 'famoo'; did you mean famo?"]),
         ("--weigh dwa:steps=0", ["--weigh dwa: expected temperature > 0 and steps >= 1; found 2.0, 0"]),
         ("--surgery pcgrad --strategy mtl", ["--surgery pcgrad: belongs to --strategy gs; found --strategy mtl"]),

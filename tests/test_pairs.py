@@ -48,7 +48,7 @@ def mlp_by_hand(layers: nn.Sequential, x: np.ndarray) -> np.ndarray:
 
 def by_hand(heads: Heads, arch: str, task: Task, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A task's vectors and outputs."""
-    head, is_pair = heads[task.name], len(task.texts) == 2
+    head, is_pair = heads[task.name], len(task.texts) == 2 and task.pairs == "siamese"
     alpha = {"binary": ALPHAS[arch][0], "score": ALPHAS[arch][1]}.get(task.kind, 1) if is_pair else 1
     v = x
     if arch in ("v3a", "v3b"):
@@ -76,7 +76,7 @@ def assert_close(actual: Tensor, expected: np.ndarray) -> None:
 @each_task
 def test_vectors_and_outputs_by_hand(arch, task):
     """y = alpha f(concat(a, b, |a - b|)) + (1 - alpha) cos(a, b), as its kind maps them; of all tasks in one pass."""
-    heads, x = make(arch), {other.name: vectors(len(other.texts), seed=seed) for seed, other in enumerate(EVERY)}
+    heads, x = make(arch), {other.name: vectors(other.sides, seed=seed) for seed, other in enumerate(EVERY)}
     v, y = by_hand(heads, arch, task, x[task.name].numpy())
     found = heads.vectors(x)[task.name]
     assert_close(found, v)
@@ -88,7 +88,7 @@ def test_shared_is_what_more_than_one_task_uses(arch):
     heads = make(arch)
     used = dict.fromkeys(heads.parameters(), 0)
     for task in EVERY:
-        v = heads.vectors({task.name: vectors(len(task.texts))})[task.name]
+        v = heads.vectors({task.name: vectors(task.sides)})[task.name]
         gradients = torch.autograd.grad(heads[task.name](v).sum(), list(used), allow_unused=True)
         for parameter, gradient in zip(used, gradients, strict=True):
             used[parameter] += gradient is not None
@@ -122,7 +122,7 @@ def test_identical_and_opposite_pairs_with_the_wrong_label_have_a_small_gradient
 
 @each_arch
 def test_fresh_heads_compare_the_encoders_own_vectors_and_learn(arch):
-    heads, x = make(arch, random=False), {task.name: vectors(len(task.texts)) for task in EVERY}
+    heads, x = make(arch, random=False), {task.name: vectors(task.sides) for task in EVERY}
     v = heads.vectors(x)
     assert all(torch.equal(v[name], x[name]) for name in x)
     sum(rows.sum() for rows in v.values()).backward()

@@ -139,10 +139,14 @@ def test_the_log(run):
             assert list(line["dev"]) == METRICS
             assert line["undefined"].keys() == {name for name, value in line["dev"].items() if value is None}
             continue
-        assert line.keys() == {"step", "losses", "cosine", "lr", "grad_norm"}
+        assert line.keys() == {"step", "losses", "cosine", "affinity", "lr", "grad_norm"}
         assert tuple(line["losses"]) == LEADERBOARD and all(loss > 0 for loss in line["losses"].values())
         assert list(line["cosine"]) == ["sst-para", "sst-sts", "para-sts"]
         assert all(-1 <= cosine <= 1 for cosine in line["cosine"].values())
+        for pair, cosine in line["cosine"].items():  # lr g_a . g_b, over the loss of the one, and of the other
+            a, b = pair.split("-")
+            product = line["affinity"][pair] * line["losses"][b]
+            assert product == pytest.approx(line["affinity"][f"{b}-{a}"] * line["losses"][a]) and product * cosine > 0
 
 
 ROWS = {
@@ -338,11 +342,12 @@ SEEN_IN_TWO_STEPS = [
     *("--pooling cls", "--pooling attention_mean", "--pooling cnn", "--hidden_dropout_prob 0.1", "--max_length 5"),
     *("--epochs 1", "--max_steps 5", "--batch_size 7", "--batch_size sts=5", "--grad_accum 2", "--lr 2e-4"),
     *("--warmup 0.5", "--weight_decay 0.3", "--max_grad_norm 0.1", "--loss_scale sst=1,para=1,sts=4"),
+    *("--pairs para=cross", "--weigh rlw", "--surgery mgda"),
     *("--para_loss bce", "--sts_gamma 0.9", "--cosine_margin 0.7", "--triplet_margin 0.1"),
 ]
 SEEN_ELSEWHERE = [
     *("device", "amp", "deterministic", "patience", "eval_every", "save_every", "log_every", "predictions_dir"),
-    *("output_dir", "overwrite", "dry_run", "debug", "surgery", "resume", "allow_change", "no_test"),
+    *("output_dir", "overwrite", "dry_run", "debug", "resume", "allow_change", "no_test"),
 ]
 
 
@@ -439,6 +444,32 @@ def test_init_from_starts_with_that_runs_weights(home, run, tmp_path, capsys):
     ):
         assert train(home, tmp_path / "run", *words) == 2
         assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_run_that_reads_pairs_at_once(home, tmp_path, capsys):
+    """Its triplets are left out; what starts from it reads them so, too; another way is refused."""
+    words = ("--max_steps", 2, "--pairs", "para=cross")
+    assert train(home, tmp_path / "run", *words) == 0
+    assert not load_file(next((tmp_path / "run" / "checkpoints").glob("*")) / "triplets.safetensors")
+    session = make_session(home, "--init_from", tmp_path / "run", "--tasks", "para,sts")
+    assert [task.pairs for task in session.options.tasks] == ["cross", "siamese"]
+    ids = session.rows["para"].batch([0]).tokens
+    expected = session.model.tokenizer(*session.splits["train"]["para"].examples[0].texts)
+    assert ids.keys() == expected.keys() and all(torch.equal(value, ids[key]) for key, value in expected.items())
+    assert ids.token_type_ids.any()
+    assert train(home, tmp_path / "other", "--init_from", tmp_path / "run", "--pairs", "siamese") == 2
+    assert "para of " in capsys.readouterr().err
+    assert train(home, tmp_path / "run", *words[:2], "--resume", "auto") == 2
+    assert "--pairs was sst=siamese,para=cross" in capsys.readouterr().err
+    model = MultitaskBert.from_pretrained(tmp_path / "run")
+    again = json.loads((tmp_path / "run" / "metrics.json").read_text())["dev"]["para_acc"]
+    dev = read(TASKS["para"], "dev", home / "data")
+    texts = zip(*(example.texts for example in dev.examples), strict=True)
+    found = model.predict("para", *map(list, texts))
+    labelled = [
+        (label, example.label) for label, example in zip(found, dev.examples, strict=True) if example.label is not None
+    ]
+    assert again == pytest.approx(np.mean([one == other for one, other in labelled]))
 
 
 @pytest.mark.fault(26)

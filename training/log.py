@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
+from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 
 from data.reader import Split, label_counts, overlap
 from data.tasks import Task
+from optim.surgery.gramian import cosines
+from optim.task_gradients import Conflict
 from runtime.errors import say, show
 from runtime.files import check_own, disk_errors
 from training.session import Session
@@ -49,6 +52,24 @@ class RunLog:
         """Write what waits. Raises DiskError where that still fails."""
         with disk_errors(self.path):
             self._file.close()
+
+
+def conflict_line(session: Session, conflict: Conflict, losses: dict[str, float], lr: float) -> dict:
+    """For the log the cosine of each pair of task gradients, and what a step on one task does for another.
+
+    TAG's affinity (Fifty et al. 2021), to first order: by a plain step of lr on task i alone, weighed as it is, task
+    j's loss falls by the share  lr g_i . g_j / l_j.  How often two tasks conflict is counted.
+    """
+    if conflict.gramian is None or conflict.infinite:
+        return {}
+    cosine, tasks, state = cosines(conflict.gramian), session.gradients.tasks, session.state
+    pairs = {f"{tasks[i]}-{tasks[j]}": cosine[i, j].item() for i, j in combinations(range(len(tasks)), 2)}
+    state.surgeries += 1
+    for pair, value in pairs.items():
+        state.conflicts[pair] = state.conflicts.get(pair, 0) + (value < 0)
+    gains = lr * conflict.gramian / torch.tensor([losses[task] for task in tasks])  # (T, T), of i on j
+    affinity = {f"{tasks[i]}-{tasks[j]}": gains[i, j].item() for i, j in permutations(range(len(tasks)), 2)}
+    return {"cosine": pairs, "affinity": affinity}
 
 
 def header(session: Session) -> str:

@@ -15,20 +15,21 @@ from typing import Any
 from bert.precision import DEVICES, PRECISIONS
 from data import find_data_dir
 from data.task_file import load as load_task_file
-from data.tasks import TASKS, Task, by_name, by_task, choose_tasks, names
+from data.tasks import PAIRS, TASKS, Task, by_name, by_task, choose_tasks, names
 from heads.config import HeadsConfig
 from heads.files import model_folder, read_heads
 from heads.kinds import KINDS
 from heads.losses import LossSettings
 from optim.surgery import SURGERIES
 from optim.weighing import WEIGHINGS
-from runtime.errors import UsageError, check_name, say
+from runtime.errors import UsageError, check_name, nearest, say
 from runtime.settings import OptionParser, built, non_negative, non_negative_int, positive, positive_int, rate, setting
 
 usual = partial(setting, usual=True)  # in the short help
 free = partial(setting, may_change=True)  # when a run goes on: the weights do not depend on it
 OF = {"metavar": "X|TASK=X,TASK=X"}  # one for all tasks, or by name
 N, X, OWN = {"metavar": "N"}, {"metavar": "X"}, {"metavar": "NAME[:SETTING=X,...]"}
+PAIRS_HELP = "siamese: each text of a pair is read by itself; cross: both at once (default: each task's)"
 DATA_HELP = "folder of the course's files (default: the downloaded ones, else the sample)"
 FOLDER_HELP = "the run's folder (default: in runs/, named for what was chosen)"
 # First option -> heading in the help
@@ -44,6 +45,12 @@ def strategy(text: str) -> str:
     return text
 
 
+def way(text: str) -> str:
+    if text not in PAIRS:
+        raise argparse.ArgumentTypeError(f"expected {' or '.join(PAIRS)}; found {text!r}{nearest(text, PAIRS)}")
+    return text
+
+
 @dataclass(frozen=True)
 class Options:
     """A run's options, as `parse` gives them: checked, complete, frozen."""
@@ -54,6 +61,7 @@ class Options:
     weigh: str = setting("fixed", f"how losses are weighed, beside --loss_scale: {', '.join(WEIGHINGS)}", **OWN)
     tasks: tuple[Task, ...] = usual((), "which tasks (default: sst,para,sts, or the file's)", names, metavar="A,B")
     task_file: Path | None = free(None, "tasks of your own: docs/tasks.md", Path, usual=True, metavar="TOML")
+    pairs: Mapping[str, str] = usual(None, PAIRS_HELP, by_name(way), metavar="WAY|TASK=WAY,TASK=WAY")
     checkpoint: str = usual("minilm", "minilm, bert-base-uncased, a folder or a Hub id", metavar="SOURCE")
     init_from: Path | None = free(None, "start from a run's best model, heads too", Path, usual=True, metavar="RUN")
 
@@ -129,9 +137,12 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
     )
     known = TASKS | (load_task_file(given["task_file"], KINDS) if "task_file" in given else {})
     tasks = choose_tasks(given.get("tasks"), known)
-    given |= {"tasks": tasks, "losses": LossSettings(**losses)}
+    source, trained = model_source(given, heads)
+    there = {task.name: task.pairs for task in trained if task.name in known and len(task.texts) == 2}
+    tasks = paired(tasks, given.get("pairs", there), known)
+    given |= source
+    given |= {"tasks": tasks, "losses": LossSettings(**losses), "pairs": {task.name: task.pairs for task in tasks}}
     given |= {name: by_task(name, given.get(name), tasks, known) for name in ("batch_size", "loss_scale")}
-    given |= model_source(given, heads)
     if given.get("strategy", Options.strategy) == "gs":
         given.setdefault("surgery", "pcgrad")
     if "output_dir" not in given:
@@ -144,6 +155,15 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
     options = Options(**{"data_dir": folder, **given}, data_name=" and ".join(sources), command=command)
     check_options(options)
     return options
+
+
+def paired(tasks: Sequence[Task], given: Mapping[str, str], known: Mapping[str, Task]) -> tuple[Task, ...]:
+    """The tasks with pairs as --pairs asks for. Raises UsageError for a task whose texts are single."""
+    ways = by_task("pairs", given, tasks, known)
+    for name in given:
+        if name in known and len(known[name].texts) == 1:
+            raise UsageError(f"--pairs: expected tasks of pairs; found {name}, whose texts are single; leave it out")
+    return tuple(replace(task, pairs=ways[task.name]) if len(task.texts) == 2 else task for task in tasks)
 
 
 def folder_name(given: Mapping[str, Any]) -> str:
@@ -187,9 +207,10 @@ def resume_command(argv: Sequence[str]) -> str:
     return shlex.join([*words, "--resume", "auto"])
 
 
-def model_source(given: Mapping[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
-    """What training starts from, and the heads' settings: as asked for, as there, or the defaults."""
+def model_source(given: Mapping[str, Any], asked: dict[str, Any]) -> tuple[dict[str, Any], list[Task]]:
+    """What training starts from, and the heads' settings: as asked for, as there, or the defaults; the tasks there."""
     stored, source, run = HeadsConfig(), given.get("checkpoint", Options.checkpoint), given.get("init_from")
+    tasks: list[Task] = []
     if run and "checkpoint" in given:
         raise UsageError("--checkpoint: --init_from names the weights; take one of the two")
     if run:
@@ -198,12 +219,12 @@ def model_source(given: Mapping[str, Any], asked: dict[str, Any]) -> dict[str, A
         if heads is None:
             found = "no best/heads.json in it" if run.is_dir() else "no such folder"
             raise UsageError(f"--init_from: expected a run's folder, {run}; found {found}; check the path")
-        stored, _ = heads
+        stored, tasks = heads
     elif Path(source, "heads.json").is_file():
         raise UsageError(f"--checkpoint: {source} holds trained heads; take --init_from, or a plain BERT")
     if asked.get("arch") == "v1":
         asked.setdefault("pooling", "cls")
-    return {"checkpoint": source, "heads": replace(stored, **asked)}
+    return {"checkpoint": source, "heads": replace(stored, **asked)}, tasks
 
 
 def check_options(options: Options) -> None:
