@@ -140,7 +140,8 @@ def predict_and_score(
         for split in splits.get(name, {}).values():
             sides = [list(side) for side in zip(*(example.texts for example in split.examples), strict=True)]
             bar = partial(show, f"{'predicting' if folder else 'evaluating'} {split.task} {name}, texts:")
-            task, y = model.tasks[split.task], outputs(model, split.task, sides, amp, bar)
+            task = model.tasks[split.task]
+            y = outputs(model, [split.task], sides, amp, bar)[split.task]
             if folder:
                 write_predictions(folder, name, task, split, y)
             if name == "dev":

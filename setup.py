@@ -9,7 +9,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["bert", "heads", "optim", "optim.*", "data", "training", "runtime"]),
-    py_modules=["train_multitask", "evaluate"],
+    py_modules=["train_multitask", "evaluate", "predict"],
     package_data={"data": ["sample/*.csv"]},
     install_requires=[
         "torch>=2.10,<2.14",
@@ -24,6 +24,7 @@ setup(
     extras_require={
         "test": [
             "pytest>=8",
+            "pytest-xdist>=3.6",  # a process for each core
             "hypothesis>=6.100",
             "scikit-learn>=1.4",  # F1
             "transformers>=5",  # BertModel, the reference of bert/, and a peer of benchmarks/

@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from runtime.errors import DataError, nearest
@@ -38,14 +38,35 @@ def read_table(path: Path, columns: Sequence[str | None], course: bool = False) 
     if not course and path.suffix not in DELIMITERS:
         raise data_error(path, "a .csv, .tsv or .jsonl file", path.suffix or "no ending", "correct it")
     delimiter = "\t" if course else DELIMITERS[path.suffix]
-    line, names, rows = _csv_rows(content, path, delimiter) if delimiter else _json_rows(content, path)
+    header, rows = rows_of(_lines(content, path), path, delimiter)
+    rows = list(rows)
+    line, names = header or (1, list(dict.fromkeys(name for _, row in rows for name in row)))
     if not rows:
         raise data_error(path, "rows", "only a header" if names else "an empty file", "copy it anew")
+    check_columns(f"{path}:{line}", names, columns)
+    return hashlib.sha256(content).hexdigest(), [(line, [row.get(name, "") for name in columns]) for line, row in rows]
+
+
+def check_columns(place: str, names: Sequence[str], columns: Sequence[str | None]) -> None:
+    """Raise DataError, with the place, unless each of these columns, but None, is there once."""
     for name in columns:
         if name is not None and names.count(name) != 1:
             found = f"{names.count(name)} among {reprlib.repr(names)}{nearest(name, names)}"
-            raise data_error(f"{path}:{line}", f"one column {name!r}", found, "correct the name")
-    return hashlib.sha256(content).hexdigest(), [(line, [row.get(name, "") for name in columns]) for line, row in rows]
+            raise data_error(place, f"one column {name!r}", found, "correct the name")
+
+
+def rows_of(
+    lines: Iterable[str], path: object, delimiter: str
+) -> tuple[tuple[int, list[str]] | None, Iterator[tuple[int, dict]]]:
+    """The header (its line, the columns), and (line, cells by column) of each row, read as they are asked for.
+
+    lines: physical ones, with their ends. delimiter: "" for a JSON object a line, where there is no header.
+    """
+    if not delimiter:
+        return None, _json_rows(lines, path)
+    rows = _csv_rows(lines, path, delimiter)
+    line, names = next(rows, (1, []))
+    return (line, names), ((line, dict(zip(names, row, strict=True))) for line, row in rows)
 
 
 def _lines(content: bytes, path: Path) -> io.StringIO:
@@ -59,34 +80,32 @@ def _lines(content: bytes, path: Path) -> io.StringIO:
         raise data_error(f"{path}:{line}", "text in UTF-8", f"byte 0x{byte:02x}", "save the file as UTF-8") from None
 
 
-def _csv_rows(content: bytes, path: Path, delimiter: str) -> tuple[int, list[str], list[tuple[int, dict]]]:
-    """The header's line, the columns, and (line, cells by column) of each row; blank lines are passed over.
+def _csv_rows(lines: Iterable[str], path: object, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """(line, cells) of the header and of each row; blank lines are passed over.
 
     A new line inside quotes is legal. An unclosed quote swallows lines, too, until another one closes it; mostly the
     row has then too many fields. Between tabs the other cases are seen as well, for what was swallowed holds a tab.
     """
-    reader, line = csv.reader(_lines(content, path), delimiter=delimiter, strict=True), 1
-    names, rows = [], []  # the header is the first of the rows, too
+    reader, line, fields = csv.reader(lines, delimiter=delimiter, strict=True), 1, 0
     try:
         for row in reader:
-            names = names or row
+            fields = fields or len(row)
             swallowed = delimiter == "\t" and any("\n" in cell and "\t" in cell for cell in row)
-            if swallowed or len(row) not in (0, len(names)):
+            if swallowed or len(row) not in (0, fields):
                 raise csv.Error(f"{len(row)} fields up to line {reader.line_num}")
             if row:
-                rows.append((line, dict(zip(names, row, strict=True))))
+                yield line, row
             line = reader.line_num + 1
     except csv.Error as error:
-        expected = f"{len(names)} fields with {'commas' if delimiter == ',' else 'tabs'} between, as in the header"
+        expected = f"{fields} fields with {'commas' if delimiter == ',' else 'tabs'} between, as in the header"
         advice = "correct the row that starts here; see whether a quote is not closed"
         raise data_error(f"{path}:{line}", expected, error, advice) from None
-    return rows[0][0] if rows else 1, names, rows[1:]
 
 
-def _json_rows(content: bytes, path: Path) -> tuple[int, list[str], list[tuple[int, dict]]]:
-    """The same of a JSON object a line; the columns are the keys of all of them. true, false and null become texts."""
-    rows, words = [], {True: "true", False: "false", None: ""}
-    for line, text in enumerate(_lines(content, path), start=1):
+def _json_rows(lines: Iterable[str], path: object) -> Iterator[tuple[int, dict]]:
+    """The same of a JSON object a line, with its cells by key. true, false and null become texts."""
+    words = {True: "true", False: "false", None: ""}
+    for line, text in enumerate(lines, start=1):
         try:
             row = json.loads(text) if text.strip() else {}
             if not isinstance(row, dict):
@@ -95,5 +114,4 @@ def _json_rows(content: bytes, path: Path) -> tuple[int, list[str], list[tuple[i
         except (ValueError, RecursionError) as error:
             raise data_error(f"{path}:{line}", "a JSON object", error, "correct the line") from None
         if row:
-            rows.append((line, {key: words[v] if v is None or isinstance(v, bool) else v for key, v in row.items()}))
-    return 1, list(dict.fromkeys(name for _, row in rows for name in row)), rows
+            yield line, {key: words[v] if v is None or isinstance(v, bool) else v for key, v in row.items()}

@@ -67,37 +67,46 @@ def encode(
 
 @torch.no_grad()
 def outputs(
-    model, name: str, sides: Sequence[Sequence[str]], amp: str, progress: Progress = lambda done, total: None
-) -> Tensor:
-    """A task's outputs y, as its kind has them, on the CPU, for N texts, or N pairs as two sides.
+    model,
+    names: Sequence[str],
+    sides: Sequence[Sequence[str]],
+    amp: str,
+    progress: Progress = lambda done, total: None,
+) -> dict[str, Tensor]:
+    """Tasks' outputs y, as their kinds have them, on the CPU, for N texts, or N pairs as two sides. By task.
 
+    What several tasks read alike is read once.
     Raises: ValueError for a task that the model does not have, or one text for a pair; DivergedError for outputs that
             are infinite or NaN, of which no class can be made.
     """
-    words = {1: "single texts", 2: "pairs"}
+    words, found = {1: "single texts", 2: "pairs"}, {}
     there = ", ".join(f"{task.name} ({words[len(task.texts)]})" for task in model.tasks.values())
-    if name not in model.tasks:
-        raise ValueError(f"task: expected one of {there}; found {name!r}")
-    expected, found = words[len(model.tasks[name].texts)], words[len(sides)]
-    if expected != found:
-        raise ValueError(f"{name}: expected {expected}; found {found}; this model has {there}")
+    for name in names:
+        if name not in model.tasks:
+            raise ValueError(f"task: expected one of {there}; found {name!r}")
+        if len(model.tasks[name].texts) != len(sides):
+            expected, got = words[len(model.tasks[name].texts)], words[len(sides)]
+            raise ValueError(f"{name}: expected {expected}; found {got}; this model has {there}")
     for side, texts in zip("ab", sides, strict=False):
         check_list(f"texts_{side}", texts)
     if len(sides[0]) != len(sides[-1]):
-        raise ValueError(f"{name}: expected as many texts_b as texts_a; found {len(sides[0])} and {len(sides[1])}")
-    if len(sides) > model.tasks[name].sides:
-        texts = list(zip(*sides, strict=True))
-    else:
-        texts = [text for side in sides for text in side]
-    x = encode(model, texts, amp=amp, progress=progress)  # (N, D), of siamese pairs (2 N, D)
+        counts = f"found {len(sides[0])} and {len(sides[1])}"
+        raise ValueError(f"{names[0]}: expected as many texts_b as texts_a; {counts}")
     weight = next(model.heads.parameters())
-    heads = inference_copy(model.heads, weight.dtype)
-    y = heads[name](heads.vectors({name: x.to(weight)})[name])
-    if not y.isfinite().all():
-        row = (~y.isfinite()).nonzero()[0, 0]
-        advice = "train with a lower --lr, or take --amp off"
-        raise DivergedError(f"{name}: expected finite outputs; found others, first of {sides[0][row]!r:.60}; {advice}")
-    return y.cpu()
+    heads, x = inference_copy(model.heads, weight.dtype), {}
+    for name in names:
+        at_once = len(sides) > model.tasks[name].sides
+        if at_once not in x:
+            texts = list(zip(*sides, strict=True)) if at_once else [text for side in sides for text in side]
+            x[at_once] = encode(model, texts, amp=amp, progress=progress).to(weight)  # (N, D), of two sides (2 N, D)
+        y = heads[name](heads.vectors({name: x[at_once]})[name])
+        if not y.isfinite().all():
+            row = (~y.isfinite()).nonzero()[0, 0]
+            advice = "train with a lower --lr, or take --amp off"
+            place = f"found others, first of {sides[0][row]!r:.60}"
+            raise DivergedError(f"{name}: expected finite outputs; {place}; {advice}")
+        found[name] = y.cpu()
+    return found
 
 
 def check_list(name: str, texts: Sequence[str]) -> None:

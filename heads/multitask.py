@@ -156,7 +156,7 @@ class MultitaskBert(nn.Module):
         Raises:  ValueError for a task that the model does not have, one text for a pair, probabilities of a score;
                  DivergedError where the model computes what is no finite number.
         """
-        y = inference.outputs(self, task, [texts_a] if texts_b is None else [texts_a, texts_b], amp)
+        y = inference.outputs(self, [task], [texts_a] if texts_b is None else [texts_a, texts_b], amp)[task]
         definition, kind = self.tasks[task], self.heads[task].kind
         if not probabilities:
             return kind.names(definition, kind.predict(definition, y))

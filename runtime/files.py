@@ -26,20 +26,20 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """Replace the file: after a crash, or the DiskError raised, it is the old one or the whole new one. Text: UTF-8."""
     if not path.name or path.is_dir():
         raise DiskError(f"{path}: expected a file's name; found a folder; choose another")
-    with _exchange(path) as temporary:
+    with exchange(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
     """A folder to fill: it takes the place of `final` when the block ends, and vanishes where that raises."""
-    with _exchange(final) as temporary:
+    with exchange(final) as temporary:
         temporary.mkdir()
         yield temporary
 
 
 @contextmanager
-def _exchange(final: Path) -> Iterator[Path]:
+def exchange(final: Path) -> Iterator[Path]:
     """A path for the file or folder that is to stand at `final`."""
     temporary = final.with_name(f".tmp-{final.name}.{os.getpid()}")
     with disk_errors(final):

@@ -74,7 +74,7 @@ class OptionParser(argparse.ArgumentParser):
                 words[i] = name + equals + value
                 if (equals and not value) or "" in words[i + 1 : i + 2]:
                     self.error(f"{given}: expected a value; found an empty one; give one or leave the option out")
-        values, left = super().parse_known_args(words, namespace)
+        values, left = super().parse_known_intermixed_args(words, namespace)
         if left:
             message, several = f"expected an option; found {left[0]!r}", words[: words.index(left[0]) + 1]
             if options := [n for n, word in enumerate(several) if word.startswith("--")]:

@@ -1,0 +1,229 @@
+"""What a trained model says of your texts.
+
+    python predict.py runs/x --task sst "A quiet, wonderful film."
+    python predict.py runs/x --task sts "A man is eating." "Someone has a meal."
+    python predict.py runs/x --task all --input rows.csv --text_columns a,b --output out.csv
+
+Files: .csv, .tsv or .jsonl, of any length, or - for csv on stdin and stdout. Each row comes back with its own columns,
+and for each task a column of its name; for classes TASK_probability, how sure the model is, or with --probabilities
+TASK_CLASS, the probability of each.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TextIO
+
+from torch import Tensor
+
+from bert.precision import DEVICES, PRECISIONS, resolve_device, resolve_precision
+from data.table import DELIMITERS, check_columns, data_error, rows_of
+from data.tasks import names
+from heads import MultitaskBert
+from heads.inference import outputs
+from runtime.errors import UsageError, check_name, printable, run_cli, say, show
+from runtime.files import exchange
+from runtime.settings import OptionParser
+
+CHUNK = 8192  # rows in memory: enough for texts of like length to be read together
+ALL = "all"
+FILE = "a .csv, .tsv or .jsonl file, or -"
+Row = dict[str, object]
+
+
+def cells_of(model: MultitaskBert, tasks: Sequence[str], sides: list[list[str]], amp: str, every: bool) -> list[Row]:
+    """Of each of N rows its new cells, by column. every: all classes' probabilities, not the prediction's alone."""
+    cells: list[Row] = [{} for _ in sides[0]]
+    for name, y in outputs(model, tasks, sides, amp).items():
+        task, kind = model.tasks[name], model.heads[name].kind
+        predictions = kind.names(task, kind.predict(task, y))
+        shares = rounded(kind.probabilities(task, y)) if task.classes else None
+        for row, (cell, value) in enumerate(zip(cells, predictions, strict=True)):
+            cell[name] = list(value) if task.several else float(f"{value:.7g}") if task.range else value.item()
+            if shares and (every or task.several):
+                cell |= {f"{name}_{label}": share for label, share in zip(task.classes, shares[row], strict=True)}
+            elif shares:
+                cell[f"{name}_probability"] = max(shares[row])
+    return cells
+
+
+def rounded(shares: Tensor) -> list[list[float]]:
+    """(N, K), to the digits that float32 has"""
+    return [[float(f"{share:.7g}") for share in row] for row in shares.tolist()]
+
+
+def in_words(model: MultitaskBert, tasks: Sequence[str], sides: list[list[str]], amp: str) -> str:
+    """For people: of each task the number, or the classes and their probabilities, the surest first."""
+    lines = []
+    for name, y in outputs(model, tasks, sides, amp).items():
+        task, kind = model.tasks[name], model.heads[name].kind
+        for row, texts in enumerate(zip(*sides, strict=True)):
+            lines.append(f"{name}: {' | '.join(texts)}")
+            if task.range:
+                low, high = task.range
+                lines.append(f"  {kind.predict(task, y)[row]:.2f}, from {low:g} to {high:g}")
+                continue
+            shares = zip(task.classes, kind.probabilities(task, y)[row].tolist(), strict=True)
+            for label, share in sorted(shares, key=lambda pair: -pair[1]):
+                lines.append(f"  {label!s:<12} {share:.3f} {'#' * round(40 * share)}".rstrip())
+    return printable("\n".join(lines))
+
+
+@contextmanager
+def lines_of(path: Path | None) -> Iterator[Iterator[str]]:
+    """The physical lines of a file, or of stdin, with their ends. They raise DataError for what is no text in UTF-8."""
+
+    def checked(file: TextIO) -> Iterator[str]:
+        place, number = path or "stdin", 0
+        try:
+            for number, line in enumerate(file, start=1):
+                if "\0" in line:
+                    raise data_error(f"{place}:{number}", "text", "a byte of 0", "save the file as UTF-8")
+                yield line
+        except UnicodeDecodeError as error:
+            found = f"byte 0x{error.object[error.start]:02x} after line {number}"
+            raise data_error(place, "text in UTF-8", found, "save the file as UTF-8") from None
+
+    if path is None:
+        yield checked(io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", newline="\n"))
+        return
+    try:
+        file = open(path, encoding="utf-8-sig", newline="\n")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise data_error(path, "a file", error.strerror, "check the path") from None
+    with file:
+        yield checked(file)
+
+
+def rows_in(lines: Iterable[str], args: Namespace, new: Sequence[str]) -> Iterator[Row]:
+    """The input's rows. Raises DataError where a row lacks a text, or a column is missing or also one of the new."""
+    place, columns = args.input or "stdin", args.text_columns
+    header, rows = rows_of(lines, place, DELIMITERS[args.input.suffix] if args.input else ",")
+    if header:
+        check_columns(f"{place}:{header[0]}", header[1], columns)
+    whole, known = args.output and not DELIMITERS[args.output.suffix], header and header[1]
+    for line, row in rows:
+        if not all(isinstance(row.get(name), str) for name in columns):
+            found = f"{[row.get(name) for name in columns]!r:.60}"
+            raise data_error(f"{place}:{line}", f"texts in {' and '.join(columns)}", found, "correct the row")
+        if clash := row.keys() & {*new}:
+            raise data_error(f"{place}:{line}", "columns other than predictions'", min(clash), "rename it")
+        known = known or [*row]
+        if not whole and (further := [name for name in row if name not in known]):
+            raise data_error(f"{place}:{line}", "the first row's columns", further[0], "take --output FILE.jsonl")
+        yield row
+
+
+class Writer:
+    """Rows into a file of a kind: a JSON object a line, or columns, those of the first row."""
+
+    def __init__(self, file: TextIO, delimiter: str):
+        self.file, self.columns = file, None
+        self.table = csv.writer(file, delimiter=delimiter, lineterminator="\n") if delimiter else None
+
+    def write(self, row: Row) -> None:
+        if not self.table:
+            self.file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            return
+        if self.columns is None:
+            self.columns = [*row]
+            self.table.writerow(self.columns)
+        cells = [row.get(name, "") for name in self.columns]
+        self.table.writerow(";".join(map(str, cell)) if isinstance(cell, list) else cell for cell in cells)
+
+
+@contextmanager
+def writing(path: Path | None) -> Iterator[Writer]:
+    """A file that is whole, or not there; or stdout."""
+    if path is None:
+        yield Writer(sys.stdout, ",")
+        return
+    with exchange(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        yield Writer(file, DELIMITERS[path.suffix])
+
+
+def predict_file(model: MultitaskBert, tasks: Sequence[str], args: Namespace, amp: str) -> int:
+    """Every row of --input, into --output, CHUNK rows at a time. Returns how many. A file is read through before."""
+    new, total, done = [*cells_of(model, tasks, [["a"]] * len(args.text_columns), amp, args.probabilities)[0]], 0, 0
+    if args.input:
+        with lines_of(args.input) as lines:
+            total = sum(1 for _ in rows_in(lines, args, new))
+        if not total:
+            raise data_error(args.input, "rows", "none", "copy it anew")
+    with lines_of(args.input) as lines, writing(args.output) as out:
+        rows = rows_in(lines, args, new)
+        while chunk := list(islice(rows, CHUNK)):
+            sides = [[row[name] for row in chunk] for name in args.text_columns]
+            for row, cells in zip(chunk, cells_of(model, tasks, sides, amp, args.probabilities), strict=True):
+                out.write({**row, **cells})
+            done += len(chunk)
+            show("rows", done, total or done)
+    return done
+
+
+def chosen(args: Namespace, model: MultitaskBert) -> list[str]:
+    """The tasks to predict. Raises UsageError for what the model has not, and for what does not fit together."""
+    if bool(args.texts) == args.from_file:
+        raise UsageError(f"expected texts, or --input; found {'both' if args.texts else 'none'}")
+    if args.from_file and len(args.text_columns) not in (1, 2):
+        raise UsageError("--text_columns: expected the column of the text, or the two of a pair; found others")
+    for option, path in (("input", args.input), ("output", args.output)):
+        if path is not None and path.suffix not in DELIMITERS:
+            raise UsageError(f"--{option}: expected {FILE}; found {path}")
+    if args.output and args.input and args.output.resolve() == args.input.resolve():
+        raise UsageError(f"--output: expected another file than --input; found {args.output}")
+    given = len(args.text_columns) if args.from_file else min(2, len(args.texts))
+    if args.task != ALL:
+        wanted = args.task.split(",")
+        for name in wanted:
+            check_name("--task", [*model.tasks, ALL], name)
+    else:
+        wanted = [name for name, task in model.tasks.items() if len(task.texts) == given]
+        left = [name for name in model.tasks if name not in wanted]
+        if wanted and left:
+            say(f"left out, for they read another number of texts: {', '.join(left)}")
+    for name in wanted or [*model.tasks]:
+        needed = len(model.tasks[name].texts)
+        if needed != given and not (needed == 1 and not args.from_file):
+            raise UsageError(f"{name}: expected {needed} text{'s' * (needed > 1)} a row; found {given}")
+    if max(len(model.tasks[name].texts) for name in wanted) == 2 and len(args.texts) not in (0, 2):
+        raise UsageError(f"{wanted[0]}: expected two texts; found {len(args.texts)}; put each into quotes")
+    return wanted
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = OptionParser(__doc__)
+    parser.add_argument("run", type=Path, help="a run's folder, or a model's")
+    parser.add_argument("texts", nargs="*", help="texts, or the two texts of a pair")
+    parser.add_argument("--task", default=ALL, metavar="NAME", help="which of the model's (default: all that fit)")
+    parser.add_argument("--input", metavar="FILE", help=f"rows to predict: {FILE}")
+    parser.add_argument("--output", metavar="FILE", default="-", help="where to (default: -, csv)")
+    parser.add_argument("--text_columns", type=names, default=(), metavar="A,B", help="of the text, or of a pair's")
+    parser.add_argument("--probabilities", action="store_true", help="those of all classes, a column each")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
+    parser.add_argument("--amp", choices=PRECISIONS, default="auto", help="precision (default: auto, the fastest)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args(argv)
+    args.from_file = args.input is not None
+    args.input, args.output = (None if name in (None, "-") else Path(name) for name in (args.input, args.output))
+    model, device = MultitaskBert.from_pretrained(args.run), resolve_device(args.device)
+    tasks, amp = chosen(args, model), resolve_precision(args.amp, device)
+    model = model.to(device)
+    if args.from_file:
+        done = predict_file(model, tasks, args, amp)
+        say(f"{', '.join(tasks)}: {done:,} rows" + (f", in {args.output}" if args.output else ""))
+    else:
+        pair = len(model.tasks[tasks[0]].texts) == 2
+        print(in_words(model, tasks, [[text] for text in args.texts] if pair else [args.texts], amp))
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,190 @@
+"""predict.py: the model's own predictions, for people and from files, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_run
+from own_tasks import make_own_tasks
+from tiny_run import leftovers, train
+
+import predict
+from heads import MultitaskBert
+from runtime.errors import run_cli
+
+TEXTS = ['The dog, "barking", ran.', "a cat", "A man plays\na guitar.", "", "ünïcode 好", "the end", "dog"]
+OTHERS = ["a dog", "the cat", "A man sings.", "x", "word", "the start", "dog"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    with tiny_run.workshop(tmp_path_factory.mktemp("home")) as home, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predict, "CHUNK", 3)
+        yield home
+
+
+@pytest.fixture(scope="module")
+def run(home) -> Path:
+    """The course's tasks and some of a user's own: classes by name, a score, several labels; pairs read both ways."""
+    file = make_own_tasks(home / "own")
+    words = (
+        "--tasks",
+        "sst,para,sts,nli,urgency,topics",
+        "--task_file",
+        file,
+        "--pairs",
+        "sts=cross",
+        "--max_steps",
+        2,
+    )
+    assert train(home, home / "run", *words) == 0
+    return home / "run"
+
+
+@pytest.fixture(scope="module")
+def model(run) -> MultitaskBert:
+    return MultitaskBert.from_pretrained(run)
+
+
+def called(*words: object) -> int:
+    return run_cli(predict.main, [str(word) for word in (*words, "--amp", "off")])
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        if path.suffix == ".jsonl":
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        else:
+            table = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+            table.writerow(rows[0])
+            table.writerows(row.values() for row in rows)
+    return path
+
+
+def read(path: Path) -> list[dict]:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in text.splitlines()]
+    return list(csv.DictReader(io.StringIO(text), delimiter="\t" if path.suffix == ".tsv" else ","))
+
+
+ROWS = [{"id": f"r{n}", "a": a, "b": b} for n, (a, b) in enumerate(zip(TEXTS, OTHERS, strict=True))]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
+def test_a_file_comes_back_with_the_models_predictions(run, model, tmp_path, kind):
+    """In the rows' order, their own columns untouched, in chunks of three; all tasks that read pairs."""
+    rows = [row for row in ROWS if kind != "tsv" or "\n" not in row["a"]]
+    source = write(tmp_path / f"rows.{kind}", rows)
+    out = tmp_path / f"out.{kind}"
+    assert called(run, "--input", source, "--text_columns", "a,b", "--output", out) == 0
+    found, sides = read(out), [[row["a"] for row in rows], [row["b"] for row in rows]]
+    assert [{name: row[name] for name in ("id", "a", "b")} for row in found] == rows
+    assert [*found[0]] == ["id", "a", "b", "para", "para_probability", "sts", "nli", "nli_probability"]
+    assert [int(row["para"]) for row in found] == model.predict("para", *sides).tolist()
+    assert [row["nli"] for row in found] == list(model.predict("nli", *sides))
+    assert [float(row["sts"]) for row in found] == pytest.approx(model.predict("sts", *sides), rel=1e-4, abs=1e-4)
+    sure = model.predict("nli", *sides, probabilities=True).max(axis=1)
+    assert [float(row["nli_probability"]) for row in found] == pytest.approx(sure, rel=1e-4)
+    assert not leftovers(tmp_path)
+
+
+def test_all_probabilities_and_several_labels(run, model, tmp_path):
+    source, out = write(tmp_path / "rows.csv", ROWS), tmp_path / "out.jsonl"
+    words = ("--input", source, "--text_columns", "a", "--output", out, "--probabilities", "--task", "topics,sst")
+    assert called(run, *words) == 0
+    found, task = read(out), model.tasks["topics"]
+    assert [tuple(row["topics"]) for row in found] == model.predict("topics", TEXTS)
+    for name in ("topics", "sst"):
+        expected = model.predict(name, TEXTS, probabilities=True)
+        values = [[row[f"{name}_{label}"] for label in model.tasks[name].classes] for row in found]
+        assert values == [pytest.approx(row, rel=1e-4) for row in expected.tolist()]
+    assert called(run, *words[:4], "--output", tmp_path / "out.csv", "--task", "topics") == 0
+    cells = [row["topics"] for row in read(tmp_path / "out.csv")]
+    assert cells == [";".join(map(str, labels)) for labels in model.predict("topics", TEXTS)] and task.several
+
+
+def test_standard_input_and_output(run, model, tmp_path, capsys, monkeypatch):
+    source = write(tmp_path / "rows.csv", ROWS)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(source.read_bytes())))
+    assert called(run, "--input", "-", "--text_columns", "a", "--task", "sst") == 0
+    found = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [int(row["sst"]) for row in found] == model.predict("sst", TEXTS).tolist()
+
+
+def test_texts_on_the_command_line_are_answered_for_people(run, model, capsys):
+    assert called(run, "--task", "nli", "A dog barks.", "A dog.") == 0
+    lines = capsys.readouterr().out.splitlines()
+    shares = dict(
+        zip(
+            model.tasks["nli"].classes,
+            *model.predict("nli", ["A dog barks."], ["A dog."], probabilities=True),
+            strict=True,
+        )
+    )
+    assert lines[0] == "nli: A dog barks. | A dog." and len(lines) == 1 + len(shares)
+    for line, (label, share) in zip(lines[1:], sorted(shares.items(), key=lambda pair: -pair[1]), strict=True):
+        assert line.split()[:2] == [label, f"{share:.3f}"]
+    assert called(run, "--task", "sst", *TEXTS[:3]) == 0
+    assert len(capsys.readouterr().out.splitlines()) >= 3 * 6
+    assert called(run, "--task", "urgency", "dog") == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith("from 1 to 7")
+    assert called(run, "one text") == 0
+    streams = capsys.readouterr()
+    assert "left out, for they read another number of texts: para, sts, nli" in streams.err
+    assert [line.partition(":")[0] for line in streams.out.splitlines() if ": one text" in line] == [
+        "sst",
+        "urgency",
+        "topics",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ((), 2, "expected texts, or --input; found none"),
+        (("x", "--input", "rows.csv"), 2, "expected texts, or --input; found both"),
+        (("x", "--task", "stt"), 2, "--task: expected one of sst, para"),
+        (("x", "--task", "para"), 2, "para: expected 2 texts a row; found 1"),
+        (("x", "y", "z", "--task", "para"), 2, "para: expected two texts; found 3"),
+        (("--input", "rows.csv"), 2, "--text_columns: expected the column of the text"),
+        (("--input", "rows.csv", "--text_columns", "a", "--task", "nli"), 2, "nli: expected 2 texts a row; found 1"),
+        (("--input", "rows.xlsx", "--text_columns", "a"), 2, "--input: expected a .csv, .tsv or .jsonl file, or -"),
+        (("--input", "rows.csv", "--text_columns", "a", "--output", "out.txt"), 2, "--output: expected a .csv"),
+        (("--input", "rows.csv", "--text_columns", "a", "--output", "rows.csv"), 2, "another file than --input"),
+        (("--input", "none.csv", "--text_columns", "a"), 3, "none.csv: expected a file; found No such file"),
+        (("--input", "rows.csv", "--text_columns", "c"), 3, "rows.csv:1: expected one column 'c'; found 0 among"),
+        (("--input", "header.csv", "--text_columns", "a"), 3, "header.csv: expected rows; found none"),
+        (("--input", "short.csv", "--text_columns", "a"), 3, "short.csv:4: expected 3 fields with commas between"),
+        (("--input", "latin.csv", "--text_columns", "a"), 3, "latin.csv: expected text in UTF-8; found byte 0xfc"),
+        (("--input", "zero.csv", "--text_columns", "a"), 3, "zero.csv:2: expected text; found a byte of 0"),
+        (("--input", "sst.csv", "--text_columns", "a"), 3, "sst.csv:2: expected columns other than predictions'"),
+        (("--input", "null.jsonl", "--text_columns", "a"), 3, "null.jsonl:2: expected texts in a; found [3]"),
+        (
+            ("--input", "more.jsonl", "--text_columns", "a"),
+            3,
+            "more.jsonl:2: expected the first row's columns; found c",
+        ),
+    ],
+)
+def test_what_is_refused_leaves_the_output_as_it_was(run, tmp_path, capsys, monkeypatch, words, code, message):
+    """Also where the fault is in the last row: a file is read through before anything is predicted."""
+    monkeypatch.chdir(tmp_path)
+    write(Path("rows.csv"), ROWS)
+    Path("header.csv").write_text("a,b\n")
+    Path("short.csv").write_text("id,a,b\n1,x,y\n2,x,y\n3,x\n")
+    Path("latin.csv").write_bytes("a\nx\nü\n".encode("latin-1"))
+    Path("zero.csv").write_bytes(b"a\nx\0y\n")
+    Path("sst.csv").write_text("a,sst\nx,1\n")
+    Path("null.jsonl").write_text('{"a": "x"}\n{"a": 3}\n')
+    Path("more.jsonl").write_text('{"a": "x"}\n{"a": "y", "c": 1}\n')
+    Path("out.csv").write_text("before")
+    given = () if "--output" in words or "--input" not in words else ("--output", "out.csv")
+    assert called(run, *words, *given) == code
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert Path("out.csv").read_text() == "before" and not leftovers(tmp_path)
