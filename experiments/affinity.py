@@ -283,12 +283,12 @@ def draw(path: Path, content: Mapping) -> None:
     for pair, (i, j) in zip(pairs, combinations(range(len(tasks)), 2), strict=True):
         cos[i, j] = cos[j, i] = content["pairs"][pair]["cosine"][0]
     for i, j in permutations(range(len(tasks)), 2):
-        value = content["directions"][f"{tasks[i]}>{tasks[j]}"]["transfer, AdamW"][0]
-        transfer[i, j] = np.nan if value is None else 100 * value
+        value = content["directions"][f"{tasks[i]}>{tasks[j]}"]["transfer, AdamW"]
+        transfer[i, j] = np.nan if None in value else 100 * value[0]
     layers = list(next(iter(content["pairs"].values()))["by layer"])
     by_layer = np.array([[content["pairs"][pair]["by layer"][layer] for layer in layers] for pair in pairs])
     panels = (
-        (grid[0, 0], "cosine of gradients\n(diagonal: two batches of one task)", cos, tasks, tasks, "{:+.2f}"),
+        (grid[0, 0], "cosine of gradients\n(diagonal: two batches of one task)", cos, tasks, tasks, "{:+.3f}"),
         (
             grid[0, 1],
             "what a step on the row's task does\nfor the column's, in % of its own (AdamW)",
@@ -297,14 +297,15 @@ def draw(path: Path, content: Mapping) -> None:
             tasks,
             "{:+.0f}",
         ),
-        (grid[1, :], "cosine of two tasks' gradients, by layer", by_layer, pairs, layers, "{:+.2f}"),
+        (grid[1, :], "cosine of two tasks' gradients, by layer", by_layer, pairs, layers, "{:+.3f}"),
     )
     for place, title, values, rows, columns, form in panels:
         ax, limit = figure.add_subplot(place), np.nanmax(np.abs(values)) or 1.0
         ax.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
         for (i, j), value in np.ndenumerate(values):
             color = "white" if abs(value) > 0.6 * limit else "black"
-            ax.text(j, i, form.format(value), ha="center", va="center", color=color)
+            shown = form.format(value) if np.isfinite(value) else "?"  # lost in noise
+            ax.text(j, i, shown, ha="center", va="center", color=color)
         ax.set(title=title, xticks=range(len(columns)), yticks=range(len(rows)), yticklabels=rows)
         ax.set_xticks(range(len(columns)), columns, rotation=0 if len(columns) < 6 else 20)
     save(figure, path)

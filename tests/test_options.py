@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import FrozenInstanceError, dataclass, fields
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def test_underscores_and_hyphens_and_values_as_they_are(monkeypatch):
         ),
         (
             ["--batch", "5"],
-            "--batch: no such option; __main__.py --help all lists every one; did you mean --batch_size?",
+            "--batch: no such option; x.py --help all lists every one; did you mean --batch_size?",
         ),  # no abbreviations
         (["--hidden", "3"], "--hidden: no such option"),  # a field, but no setting
         (["--lr", "nan"], "--lr: expected a number above 0; found 'nan'"),
@@ -66,10 +67,11 @@ def test_underscores_and_hyphens_and_values_as_they_are(monkeypatch):
         (["--name", "a-b-c"], "did you mean a-b_c?"),
         (["5", "--lr", "3"], "expected an option; found '5'"),
         (["--lr", "3", "4", "5"], "found '4'; several values have commas between: --lr 3,4"),
-        (["--size", "5"], "--size: no such option; __main__.py --help all lists every one; did you mean --batch_size?"),
+        (["--size", "5"], "--size: no such option; x.py --help all lists every one; did you mean --batch_size?"),
     ],
 )
-def test_refusals(argv, message):
+def test_refusals(argv, message, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x.py"])  # whatever runs the tests
     with pytest.raises(UsageError) as caught:
         given_options(argv)
     assert message in str(caught.value) and caught.value.exit_code == 2
