@@ -150,7 +150,9 @@ def rehearse(words: Sequence[str]) -> tuple[int, float, float]:
         session.splits["dev"] = {n: replace(split, examples=some[n]) for n, split in session.splits["dev"].items()}
         with lock(session.out):
             train_multitask.dry_run(session)
-    session.state.evaluation_seconds *= sum(map(len, whole.values())) / sum(map(len, some.values()))
+    more = sum(map(len, whole.values())) / sum(map(len, some.values())) - 1
+    session.state.seconds += more * session.state.evaluation_seconds
+    session.state.evaluation_seconds *= 1 + more
     return session.total_steps, START + seconds_left(session), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
