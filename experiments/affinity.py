@@ -33,7 +33,7 @@ from torch import Tensor
 
 from bert.precision import autocast
 from experiments.pictures import new_figure, save
-from heads.rows import on_device
+from heads.rows import step_batches
 from optim import AdamW, TaskGradients
 from optim.surgery import SURGERIES
 from optim.surgery.gramian import gramian
@@ -45,7 +45,6 @@ from training.options import parse
 from training.session import Session
 
 HEAD_STEPS, HEAD_LR = 100, 1e-3
-HEADING = "a step on the row's task for the column's,\nin % of its own (AdamW)"
 RESAMPLES = 1000
 
 
@@ -76,10 +75,10 @@ def train_heads(session: Session) -> None:
         model.heads[name].requires_grad_(True)
     optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=HEAD_LR)
     for step in range(HEAD_STEPS):
-        batches = {name: rows.micro_batches(step, 1, 1)[0] for name, rows in session.rows.items()}
+        ((batches, _),) = step_batches(session.rows, step, 1, 1, session.device)
         with seeded(options.seed, "heads first", step), autocast(session.device, session.amp):
             draws = generator(options.seed, "negatives", step)
-            losses = model.losses(on_device(batches, session.device), options.losses, session.previous, draws)
+            losses = model.losses(batches, options.losses, session.previous, draws)
         sum(losses.values()).backward()
         session.previous.end_step()
         optimizer.step()
@@ -102,8 +101,7 @@ def measure(session: Session, count: int) -> Measured:
         of_step = np.zeros(len(tasks))
         for half in range(2):
             step = HEAD_STEPS + 2 * n + half
-            batches = {name: rows.micro_batches(step, 1, 1)[0] for name, rows in session.rows.items()}
-            batches = on_device(batches, session.device)
+            ((batches, _),) = step_batches(session.rows, step, 1, 1, session.device)
             counts = {name + "AB"[half]: both for name, both in model.row_counts(batches).items()}
             with seeded(options.seed, "dropout", step), gradients.by_rows(model, *gradients.sizes(counts)):
                 with autocast(session.device, session.amp):

@@ -110,15 +110,20 @@ def verdict(intervals: Sequence[Sequence[float] | None]) -> str:
     return "does not hold: less than a point" if highest < 1 else "cannot be told"
 
 
+def over_seeds(differences: np.ndarray) -> tuple[float, float, list[float]]:
+    """Of paired differences (S,), S >= 2: mean, standard deviation, and the mean's 95 % interval by Student's t."""
+    mean, spread = float(np.mean(differences)), float(np.std(differences, ddof=1))
+    half = student.ppf(0.975, len(differences) - 1) * spread / math.sqrt(len(differences))
+    return mean, spread, [mean - half, mean + half]
+
+
 def measured(seeds: np.ndarray, resampled: np.ndarray, paper: Sequence[float | None]) -> dict:
     """Mean, spread, intervals and verdict of one column; None for what is not defined."""
     mean = spread = interval = rows = None
     if np.isfinite(seeds).all():
         mean, rows = float(np.mean(seeds)), np.quantile(resampled, (0.025, 0.975)).tolist()
     if mean is not None and len(seeds) > 1:
-        spread = float(np.std(seeds, ddof=1))
-        half = student.ppf(0.975, len(seeds) - 1) * spread / math.sqrt(len(seeds))
-        interval = [mean - half, mean + half]
+        mean, spread, interval = over_seeds(seeds)
     theirs = None if None in paper else paper[0] - paper[1]
     found = {"difference": mean, "spread": spread, "interval over seeds": interval, "interval over rows": rows}
     return found | {"paper": theirs, "verdict": verdict([interval, rows])}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from data.tasks import LEADERBOARD
 from experiments.claims import as_words
-from experiments.tables import COLUMNS
+from experiments.tables import COLUMNS, with_spread
 from runtime.errors import DataError, run_cli
 from runtime.files import read_json, write_atomic
 from runtime.settings import OptionParser
@@ -34,8 +34,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def cell(row: Mapping, name: str) -> str:
     """`ours ± spread (the paper's)`"""
     mean, spread, paper = (row[part][name] for part in ("mean", "spread", "paper"))
-    ours = "-" if mean is None else f"{mean:.1f}" + (f" ± {spread:.1f}" if spread is not None else "")
-    return ours + (f" ({paper:.1f})" if paper is not None else "")
+    return with_spread(mean, spread) + (f" ({paper:.1f})" if paper is not None else "")
 
 
 def table(content: Mapping) -> str:

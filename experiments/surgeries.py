@@ -6,20 +6,18 @@ the plain sum (row 2), over the same seeds, and the time of a step.
 
 from __future__ import annotations
 
-import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
-from scipy.stats import t as student
 
 from experiments import tables
+from experiments.claims import over_seeds
 from experiments.pictures import read_lines, series
-from experiments.rows import KEYS, NOTES, TITLES
 from experiments.runs import Failures, Run
-from experiments.tables import COLUMNS, METRICS, summary, wrapped
+from experiments.tables import COLUMNS, METRICS, footnotes, heading, summary, with_spread
 from runtime.errors import run_cli
 
 MTL, SCALED = 2, range(3, 8)  # numbers of rows: the plain sum; with other scales
@@ -59,18 +57,12 @@ def compared(runs: Sequence[Run]) -> list[dict]:
         row.pop("paper", None)
         pairs = [(cells["average"], of_sum[seed]["average"]) for seed, cells in row["seeds"].items() if seed in of_sum]
         pairs = [pair for pair in pairs if None not in pair]
-        row["difference"] = difference([ours - theirs for ours, theirs in pairs]) if row["row"] != MTL else None
+        row["difference"] = None
+        if row["row"] != MTL and len(pairs) > 1:
+            mean, _, interval = over_seeds(np.subtract(*zip(*pairs, strict=True)))
+            row["difference"] = {"mean": mean, "interval": interval}
         row["seconds a step"] = seconds_a_step([run for run in runs if run.row.number == row["row"] and run.result()])
     return rows
-
-
-def difference(values: Sequence[float]) -> dict | None:
-    """Mean, and its 95 % interval by Student's t over the seeds."""
-    if len(values) < 2:
-        return None
-    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    mean = statistics.mean(values)
-    return {"mean": mean, "interval": [mean - half, mean + half]}
 
 
 def seconds_a_step(runs: Sequence[Run]) -> float | None:
@@ -81,23 +73,16 @@ def seconds_a_step(runs: Sequence[Run]) -> float | None:
 
 def text(table: str, preset: str, runs: Sequence[Run], failed: Failures) -> str:
     """The best average first."""
-    seeds = ", ".join(map(str, {run.seed: 0 for run in runs}))
-    lines = [f"{TITLES[table]}: dev in percent, preset {preset}, seeds {seeds}", ""]
     head = "".join(f"{METRICS.get(name, name):>13}" for name in COLUMNS)
-    lines += [f"{'':<16}{head}  less row 2, 95 %     step"]
+    lines = [heading(table, preset, runs), "", f"{'':<16}{head}  less row 2, 95 %     step"]
     rows = compared(runs)
     plain = next((row["seconds a step"] for row in rows if row["row"] == MTL), None)
     for row in sorted(rows, key=lambda row: -(row["mean"]["average"] or 0)):
         cells = "".join(f"{with_spread(row['mean'][name], row['spread'][name]):>13}" for name in COLUMNS)
         lines.append(f"{row['row'] or '':>2} {row['name']:<13}{cells}  {as_words(row):<20}{times(row, plain):>5}")
     lines += [f"   {run.title}, failed: {failed[run.folder][1]}" for run in runs if run.folder in failed]
-    notes = [KEYS[table], "mtl, tuned: for each seed the scales that are best over the other seeds."]
-    notes += [NOTES[name] for name in {run.settings["checkpoint"]: 0 for run in runs} if name in NOTES]
-    return "\n".join([*lines, "", *(line for note in notes for line in wrapped(note))])
-
-
-def with_spread(mean: float | None, spread: float | None) -> str:
-    return "-" if mean is None else f"{mean:.1f}" + (f" ± {spread:.1f}" if spread is not None else "")
+    after = "mtl, tuned: for each seed the scales that are best over the other seeds."
+    return "\n".join([*lines, *footnotes(table, runs, after=after)])
 
 
 def as_words(row: Mapping) -> str:

@@ -34,7 +34,7 @@ Given again, the same command goes on. Its rows (experiments/rows.py) are
 
 {rows}
 """
-LAPTOP = {"table2": "half an hour a seed", "table3": "an hour a seed", "surgeries": "100 minutes a seed"}
+LAPTOP = {"table2": "half an hour a seed", "table3": "an hour a seed", "surgeries": "28 runs a seed"}
 Rows = Callable[[Sequence[Run]], list[dict]]
 WIDTH = 100  # of what is printed
 WHICH = "paper: bert-base-uncased, its settings; laptop: minilm, 400 steps a run; smoke: 4 steps (default: laptop)"
@@ -96,9 +96,8 @@ def write_table(path: Path, table: str, preset: str, runs: Sequence[Run], failed
 
 def table_text(table: str, preset: str, runs: Sequence[Run], failed: Failures) -> str:
     """At most WIDTH columns, aligned."""
-    seeds = ", ".join(map(str, {run.seed: 0 for run in runs}))
     lines = [
-        f"{TITLES[table]}: dev in percent, preset {preset}, seeds {seeds}",
+        heading(table, preset, runs),
         "",
         " " * 16 + "".join(f"{f'{METRICS.get(name, name)}':>21}" for name in COLUMNS),
         f"{'row':<16}" + f"{'ours':>6}{'sd':>4}{'paper':>6}{'diff':>5}" * len(COLUMNS),
@@ -110,9 +109,24 @@ def table_text(table: str, preset: str, runs: Sequence[Run], failed: Failures) -
         lines += [name + "".join(cells)] if row["seeds"] else [f"{name}  failed"]
         for run in [run for run in of_row if run.folder in failed]:
             lines += wrapped(f"{run.title}, failed: {failed[run.folder][1]}", " " * 5)
-    notes = ["ours: mean over seeds; sd: their standard deviation; diff: ours less the paper's.", KEYS[table]]
+    before = "ours: mean over seeds; sd: their standard deviation; diff: ours less the paper's."
+    return "\n".join([*lines, *footnotes(table, runs, before)])
+
+
+def heading(table: str, preset: str, runs: Sequence[Run]) -> str:
+    seeds = ", ".join(map(str, {run.seed: 0 for run in runs}))
+    return f"{TITLES[table]}: dev in percent, preset {preset}, seeds {seeds}"
+
+
+def footnotes(table: str, runs: Sequence[Run], before: str = "", after: str = "") -> list[str]:
+    """What the table's rows are, and what the checkpoints have seen, around a note of the caller's own."""
+    notes = [before, KEYS[table], after]
     notes += [NOTES[name] for name in {run.settings["checkpoint"]: 0 for run in runs} if name in NOTES]
-    return "\n".join([*lines, "", *(line for note in notes for line in wrapped(note))])
+    return ["", *(line for note in notes for line in wrapped(note))]
+
+
+def with_spread(mean: float | None, spread: float | None) -> str:
+    return "-" if mean is None else f"{mean:.1f}" + (f" ± {spread:.1f}" if spread is not None else "")
 
 
 def cell(mean: float | None, spread: float | None, paper: float | None) -> str:
