@@ -9,7 +9,8 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["bert", "heads", "optim", "optim.*", "data", "training", "runtime"]),
-    py_modules=["train_multitask", "evaluate", "predict"],
+    py_modules=["train_multitask", "evaluate", "predict", "export", "minimal_bert"],
+    entry_points={"console_scripts": ["minimal-bert = minimal_bert:main"]},
     package_data={"data": ["sample/*.csv"]},
     install_requires=[
         "torch>=2.10,<2.14",
@@ -31,7 +32,10 @@ setup(
             "sentence-transformers>=5.2",  # embeddings, and a reader of what a run writes
             "torchjd[full]>=0.18,<0.19",  # the reference of every surgery, with its solvers, and a peer
             "matplotlib>=3.8",  # pictures
+            "onnxruntime>=1.20",  # runs what export.py writes
+            "onnxscript>=0.5",  # by which torch.onnx writes it
         ],
         "pictures": ["matplotlib>=3.8"],
+        "export": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.20"],  # torch.onnx needs the first two
     },
 )

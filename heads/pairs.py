@@ -74,7 +74,8 @@ class TaskHead(nn.Module):
         """v: (B, D), for siamese pairs (2 B, D): the first sides, then the second ones -> y of B rows."""
         if self.task.sides == 1:
             return self.kind.output(self.task, self.f(v))
-        v_a, v_b = v.chunk(2)  # (B, D) each
+        rows = v.shape[0] // 2  # not chunk, which torch.export takes for a fixed number of rows
+        v_a, v_b = v[:rows], v[rows:]  # (B, D) each
         y = 0.0
         if self.alpha > 0:
             features = torch.cat([v_a, v_b, (v_a - v_b).abs()], dim=-1)  # (B, 3 D)

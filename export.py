@@ -1,0 +1,212 @@
+"""A trained model for onnxruntime, which runs where torch does not.
+
+    pip install -e '.[export]'
+    python export.py runs/x --output_dir exported             # --int8: a second encoder, in 8 bits
+
+The new folder is the model's own, which transformers and sentence-transformers
+load, with graphs beside it. They take any number of rows:
+
+    onnx/model.onnx         input_ids, attention_mask, token_type_ids, (B, T)
+                            -> last_hidden_state (B, T, D), vector (B, D)
+    onnx/heads/TASK.onnx    vector, or for pairs vector_a and vector_b, (B, D)
+                            -> y: a score's number (B,), a binary task's second
+                            probability (B,), probabilities (B, K) of labels,
+                            logits (B, K) of classes
+    onnx/model_int8.onnx    as model.onnx; products and words in 8 bits
+
+With --int8 dev's metrics by both encoders are printed. How to use them without
+this program: docs/export.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from bert import BertTokenizer
+from data.reader import Split, read_splits
+from evaluate import averages, read_run, task_metrics
+from heads import MultitaskBert
+from heads.files import read_heads
+from heads.inference import TOKENS_A_GROUP, TOKENS_A_PASS, passes
+from heads.kinds import KINDS
+from heads.pooling import attention_mean, mean
+from runtime.errors import UnavailableError, UsageError, run_cli, say
+from runtime.files import new_folder
+from runtime.settings import OptionParser
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+ENCODER, SMALL = "onnx/model.onnx", "onnx/model_int8.onnx"  # the first is where sentence-transformers looks
+SIDES = {1: ("vector",), 2: ("vector_a", "vector_b")}  # inputs of a head
+
+
+class Encoder(nn.Module):
+    """Tokens -> the last layer's states, which other libraries pool, and X, which this model's heads read."""
+
+    def __init__(self, model: MultitaskBert):
+        super().__init__()
+        self.bert, self.cnn, self.pooling = model.bert, model.cnn, model.config.pooling
+        self.read = model.bert.layers_up_to(model.config.layer)[-1]
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T) int64 each -> (B, T, D), (B, D)"""
+        x, mask = self.bert.embed(input_ids, attention_mask, token_type_ids)
+        for block in self.bert.layers:
+            x, attention = block(x, mask)  # (B, T, D), (B, H, T, T)
+            if block is self.read:
+                vector = self.pooled(x, attention, mask)
+        return x, vector
+
+    def pooled(self, x: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
+        """-> (B, D)"""
+        if self.pooling == "attention_mean":
+            return attention_mean(x, attention, mask)
+        if self.pooling == "cls":
+            return x[:, 0]
+        return self.cnn(x, mask) if self.pooling == "cnn" else mean(x, mask)
+
+
+class Head(nn.Module):
+    """A task's head, behind the MLP that all tasks share."""
+
+    def __init__(self, model: MultitaskBert, name: str):
+        super().__init__()
+        self.shared, self.head = model.heads.shared, model.heads[name]
+
+    def forward(self, vector_a: Tensor, vector_b: Tensor | None = None) -> Tensor:
+        """X of a text, or of each of a pair's, (B, D) each -> (B,) or (B, K)"""
+        x = vector_a if vector_b is None else torch.cat([vector_a, vector_b])
+        return self.head(self.head.own(self.shared(x)))
+
+
+def write_graph(
+    module: nn.Module, path: Path, inputs: Mapping[str, Tensor], outputs: Sequence[str], *sizes: Dim
+) -> None:
+    """inputs: an example of each. sizes: of their first dimensions, which may be others than the examples'."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # says that torchvision is missing
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's of itself, and that inputs share their sizes
+        program = torch.onnx.export(
+            module,
+            tuple(inputs.values()),
+            input_names=[*inputs],
+            output_names=outputs,
+            dynamic_shapes=tuple(dict(enumerate(sizes)) for _ in inputs),
+            dynamo=True,
+            verbose=False,
+        )
+    program.save(path)
+
+
+def export(model: MultitaskBert, folder: Path, int8: bool = False) -> None:
+    """Write the folder: the model's own files, and the graphs."""
+    with new_folder(folder) as new:
+        model.save(new)
+        batch, tokens = Dim("batch"), Dim("tokens", max=model.bert.config.max_position_embeddings)
+        ids = {name: torch.ones(3, 7, dtype=torch.int64) for name in INPUTS}
+        write_graph(Encoder(model), new / ENCODER, ids, ["last_hidden_state", "vector"], batch, tokens)
+        for name, task in model.tasks.items():
+            vectors = {side: torch.ones(3, model.bert.config.hidden_size) for side in SIDES[task.sides]}
+            write_graph(Head(model, name), new / head_file(name), vectors, ["y"], batch)
+        if int8:
+            from onnxruntime.quantization import quantize_dynamic  # an extra, as torch.onnx's own needs are
+
+            quantize_dynamic(new / ENCODER, new / SMALL)
+
+
+def head_file(task: str) -> str:
+    return f"onnx/heads/{task}.onnx"
+
+
+class OnnxModel:
+    """What `export` wrote, by onnxruntime."""
+
+    def __init__(self, folder: Path, encoder: str = ENCODER):
+        from onnxruntime import InferenceSession
+
+        self.config, tasks = read_heads(folder)
+        self.tasks, self.tokenizer = {task.name: task for task in tasks}, BertTokenizer.from_pretrained(folder)
+        self.encoder = InferenceSession(folder / encoder)
+        self.heads = {name: InferenceSession(folder / head_file(name)) for name in self.tasks}
+
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tensor:
+        """X of N texts, or of pairs that are read at once: (N, D), in their order"""
+        if pairs is None:
+            ids, types = self.tokenizer.ids(texts, self.config.max_length), None
+        else:
+            ids, types = self.tokenizer.pair_ids(texts, pairs, self.config.max_length)
+        found = {}
+        for groups in passes([len(row) for row in ids], TOKENS_A_PASS["cpu"], TOKENS_A_GROUP["cpu"]):
+            for rows in groups:
+                batch = self.tokenizer.pad([ids[row] for row in rows], types and [types[row] for row in rows])
+                (x,) = self.encoder.run(["vector"], {name: batch[name].long().numpy() for name in INPUTS})
+                found |= zip(rows, torch.from_numpy(x), strict=True)
+        return torch.stack([found[row] for row in range(len(ids))])
+
+    def outputs(self, task: str, sides: Sequence[Sequence[str]]) -> Tensor:
+        """y of N texts, or of N pairs as two sides, as the task's kind has it"""
+        at_once = len(sides) > self.tasks[task].sides
+        vectors = [self.encode(*sides)] if at_once else [self.encode(side) for side in sides]
+        inputs = dict(zip(SIDES[len(vectors)], (x.numpy() for x in vectors), strict=True))
+        return torch.from_numpy(self.heads[task].run(["y"], inputs)[0])
+
+    def metrics(self, splits: Mapping[str, Split]) -> dict[str, float | None]:
+        """Of each task's split, with the leaderboards' averages."""
+        found: dict[str, float | None] = {}
+        for name, split in splits.items():
+            task, sides = self.tasks[name], zip(*(example.texts for example in split.examples), strict=True)
+            predictions = KINDS[task.kind].predict(task, self.outputs(name, [*map(list, sides)]))
+            found |= task_metrics(task, predictions, [example.label for example in split.examples])
+        return found | averages(found)
+
+
+def dev_of(run: Path, data_dir: Path | None) -> dict[str, Split]:
+    """Dev of a run's tasks. Raises UsageError for a bare model, which does not say where its data are."""
+    config, tasks = read_run(run)
+    if not (folder := data_dir or config["data_dir"]):
+        advice = "give that, or --data_dir"
+        raise UsageError(f"--int8: expected a run's folder, whose dev shows what 8 bits cost; found {run}; {advice}")
+    return read_splits([*tasks.values()], ["dev"], Path(folder), config["seed"])["dev"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = OptionParser(__doc__)
+    parser.add_argument("run", type=Path, help="a run's folder, or a model's")
+    parser.add_argument("--format", choices=("onnx",), default="onnx", help="(default: onnx, the only one so far)")
+    parser.add_argument("--output_dir", type=Path, required=True, metavar="DIR", help="a folder that is not there yet")
+    parser.add_argument("--int8", action="store_true", help="also the encoder in 8 bits, and what that costs on dev")
+    parser.add_argument("--data_dir", type=Path, metavar="DIR", help="of dev's files (default: the run's own)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args(argv)
+    if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if not find_spec(name)]:
+        raise UnavailableError(f"expected the package {missing[0]}; found none; pip install -e '.[export]'")
+    if args.output_dir.exists():
+        raise UsageError(f"--output_dir: expected a folder that is not there; found {args.output_dir}; choose another")
+    model, dev = MultitaskBert.from_pretrained(args.run), {}
+    if args.int8:
+        dev = {name: split for name, split in dev_of(args.run, args.data_dir).items() if name in model.tasks}
+    export(model, args.output_dir, args.int8)
+    files = sorted(path for path in args.output_dir.rglob("*.onnx"))
+    say("\n".join(f"{path}  {path.stat().st_size / 1e6:.1f} MB" for path in files))
+    if args.int8:
+        say("predicting dev by both encoders")
+        whole, small = (OnnxModel(args.output_dir, encoder).metrics(dev) for encoder in (ENCODER, SMALL))
+        print("dev                float32    int8")
+        print("\n".join(f"  {name:<16}{cell(whole[name])}  {cell(small[name])}" for name in whole))
+
+
+def cell(value: float | None) -> str:
+    return f"{'-' if value is None else f'{value:.4f}':>8}"
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))
