@@ -1,0 +1,48 @@
+"""What `pip install .` gives a command: `minimal-bert train --tasks sst,para`, from any folder; see docs/install.md."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+from runtime.errors import UsageError, check_name, run_cli
+
+COMMANDS = {
+    "train": "train_multitask",
+    "evaluate": "evaluate",
+    "predict": "predict",
+    "export": "export",
+    "check": "data.check",
+    "download": "data.download",
+}
+HERE = Path(__file__).parent
+
+
+def chosen() -> str:
+    """The module of the command that the words after the program's name begin with, which is taken out of them.
+
+    Raises UsageError, also where another package of the same name, Hugging Face's evaluate say, hides one of ours.
+    """
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        raise UsageError(f"expected one of {', '.join(COMMANDS)}; found none; --help after it shows its options")
+    name = sys.argv.pop(1)
+    check_name("minimal-bert", [*COMMANDS], name)
+    sys.argv[0] = f"minimal-bert {name}"  # as its help has it
+    for module in ("bert", "data", "evaluate", "heads", "optim", "training", COMMANDS[name].partition(".")[0]):
+        spec = find_spec(module)
+        if not spec or not spec.origin or not Path(spec.origin).is_relative_to(HERE):
+            found = spec.origin if spec else "none"
+            raise UsageError(
+                f"{module}: expected ours, in {HERE}; found {found}; install into an environment of its own"
+            )
+    return COMMANDS[name]
+
+
+def main() -> int:
+    return run_cli(lambda argv: import_module(chosen()).main(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
