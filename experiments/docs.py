@@ -15,6 +15,7 @@ from pathlib import Path
 
 from data.tasks import LEADERBOARD
 from experiments.claims import as_words
+from experiments.surgeries import as_words as differences
 from experiments.tables import COLUMNS, with_spread
 from runtime.errors import DataError, run_cli
 from runtime.files import read_json, write_atomic
@@ -22,7 +23,7 @@ from runtime.settings import OptionParser
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
-PAGES = ("README.md", "docs/results.md", "docs/claims.md")
+PAGES = ("README.md", "docs/results.md", "docs/claims.md", "docs/surgery.md")
 SHORT = {4: "`mtl`, the plain sum", 6: "`gs`, gradient surgery", 5: "`gs` with v3b", 8: "`gs`, then para alone"}
 SHORT |= {10: "`gs` on para and sts alone", 13: "the same, bce, losses 1:4"}
 
@@ -50,6 +51,15 @@ def short(content: Mapping) -> str:
     lines = [["`single`, task by task", *alone]]
     lines += [[name, *(cell(rows[number], task) for task in LEADERBOARD)] for number, name in SHORT.items()]
     return markdown(["percent on dev (the paper's)", "sst acc", "para acc", "sts r"], lines)
+
+
+def surgeries(content: Mapping) -> str:
+    """Every way to combine tasks, the best average first, and its difference from the plain sum."""
+    lines = []
+    for row in sorted(content["rows"], key=lambda row: -row["mean"]["average"]):
+        cells = [with_spread(row["mean"][name], row["spread"][name]) for name in COLUMNS]
+        lines.append([row["name"], *cells, differences(row)])
+    return markdown(["", *COLUMNS, "less mtl (95 %)"], lines)
 
 
 def claims(content: Mapping) -> str:
@@ -84,6 +94,7 @@ BLOCKS = {  # name -> its file of results, and what makes the block of it
     "table2": ("table2-laptop", table),
     "table3": ("table3-laptop", table),
     "table3-short": ("table3-laptop", short),
+    "surgeries": ("surgeries-laptop", surgeries),
     "claims": ("claims-laptop", claims),
     "conflict": ("conflict-laptop", conflict),
     "figure3": ("figure3-laptop", figure3),
