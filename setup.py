@@ -27,6 +27,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",  # a process for each core
             "hypothesis>=6.100",
+            "setuptools>=77",  # builds the package that is tested as installed
             "scikit-learn>=1.4",  # F1
             "transformers>=5",  # BertModel, the reference of bert/, and a peer of benchmarks/
             "sentence-transformers>=5.2",  # embeddings, and a reader of what a run writes

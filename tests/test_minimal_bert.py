@@ -16,7 +16,6 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     """A folder to which the package is installed, as pip makes it, from a copy without a build of before."""
-    pytest.importorskip("setuptools", minversion="68")
     copy, site = tmp_path_factory.mktemp("source") / "copy", tmp_path_factory.mktemp("site")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
     for name in (name for name in listed.split("\0") if name.endswith((".py", ".toml", ".csv"))):
