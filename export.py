@@ -31,14 +31,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from bert import BertTokenizer
 from data.reader import Split, read_splits
 from evaluate import averages, read_run, task_metrics
 from heads import MultitaskBert
-from heads.files import read_heads
-from heads.inference import TOKENS_A_GROUP, TOKENS_A_PASS, passes
+from heads.inference import token_passes
 from heads.kinds import KINDS
-from heads.pooling import attention_mean, mean
+from heads.pooling import pooled
 from runtime.errors import UnavailableError, UsageError, run_cli, say
 from runtime.files import new_folder
 from runtime.settings import OptionParser
@@ -62,16 +60,8 @@ class Encoder(nn.Module):
         for block in self.bert.layers:
             x, attention = block(x, mask)  # (B, T, D), (B, H, T, T)
             if block is self.read:
-                vector = self.pooled(x, attention, mask)
+                vector = self.cnn(x, mask) if self.cnn else pooled(x, attention, mask, self.pooling)
         return x, vector
-
-    def pooled(self, x: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
-        """-> (B, D)"""
-        if self.pooling == "attention_mean":
-            return attention_mean(x, attention, mask)
-        if self.pooling == "cls":
-            return x[:, 0]
-        return self.cnn(x, mask) if self.pooling == "cnn" else mean(x, mask)
 
 
 class Head(nn.Module):
@@ -128,54 +118,48 @@ def head_file(task: str) -> str:
 
 
 class OnnxModel:
-    """What `export` wrote, by onnxruntime."""
+    """What `export` wrote of a model, by onnxruntime; the tokenizer and the tasks are the model's own."""
 
-    def __init__(self, folder: Path, encoder: str = ENCODER):
+    def __init__(self, model: MultitaskBert, folder: Path, encoder: str = ENCODER):
         from onnxruntime import InferenceSession
 
-        self.config, tasks = read_heads(folder)
-        self.tasks, self.tokenizer = {task.name: task for task in tasks}, BertTokenizer.from_pretrained(folder)
-        self.encoder = InferenceSession(folder / encoder)
-        self.heads = {name: InferenceSession(folder / head_file(name)) for name in self.tasks}
+        self.model, self.encoder = model, InferenceSession(folder / encoder)
+        self.heads = {name: InferenceSession(folder / head_file(name)) for name in model.tasks}
 
-    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tensor:
+    def encode(self, texts: Sequence) -> Tensor:
         """X of N texts, or of pairs that are read at once: (N, D), in their order"""
-        if pairs is None:
-            ids, types = self.tokenizer.ids(texts, self.config.max_length), None
-        else:
-            ids, types = self.tokenizer.pair_ids(texts, pairs, self.config.max_length)
-        found = {}
-        for groups in passes([len(row) for row in ids], TOKENS_A_PASS["cpu"], TOKENS_A_GROUP["cpu"]):
-            for rows in groups:
-                batch = self.tokenizer.pad([ids[row] for row in rows], types and [types[row] for row in rows])
+        vectors = torch.empty(len(texts), self.model.bert.config.hidden_size)
+        for groups, tokens in token_passes(self.model, texts):
+            for rows, batch in zip(groups, tokens, strict=True):
                 (x,) = self.encoder.run(["vector"], {name: batch[name].long().numpy() for name in INPUTS})
-                found |= zip(rows, torch.from_numpy(x), strict=True)
-        return torch.stack([found[row] for row in range(len(ids))])
+                vectors[rows] = torch.from_numpy(x)
+        return vectors
 
     def outputs(self, task: str, sides: Sequence[Sequence[str]]) -> Tensor:
         """y of N texts, or of N pairs as two sides, as the task's kind has it"""
-        at_once = len(sides) > self.tasks[task].sides
-        vectors = [self.encode(*sides)] if at_once else [self.encode(side) for side in sides]
-        inputs = dict(zip(SIDES[len(vectors)], (x.numpy() for x in vectors), strict=True))
+        at_once = len(sides) > self.model.tasks[task].sides
+        vectors = map(self.encode, [list(zip(*sides, strict=True))] if at_once else sides)
+        inputs = {side: x.numpy() for side, x in zip(SIDES[self.model.tasks[task].sides], vectors, strict=True)}
         return torch.from_numpy(self.heads[task].run(["y"], inputs)[0])
 
     def metrics(self, splits: Mapping[str, Split]) -> dict[str, float | None]:
         """Of each task's split, with the leaderboards' averages."""
         found: dict[str, float | None] = {}
         for name, split in splits.items():
-            task, sides = self.tasks[name], zip(*(example.texts for example in split.examples), strict=True)
+            task, sides = self.model.tasks[name], zip(*(example.texts for example in split.examples), strict=True)
             predictions = KINDS[task.kind].predict(task, self.outputs(name, [*map(list, sides)]))
             found |= task_metrics(task, predictions, [example.label for example in split.examples])
         return found | averages(found)
 
 
-def dev_of(run: Path, data_dir: Path | None) -> dict[str, Split]:
-    """Dev of a run's tasks. Raises UsageError for a bare model, which does not say where its data are."""
+def dev_of(model: MultitaskBert, run: Path, data_dir: Path | None) -> dict[str, Split]:
+    """Dev of the model's tasks. Raises UsageError for a bare model, which does not say where its data are."""
     config, tasks = read_run(run)
     if not (folder := data_dir or config["data_dir"]):
         advice = "give that, or --data_dir"
         raise UsageError(f"--int8: expected a run's folder, whose dev shows what 8 bits cost; found {run}; {advice}")
-    return read_splits([*tasks.values()], ["dev"], Path(folder), config["seed"])["dev"]
+    known = [task for name, task in tasks.items() if name in model.tasks]
+    return read_splits(known, ["dev"], Path(folder), config["seed"])["dev"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -191,15 +175,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UnavailableError(f"expected the package {missing[0]}; found none; pip install -e '.[export]'")
     if args.output_dir.exists():
         raise UsageError(f"--output_dir: expected a folder that is not there; found {args.output_dir}; choose another")
-    model, dev = MultitaskBert.from_pretrained(args.run), {}
-    if args.int8:
-        dev = {name: split for name, split in dev_of(args.run, args.data_dir).items() if name in model.tasks}
+    model = MultitaskBert.from_pretrained(args.run)
+    dev = dev_of(model, args.run, args.data_dir) if args.int8 else {}  # before the work: it may be refused
     export(model, args.output_dir, args.int8)
-    files = sorted(path for path in args.output_dir.rglob("*.onnx"))
+    files = sorted(args.output_dir.rglob("*.onnx"))
     say("\n".join(f"{path}  {path.stat().st_size / 1e6:.1f} MB" for path in files))
     if args.int8:
         say("predicting dev by both encoders")
-        whole, small = (OnnxModel(args.output_dir, encoder).metrics(dev) for encoder in (ENCODER, SMALL))
+        whole, small = (OnnxModel(model, args.output_dir, encoder).metrics(dev) for encoder in (ENCODER, SMALL))
         print("dev                float32    int8")
         print("\n".join(f"  {name:<16}{cell(whole[name])}  {cell(small[name])}" for name in whole))
 

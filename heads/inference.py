@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bert import precision
 from bert.fast import inference_copy
+from bert.tokenizer import Batch
 from heads.config import POOLINGS
 from heads.pooling import sentence_vectors
 from runtime.errors import DivergedError
@@ -47,19 +48,12 @@ def encode(
     amp = precision.resolve_precision(amp, weight.device) if amp == "auto" else amp
     bert = inference_copy(model.bert, precision.DTYPES.get(amp, weight.dtype))
     unique = {text: row for row, text in enumerate(dict.fromkeys(texts))}  # each text, or pair, once
-    if isinstance(next(iter(unique), ""), tuple):
-        ids, types = model.tokenizer.pair_ids(*zip(*unique, strict=True), max_length=model.max_length)
-    else:
-        ids, types = model.tokenizer.ids(list(unique), max_length=model.max_length), None
-    vectors, done = torch.empty(len(ids), model.bert.config.hidden_size), 0
-    most, least = (sizes[weight.device.type] for sizes in (TOKENS_A_PASS, TOKENS_A_GROUP))
-    for groups in passes([len(row) for row in ids], most, least):
-        padded = [([ids[row] for row in rows], types and [types[row] for row in rows]) for rows in groups]
-        tokens = [model.tokenizer.pad(*rows).to(weight.device) for rows in padded]
+    vectors, done = torch.empty(len(unique), model.bert.config.hidden_size), 0
+    for groups, tokens in token_passes(model, list(unique)):
         for rows, x in zip(groups, sentence_vectors(bert, model.cnn, tokens, pooling, layer), strict=True):
             vectors[rows] = x.float().cpu()
             done += len(rows)
-        progress(done, len(ids))
+        progress(done, len(unique))
     if normalize:
         vectors = nn.functional.normalize(vectors, dim=1)
     return vectors[[unique[text] for text in texts]]
@@ -113,6 +107,18 @@ def check_list(name: str, texts: Sequence[str]) -> None:
     """Refuse a lone string, which Python would take for a list of its letters, and what is no list."""
     if isinstance(texts, str) or not hasattr(texts, "__len__"):
         raise ValueError(f"{name}: expected a list of sentences; found {type(texts).__name__}; put it into a list")
+
+
+def token_passes(model, texts: Sequence) -> Iterator[tuple[list[list[int]], list[Batch]]]:
+    """Texts, or pairs that are read at once: of each of `passes` the groups of rows, and their tokens on the device."""
+    if texts and isinstance(texts[0], tuple):
+        ids, types = model.tokenizer.pair_ids(*zip(*texts, strict=True), max_length=model.max_length)
+    else:
+        ids, types = model.tokenizer.ids(texts, max_length=model.max_length), None
+    device = model.bert.embeddings.word.weight.device
+    for groups in passes([len(row) for row in ids], TOKENS_A_PASS[device.type], TOKENS_A_GROUP[device.type]):
+        padded = [([ids[row] for row in rows], types and [types[row] for row in rows]) for rows in groups]
+        yield groups, [model.tokenizer.pad(*rows).to(device) for rows in padded]
 
 
 def passes(lengths: Sequence[int], most: int, least: int) -> Iterator[list[list[int]]]:

@@ -39,6 +39,16 @@ def attention_mean(x: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
     return weighted_mean(x, torch.where((weights > 0).any(dim=1, keepdim=True), weights, mask.to(weights.dtype)))
 
 
+def pooled(x: Tensor, attention: Tensor | None, mask: Tensor, pooling: str) -> Tensor:
+    """X by the poolings without weights of their own: "attention_mean", which alone reads `attention`, "cls", "mean".
+
+    x: (B, T, D), attention: (B, H, T, T), mask: (B, T) -> (B, D)
+    """
+    if pooling == "attention_mean":
+        return attention_mean(x, attention.to(x.dtype), mask)
+    return x[:, 0] if pooling == "cls" else mean(x, mask)
+
+
 class CnnPooling(nn.Module):
     """Conv1d over the token states (kernel 3, same padding), ReLU, then the mean of the real tokens."""
 
@@ -86,8 +96,4 @@ def sentence_vectors(
     with torch.autocast(masks[0].device.type, enabled=False):  # what stands on the encoder is computed in float32
         if pooling == "cnn":
             return list(cnn(joined(xs), joined(masks)).split([len(mask) for mask in masks]))
-        if pooling == "attention_mean":
-            return [attention_mean(x, a.to(wide), m) for x, (_, a), m in zip(xs, states, masks, strict=True)]
-        if pooling == "cls":
-            return [x[:, 0] for x in xs]
-        return [mean(x, mask) for x, mask in zip(xs, masks, strict=True)]
+        return [pooled(x, a, m, pooling) for x, (_, a), m in zip(xs, states, masks, strict=True)]

@@ -56,7 +56,7 @@ def model(home) -> MultitaskBert:
 
 def test_onnxruntime_computes_the_models_outputs(exported, model):
     """Of texts of all lengths, an empty one and an unknown word among them, and of one alone."""
-    ours = OnnxModel(exported)
+    ours = OnnxModel(model, exported)
     for texts in (TEXTS, TEXTS[:1]):
         np.testing.assert_allclose(ours.encode(texts), model.encode(texts), atol=1e-5)
         for name, task in model.tasks.items():
@@ -66,7 +66,7 @@ def test_onnxruntime_computes_the_models_outputs(exported, model):
 
 
 def test_eight_bits_are_near_and_their_cost_is_printed(home, exported, printed, model):
-    small = OnnxModel(exported, SMALL)
+    small = OnnxModel(model, exported, SMALL)
     vectors = torch.as_tensor(model.encode(TEXTS))
     assert 1e-6 < (small.encode(TEXTS) - vectors).norm() / vectors.norm() < 0.1
     assert (exported / SMALL).stat().st_size < (exported / export.ENCODER).stat().st_size
