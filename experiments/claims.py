@@ -13,6 +13,9 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 from scipy.stats import t as student
@@ -78,24 +81,30 @@ def predictions(run: Run, task: str) -> np.ndarray:
     return np.array([float(line.split(" , ")[1]) for line in path.read_text(encoding="utf-8").splitlines()[1:]])
 
 
+@cache
+def scores(predicted: tuple[float, ...], task: str, data_dir: Path) -> np.ndarray:
+    """A model's metric on dev's N labelled rows, and on RESAMPLES draws of N of them: (1 + RESAMPLES,), NaN where it is
+    not defined. The draws are the same for all models; a model that stands in several claims is resampled once."""
+    kind, data = KINDS[TASKS[task].kind], split("dev", data_dir)[task]
+    labelled, gold = kind.gold(TASKS[task], [example.label for example in data.examples])
+    metric, mine, generator = kind.metrics[TASKS[task].metric], np.array(predicted)[labelled], np.random.default_rng(0)
+    draws = (generator.integers(len(gold), size=len(gold)) for _ in range(RESAMPLES))
+    values = [metric(mine[rows], gold[rows]) for rows in chain([slice(None)], draws)]
+    return np.array([math.nan if value is None else value for value in values])
+
+
 def differences(better: Sequence[Run], worse: Sequence[Run], task: str) -> tuple[np.ndarray, np.ndarray]:
     """How much better a task's metric is, in percent: of each seed (S,), and over resampled rows (RESAMPLES,).
 
-    better, worse: a run for each seed, in the same order. A resample draws N of dev's N labelled rows, the same for all
-    runs; its difference is the mean over the seeds, which keeps what is common to a row in all of them.
+    better, worse: a run for each seed, in the same order. A resample's difference is the mean over the seeds, which
+    keeps what is common to a row in all of them.
     """
-    kind, data = KINDS[TASKS[task].kind], split("dev", better[0].data_dir)[task]
-    labelled, gold = kind.gold(TASKS[task], [example.label for example in data.examples])
-    metric = kind.metrics[TASKS[task].metric]
-    pairs = [[predictions(run, task)[labelled] for run in pair] for pair in zip(better, worse, strict=True)]
-
-    def difference(rows: np.ndarray | slice) -> list[float]:
-        values = [[metric(one[rows], gold[rows]) for one in pair] for pair in pairs]
-        return [math.nan if None in pair else 100 * (pair[0] - pair[1]) for pair in values]
-
-    generator = np.random.default_rng(0)
-    resampled = [np.mean(difference(generator.integers(len(gold), size=len(gold)))) for _ in range(RESAMPLES)]
-    return np.array(difference(slice(None))), np.array(resampled)
+    one, other = (
+        np.array([scores(tuple(predictions(run, task).tolist()), task, run.data_dir) for run in runs])
+        for runs in (better, worse)
+    )
+    of_seeds = 100 * (one - other)  # (S, 1 + RESAMPLES)
+    return of_seeds[:, 0], of_seeds[:, 1:].mean(axis=0)
 
 
 def verdict(intervals: Sequence[Sequence[float] | None]) -> str:
