@@ -37,6 +37,7 @@ from heads.kinds import KINDS
 from heads.readable import mistakes, page
 from runtime.errors import CheckpointError, DivergedError, UsageError, printable, run_cli, say, show
 from runtime.files import check_own, check_space, clean, lock, read_json, write_atomic
+from runtime.ranks import ALONE, World
 from runtime.seeds import seeded
 from runtime.settings import LARGE, OptionParser, of_type
 from training.checkpoint import load_latest
@@ -126,12 +127,18 @@ def check_predictions(text: str, task: Task, ids: Sequence[str]) -> None:
 
 
 def predict_and_score(
-    model: MultitaskBert, splits: Splits, amp: str, folder: Path | None = None, pages: list[str] | None = None
+    model: MultitaskBert,
+    splits: Splits,
+    amp: str,
+    folder: Path | None = None,
+    pages: list[str] | None = None,
+    world: World = ALONE,
 ) -> dict[str, float | None]:
     """Predict every row, also those without a label or with an empty text.
 
     Args:    folder: for a prediction file of each split, and dev's mistakes.
              pages: to which a page on each task's dev is added.
+             world: whose ranks predict their shares of the rows.
     Returns: dev's metrics, with the leaderboards' averages; {} without dev.
     Raises:  DivergedError for an output that is no finite number; DiskError.
     """
@@ -141,7 +148,9 @@ def predict_and_score(
             sides = [list(side) for side in zip(*(example.texts for example in split.examples), strict=True)]
             bar = partial(show, f"{'predicting' if folder else 'evaluating'} {split.task} {name}, texts:")
             task = model.tasks[split.task]
-            y = outputs(model, [split.task], sides, amp, bar)[split.task]
+            with world.together(slow=True):
+                y = outputs(model, [split.task], [side[world.own] for side in sides], amp, bar)[split.task]
+            y = world.undealt(y)
             if folder:
                 write_predictions(folder, name, task, split, y)
             if name == "dev":

@@ -12,14 +12,14 @@ log.jsonl, metrics.json, checkpoints/, best/ and predictions/.
 
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -31,12 +31,13 @@ from optim.schedule import lr_factor
 from optim.task_gradients import clip_and_combine
 from runtime.errors import UsageError, run_cli, say
 from runtime.files import check_space, discard, disk_errors, lock, move_aside, remove, write_atomic
-from runtime.seeds import generator, seeded
+from runtime.ranks import ALONE, World, join
+from runtime.seeds import generator
 from training import checkpoint, guards
 from training.folder import is_run, marks, prediction_files, sweep
 from training.log import DISK, RunLog, conflict_line, header, progress, seconds_left, span
 from training.options import Options, parse
-from training.session import Session
+from training.session import Session, versions
 
 
 def train(session: Session) -> None:
@@ -50,10 +51,10 @@ def train(session: Session) -> None:
             for attempt in guards.attempts(session):  # another one, in smaller parts, where memory runs out
                 with attempt:
                     losses, weighed_losses = (dict.fromkeys(session.rows, 0.0) for _ in range(2))
-                    negatives = generator(options.seed, "negatives", step)
                     for micro, (batches, shares) in enumerate(session.micro_batches(step)):
                         rows = gradients.sizes(model.row_counts(batches))  # of each task, in each layer
-                        with seeded(options.seed, "dropout", step, micro), gradients.by_rows(model, *rows):
+                        negatives = generator(options.seed, "negatives", step)  # row k has the k-th draw
+                        with session.dropout(step, micro), gradients.by_rows(model, *rows):
                             with autocast(session.device, session.amp):
                                 of_batch = model.losses(batches, options.losses, session.previous, negatives)
                             weighed = session.weigh(of_batch, generator(options.seed, "weighing", step))
@@ -62,10 +63,12 @@ def train(session: Session) -> None:
                         for name, value, counted in guards.finite_losses(of_batch, weighed, batches, step):
                             losses[name] += value * shares[name]
                             weighed_losses[name] += counted * shares[name]
+            losses, weighed_losses = map(session.world.total, (losses, weighed_losses))
+            session.plain.sum_gradients()  # over the ranks, as clip_and_combine does with those of the tasks
             conflict = clip_and_combine(
                 gradients,
                 session.surgery,
-                model.parameters(),
+                session.moved,
                 options.max_grad_norm,
                 generator(options.seed, "surgery", step),
                 scaler.get_scale(),
@@ -85,7 +88,7 @@ def train(session: Session) -> None:
             else:
                 line["skipped"] = reason
                 scaler.update(scaler.get_scale() / 2)  # also where the norm alone is out of float32's range
-            session.previous.end_step()
+            session.previous.end_step(session.world)
             optimizer.zero_grad()
             state.step += 1
             state.seconds += time.monotonic() - started
@@ -101,14 +104,14 @@ def train(session: Session) -> None:
 def evaluate(session: Session, log: RunLog) -> None:
     """Dev metrics of the run's tasks, and whether they are the best so far."""
     state, options, started = session.state, session.options, time.monotonic()
-    metrics = predict_and_score(session.model, {"dev": session.splits["dev"]}, session.amp)
+    metrics = predict_and_score(session.model, {"dev": session.splits["dev"]}, session.amp, world=session.world)
     seconds = time.monotonic() - started
     state.seconds += seconds
     state.evaluation_seconds += seconds
     state.evaluations += 1
     log.write({"step": state.step, "seconds": round(state.seconds, 3), "dev": metrics, "undefined": undefined(metrics)})
     value = score(metrics, options.tasks)
-    best = value is not None and (state.best_score is None or value > state.best_score)
+    best = session.world.first(lambda: value is not None and (state.best_score is None or value > state.best_score))
     state.evaluations_since_best = 0 if best else state.evaluations_since_best + 1
     shown = {name: metrics[name] for name in (task.metric_key(task.metric) for task in options.tasks)}
     shown |= {"average": value} if len(shown) > 1 else {}
@@ -120,11 +123,10 @@ def evaluate(session: Session, log: RunLog) -> None:
 
 def run_config(session: Session) -> dict:
     """Every option, version and fingerprint: what it takes to make the run again."""
-    versions = {name: version(name) for name in ("torch", "numpy", "tokenizers")}
     return {
         **session.options.as_json(),
         **{name: str(getattr(session.options, name).resolve()) for name in ("data_dir", "predictions_dir")},
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": versions(),
         "machine": {"device": str(session.device), "precision": session.amp, "threads": torch.get_num_threads()},
         "data": session.fingerprints(),
     }
@@ -132,29 +134,36 @@ def run_config(session: Session) -> dict:
 
 def resume(session: Session) -> None:
     """Put the newest checkpoint in place, or the one that --resume names."""
+    found = session.world.first(lambda: checkpoint_to_resume(session))
+    if not found:
+        return
+    session.restore(*found)
+    there = map(checkpoint.step_of, checkpoint.saved(session.out / "checkpoints"))
+    session.damaged = {step for step in there if step > session.state.step and session.options.resume == "auto"}
+    step, best = session.state.best_step, session.state.best_score
+    so_far = "" if best is None else f"; the best so far: {best:.3f} on dev, at step {step}"
+    say(f"resumed at step {session.state.step} of {session.total_steps}{so_far}")
+
+
+def checkpoint_to_resume(session: Session) -> tuple[Path, checkpoint.Tensors, dict] | None:
+    """What --resume asks for, read; None where nothing is to be resumed."""
     choice, out, folder = session.options.resume, session.out, session.out / "checkpoints"
     if choice == "never":
-        return
-    if choice == "auto":
-        newest = checkpoint.load_latest(folder)
-        there = marks(out)
-        if newest is None and there and ("metrics.json" in there or not is_run(out)):
-            found = f"{out} holds a finished run without a checkpoint, or what is no run's ({', '.join(there)})"
-            raise UsageError(f"--resume auto: {found}; take --overwrite or another --output_dir")
-        if newest is None:
-            return say(f"--resume auto: no checkpoint in {folder}; starting from the beginning")
-        session.restore(*newest)
-        there = map(checkpoint.step_of, checkpoint.saved(folder))
-        session.damaged = {step for step in there if step > session.state.step}
-    else:
+        return None
+    if choice != "auto":
         path = Path(choice)
         if path.resolve().parent != folder.resolve():
             expected = f"--resume: expected auto, never or a checkpoint in {folder}"
             raise UsageError(f"{expected}; found {path}; to start from another run take --init_from")
-        session.restore(path, *checkpoint.load(path))
-    step, best = session.state.best_step, session.state.best_score
-    so_far = "" if best is None else f"; the best so far: {best:.3f} on dev, at step {step}"
-    say(f"resumed at step {session.state.step} of {session.total_steps}{so_far}")
+        return path, *checkpoint.load(path)
+    newest = checkpoint.load_latest(folder)
+    there = marks(out)
+    if newest is None and there and ("metrics.json" in there or not is_run(out)):
+        found = f"{out} holds a finished run without a checkpoint, or what is no run's ({', '.join(there)})"
+        raise UsageError(f"--resume auto: {found}; take --overwrite or another --output_dir")
+    if newest is None:
+        say(f"--resume auto: no checkpoint in {folder}; starting from the beginning")
+    return newest
 
 
 def dry_run(session: Session) -> None:
@@ -167,7 +176,7 @@ def dry_run(session: Session) -> None:
         train(session)
         if remaining:
             session.out = out  # where a resumed run's best/ lies
-            session.restore(*checkpoint.load_latest(place / "checkpoints"))
+            session.restore(*session.world.first(lambda: checkpoint.load_latest(place / "checkpoints")))
             session.last_step = session.total_steps
             say(f"time: about {span(seconds_left(session))}, by two steps and an evaluation")
     say("dry run: data, options, a checkpoint and a step are in order; nothing was left")
@@ -184,23 +193,27 @@ def check_output_space(options: Options) -> None:
     check_space(options.predictions_dir, 0, option="--predictions_dir")
 
 
-def run_in_folder(options: Options, locks: ExitStack, make_session: Callable[[Options], Session]) -> None:
+def run_in_folder(
+    options: Options, locks: ExitStack, make_session: Callable[[Options], Session], world: World = ALONE
+) -> None:
     """The run itself, alone in its folder."""
     out = options.output_dir
-    there = marks(out)
-    holds_run = bool(there or checkpoint.saved(out / "checkpoints"))
-    if holds_run and options.resume == "never" and not options.overwrite:
-        raise UsageError(
-            f"--output_dir: {out} holds a run; take --resume auto, --overwrite (which moves it) or another --output_dir"
-        )
-    predictions = prediction_files(options)
-    if options.resume == "never" or not (out / "metrics.json").is_file():  # a finished run is left alone
-        check_output_space(options)
-    say(f"loading the data and {options.checkpoint}")
-    session = make_session(options)
+    with world.together(slow=True):
+        locks.enter_context(lock(out))
+        there = marks(out)
+        holds_run = bool(there or checkpoint.saved(out / "checkpoints"))
+        if holds_run and options.resume == "never" and not options.overwrite:
+            advice = "take --resume auto, --overwrite (which moves it) or another --output_dir"
+            raise UsageError(f"--output_dir: {out} holds a run; {advice}")
+        predictions = prediction_files(options)
+        if world.leads and (options.resume == "never" or not (out / "metrics.json").is_file()):  # else it is left alone
+            check_output_space(options)
+        say(f"loading the data and {options.checkpoint}")
+        session = make_session(options)
+    session.check_ranks()
     resume(session)
     is_whole = {"metrics.json", "best"} <= {*there} and all(path.is_file() for path in predictions)
-    if session.last_good and session.finished and is_whole:
+    if world.first(lambda: session.last_good and session.finished and is_whole):
         return say(f"complete at step {session.state.step}: nothing to do in {out}")
     say(header(session))
     if options.dry_run:
@@ -216,19 +229,34 @@ def run_in_folder(options: Options, locks: ExitStack, make_session: Callable[[Op
     (out / "metrics.json").unlink(missing_ok=True)  # of fewer steps, say: it is a finished run's mark
     write_atomic(out / "config.json", json.dumps(run_config(session), indent=2) + "\n")
     train(session)
-    finish(session)
+    world.first(lambda: finish(session))
 
 
-def run(options: Options, make_session: Callable[[Options], Session] = Session) -> None:
+def run(options: Options, make_session: Callable[[Options], Session] = Session, world: World = ALONE) -> None:
     """What the options ask for, of a session that may be one of its own kind."""
     set_deterministic(options.deterministic)
     with ExitStack() as locks:
-        locks.enter_context(lock(options.output_dir))
-        run_in_folder(options, locks, make_session)
+        run_in_folder(of_rank(options, world, locks), locks, make_session, world)
+
+
+def of_rank(options: Options, world: World, folders: ExitStack) -> Options:
+    """The options, the same in all processes; of all but the first with a folder where nobody looks."""
+    most = max(options.batch_size.values())
+    if world.size > most:
+        expected = f"expected at most {most} processes, as many as the largest batch has rows"
+        raise UsageError(f"{expected}; found {world.size}; take fewer, or a larger --batch_size")
+    world.check_same(options.of_all_ranks)
+    if world.leads:
+        return options
+    folder = Path(folders.enter_context(TemporaryDirectory()))
+    return replace(options, output_dir=folder, predictions_dir=folder, resume="never", overwrite=False)
 
 
 def main(argv: list[str] | None = None) -> None:
-    run(parse(argv, __doc__))
+    with join() as world:
+        with world.together():
+            options = parse(argv, __doc__)
+        run(options, partial(Session, world=world), world)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@ gives the same gradient as the whole. Letters: B batch, D hidden size.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from runtime.ranks import ALONE, World
 from runtime.settings import non_negative, probability, setting
 
 EDGE = 1e-4  # of a probability
@@ -68,25 +70,42 @@ def contrastive_loss(
 class PreviousStep:
     """By task the sentence vectors of the previous step, detached: the negatives of this step's triplets.
 
-    Part of a run's state. The vectors of this step's micro-batches become negatives together, at `end_step`.
+    Part of a run's state. The vectors of this step's micro-batches become negatives together, at `end_step`. Neither
+    their order there nor what a row draws depends on how the step is cut into micro-batches, or dealt out to ranks.
     """
 
     def __init__(self):
         self.vectors: dict[str, Tensor] = {}  # (N, D) each
-        self.pending: dict[str, list[Tensor]] = defaultdict(list)  # this step's; cleared where it is made anew
+        # This step's, with their batch's number and their rows' places in the step; cleared where it is made anew
+        self.pending: dict[str, list[tuple[Tensor, int, Sequence[int]]]] = defaultdict(list)
 
-    def draw(self, task: str, rows: int, generator: Generator) -> Tensor | None:
-        """`rows` random vectors, with replacement: (rows, D); None before the first batch is stored."""
+    def draw(self, task: str, places: Sequence[int], generator: Generator) -> Tensor | None:
+        """Random vectors, with replacement: (B, D); None before the first batch is stored.
+
+        places: of the B rows in the step: row k takes the k-th draw. generator: fresh, the same for a whole step.
+        """
         if task not in self.vectors:
             return None
         vectors = self.vectors[task]
-        return vectors[torch.randint(len(vectors), (rows,), generator=generator).to(vectors.device, non_blocking=True)]
+        draws = torch.randint(len(vectors), (1 + max(places),), generator=generator)[[*places]]
+        return vectors[draws.to(vectors.device, non_blocking=True)]
 
-    def add(self, task: str, vectors: Tensor) -> None:
-        """Note this micro-batch's vectors, (B, D)."""
-        self.pending[task].append(vectors.detach())
+    def add(self, task: str, vectors: Tensor, number: int, places: Sequence[int]) -> None:
+        """Note this micro-batch's vectors: (2 B, D), the first sentences, then the second ones."""
+        self.pending[task].append((vectors.detach(), number, places))
 
-    def end_step(self) -> None:
-        """What was added replaces what was stored; a task without a batch keeps it."""
-        self.vectors |= {task: torch.cat(parts) for task, parts in self.pending.items()}
+    def end_step(self, world: World = ALONE) -> None:
+        """What was added, on all ranks, replaces what was stored; a task without a batch keeps it. Stored batch by
+        batch, of each the first sentences, then the second ones."""
+        named = {
+            task: [(number, side, place) for _, number, places in parts for side in range(2) for place in places]
+            for task, parts in self.pending.items()
+        }
+        told = world.gather(named)
+        for task in dict.fromkeys(task for of_rank in told for task in of_rank):
+            parts = [vectors for vectors, *_ in self.pending.get(task, ())]
+            vectors = world.join_rows(torch.cat(parts) if parts else None)
+            names = [name for of_rank in told for name in of_rank.get(task, ())]
+            order = torch.tensor(sorted(range(len(names)), key=names.__getitem__))
+            self.vectors[task] = vectors[order.to(vectors.device, non_blocking=True)]
         self.pending.clear()

@@ -115,7 +115,7 @@ class MultitaskBert(nn.Module):
         """Each task's loss, not scaled, a float32 scalar, from one pass over the rows of all tasks in `batches`.
 
         Args: previous: of the triplets, read and added to with the full loss of siamese contrastive tasks alone.
-              generator: a CPU generator for the draw of negatives.
+              generator: a CPU generator for the draw of negatives, fresh, the same for all micro-batches of a step.
         """
         tokens = [batch.tokens for batch in batches.values()]
         x = sentence_vectors(self.bert, self.cnn, tokens, self.config.pooling, self.config.layer)  # (B or 2 B, D) each
@@ -126,8 +126,9 @@ class MultitaskBert(nn.Module):
                 losses[name] = head.kind.loss(head.task, head(v), labels, settings)
                 if head.task.contrastive and head.task.sides == 2 and settings.para_loss == "full":
                     v_a, v_b = v.chunk(2)  # (B, D) each
-                    negatives = previous.draw(name, len(v_a), generator)
-                    previous.add(name, v)
+                    places = batches[name].places or range(len(v_a))
+                    negatives = previous.draw(name, places, generator)
+                    previous.add(name, v, batches[name].number, places)
                     losses[name] = losses[name] + contrastive_loss(v_a, v_b, labels, negatives, settings)
         return losses
 

@@ -1,8 +1,8 @@
 """A task's rows as token ids, and the batches that training makes of them."""
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ class TaskBatch:
     tokens: Batch  # (B, T); for siamese pairs (2 B, T): the first sentences, then the second ones
     labels: Tensor  # of B rows, as the task's kind makes them
     ids: list[str]  # the rows' names, for error messages
+    number: int = 0  # of the batch that the rows are of, in the step
+    places: Sequence[int] | None = None  # of the rows among the task's in the step; None: the first B
 
 
 class TaskRows:
@@ -38,30 +40,45 @@ class TaskRows:
         lengths = [max(map(len, row)) for row in zip(*self.sides, strict=True)]
         self.stream = BatchStream(lengths, batch_size, seed, task.name)
 
-    def micro_batches(self, step: int, grad_accum: int, parts: int) -> list[TaskBatch]:
-        """What a step takes of this task: `grad_accum` batches of the stream, each cut into `parts`; on the CPU."""
-        batches = [self.stream[position] for position in range(step * grad_accum, (step + 1) * grad_accum)]
-        cut = [(rows, math.ceil(len(rows) / parts)) for rows in batches]
-        return [self.batch(rows[i : i + size]) for rows, size in cut for i in range(0, len(rows), size)]
+    def batches(self, step: int, grad_accum: int) -> list[list[int]]:
+        """The rows that a step takes of this task: `grad_accum` batches of the stream."""
+        return [self.stream[position] for position in range(step * grad_accum, (step + 1) * grad_accum)]
 
-    def batch(self, rows: list[int]) -> TaskBatch:
-        """These rows, by their numbers in the file."""
+    def micro_batches(self, step: int, grad_accum: int, parts: int, own: slice = slice(None)) -> list[TaskBatch]:
+        """A step's batches, of each its `own` rows, cut into `parts`; on the CPU."""
+        cut, before = [], 0
+        for number, rows in enumerate(self.batches(step, grad_accum)):
+            mine, places = rows[own], range(before, before + len(rows))[own]
+            size = math.ceil(len(mine) / parts) or 1
+            starts = range(0, len(mine), size)
+            cut += [self.batch(mine[i : i + size], number, places[i : i + size]) for i in starts]
+            before += len(rows)
+        return cut
+
+    def batch(self, rows: list[int], number: int = 0, places: Sequence[int] | None = None) -> TaskBatch:
+        """These rows, by their numbers in the file. number, places: see TaskBatch."""
         types = self.types and [self.types[row] for row in rows]
         tokens = self.tokenizer.pad([side[row] for side in self.sides for row in rows], types)
         examples = [self.examples[row] for row in rows]
         labels = KINDS[self.task.kind].target(self.task, [example.label for example in examples])
-        return TaskBatch(tokens, labels, [example.id for example in examples])
+        return TaskBatch(tokens, labels, [example.id for example in examples], number, places)
 
 
 def step_batches(
-    rows: Mapping[str, TaskRows], step: int, grad_accum: int, parts: int, device: torch.device
+    rows: Mapping[str, TaskRows],
+    step: int,
+    grad_accum: int,
+    parts: int,
+    device: torch.device,
+    own: slice = slice(None),
 ) -> Iterator[tuple[dict[str, TaskBatch], dict[str, float]]]:
     """What a step goes through: batches by task, on the device, and the share that each has in its task's rows.
 
     Shares make one batch of a task's micro-batches, whatever their sizes; a task with fewer is absent in the last.
+    own: which rows of each batch, where several ranks deal it out among them.
     """
-    cut = {name: of_task.micro_batches(step, grad_accum, parts) for name, of_task in rows.items()}
-    count = {name: sum(len(batch.ids) for batch in batches) for name, batches in cut.items()}
+    cut = {name: of_task.micro_batches(step, grad_accum, parts, own) for name, of_task in rows.items()}
+    count = {name: sum(map(len, of_task.batches(step, grad_accum))) for name, of_task in rows.items()}
     for micro in range(max(map(len, cut.values()))):
         batches = {name: parts[micro] for name, parts in cut.items() if micro < len(parts)}
         yield on_device(batches, device), {name: len(batch.ids) / count[name] for name, batch in batches.items()}
@@ -76,5 +93,5 @@ def on_device(batches: Mapping[str, TaskBatch], device: torch.device) -> dict[st
         rows = slice(end, end := end + len(batch.tokens.input_ids))
         tokens = Batch({key: value[rows] for key, value in whole.items()})
         tokens.real = batch.tokens.real
-        moved[name] = TaskBatch(tokens, batch.labels.to(device, non_blocking=True), batch.ids)
+        moved[name] = replace(batch, tokens=tokens, labels=batch.labels.to(device, non_blocking=True))
     return moved

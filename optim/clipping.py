@@ -6,14 +6,17 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from runtime.ranks import ALONE, World
+
 
 @torch.no_grad()
-def clip_gradients(parameters: Iterable[Tensor], max_norm: float, others: float = 0.0) -> float:
+def clip_gradients(parameters: Iterable[Tensor], max_norm: float, others: float = 0.0, world: World = ALONE) -> float:
     """g <- g * min(1, max_norm / norm)  for every gradient g, with the 2-norm of all of them together.
 
     Parameters whose .grad is None do not count. Sparse gradients, which torch.nn.utils.clip_grad_norm_ cannot clip, are
     coalesced in place.
     Args:    others: the norm of further gradients that belong to these, and that the caller multiplies.
+             world: whose ranks have further pieces of them; sparse ones each rank has whole.
     Returns: the norm before; inf where it is not finite, and then nothing is multiplied.
     """
     given = [parameter for parameter in parameters if parameter.grad is not None]
@@ -21,7 +24,8 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float, others: float 
         if parameter.grad.is_sparse:
             parameter.grad = parameter.grad.coalesce()
     values = [p.grad.values() if p.grad.is_sparse else p.grad for p in given]
-    norm = math.hypot(torch.nn.utils.get_total_norm(values).item(), others)
-    if max_norm < norm < math.inf:
+    counted = [p.grad.values()[:, world.own] if p.grad.is_sparse else p.grad for p in given]
+    norm = math.hypot(*world.gather(torch.nn.utils.get_total_norm(counted).item()), others)
+    if values and max_norm < norm < math.inf:
         torch._foreach_mul_(values, max_norm / norm)
     return norm if math.isfinite(norm) else math.inf

@@ -1,6 +1,6 @@
 """From the tasks' losses to .grad: each task's gradient of the shared parameters, surgery, clipping, their sum.
 
-Letters: T tasks, P elements of the shared parameters.
+Letters: T tasks, P elements of the shared parameters; of several ranks each has S of these columns to combine.
 """
 
 import math
@@ -10,12 +10,15 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from optim.clipping import clip_gradients
+from optim.shards import Shards
 from optim.split_rules import WAY_OUT, rule_of, sparse_rows
 from optim.surgery import Surgery
 from optim.surgery.gramian import combined_norm, gramian
+from runtime.ranks import ALONE, World
 
 # Columns of the Jacobian at a time. On a CPU what is made of them stays in its cache; a GPU wants large operations.
 COLUMNS = {"cpu": 1 << 18, "cuda": 1 << 22}
@@ -32,24 +35,24 @@ class TaskGradients:
     that is frozen, or that no task reached, keeps .grad None; one that only some tasks reached is zero in the others.
     The task gradients lie in one (T, P) buffer, the Jacobian; .grad is a view of it, good until the next step's first
     backward pass. Those of `sparse` parameters (an embedding's, with sparse=True) lie beside it, as rows of the step's
-    tokens.
+    tokens. Where the world has several ranks they are summed over these first, and .grad is that of `shards.pieces`.
     """
 
-    def __init__(self, tasks: Sequence[str], shared: Sequence[Tensor], sparse: Sequence[Tensor] = ()):
-        self.tasks, self.sparse = list(tasks), set(sparse)
+    def __init__(
+        self, tasks: Sequence[str], shared: Sequence[Tensor], sparse: Sequence[Tensor] = (), world: World = ALONE
+    ):
+        self.tasks, self.sparse, self.world = list(tasks), set(sparse), world
         self.shared = [parameter for parameter in dict.fromkeys(shared) if parameter.requires_grad]
-        shapes = [(0,) if parameter in self.sparse else parameter.shape for parameter in self.shared]
-        sizes = [math.prod(shape) for shape in shapes]
-        self.jacobian = next(iter(self.shared), torch.empty(0)).new_empty(len(self.tasks), sum(sizes))  # (T, P)
-        parts = self.jacobian.split(sizes, dim=1)
-        views = [part.view(len(part), *shape) for part, shape in zip(parts, shapes, strict=True)]
-        self.views = dict(zip(self.shared, views, strict=True))  # each parameter's part of the Jacobian, (T, ...)
+        self.shards = Shards(self.shared, self.sparse, self.world)
+        self.jacobian = self.shards.new(len(self.tasks))  # (T, P), and zeros that make it a multiple of the ranks
+        self.views = self.shards.split(self.jacobian)  # each parameter's part of the Jacobian, (T, ...)
         self.forget()
 
     def forget(self) -> None:
         """Drop what was added since the last `combine`: the step is made anew."""
         # Of each parameter, by task: a view of the Jacobian, a sparse gradient, or None, not reached.
         self.rows: dict[Tensor, list[Tensor | None]] = {key: [None] * len(self.tasks) for key in self.shared}
+        self._summed: tuple | None = None  # what `summed` has found
 
     def backward(self, task: str, loss: Tensor) -> None:
         """Add one task's gradients: the plain form, T times as slow as by_rows, for models that by_rows refuses."""
@@ -62,7 +65,7 @@ class TaskGradients:
 
     def _add(self, parameter: Tensor, gradients: Mapping[int, Tensor]) -> None:
         """Add gradients of some tasks, by the tasks' numbers; together, for on a GPU each call is a launch."""
-        row, views = self.rows[parameter], self.views[parameter].unbind()
+        self._summed, row, views = None, self.rows[parameter], self.views[parameter].unbind()
         first = [t for t in gradients if row[t] is None]
         again = [t for t in gradients if row[t] is not None]
         if parameter in self.sparse:
@@ -153,45 +156,57 @@ class TaskGradients:
         return [[counts[task][k] if task in counts else 0 for task in self.tasks] for k in range(len(some))]
 
     def gramian(self) -> Tensor:
-        """(T, T) float64, scaled as the losses were. What is not finite in a gradient shows on the diagonal."""
-        touched = self._complete()
-        return gramian(self.jacobian) + sum(gramian(values.flatten(1)) for _, values in touched.values())
+        """(T, T) float64, scaled as the losses were. What is not finite in a gradient shows on the diagonal.
+
+        A sum over columns: each rank's are those of the summed gradients, so the ranks' Gramians add up to the whole.
+        """
+        jacobian, touched, _ = self.summed()
+        ours = [values.flatten(1)[:, self.world.own] for _, values in touched.values()]  # which every rank has whole
+        return self.world.sum(gramian(jacobian) + sum(map(gramian, ours)))
 
     def combine(self, weights: Tensor) -> None:
         """Write .grad = sum over tasks of weight * gradient, weights (T,), and forget the rows. The sum is made in the
         place of the first task's row: no memory of its own, and one pass over the others."""
-        touched, columns = self._complete(), COLUMNS.get(self.jacobian.device.type, COLUMNS["cuda"])
+        jacobian, touched, reached = self.summed()
+        columns = COLUMNS.get(jacobian.device.type, COLUMNS["cuda"])
         weight, *weights = weights.tolist()
-        for total, *others in [*self.jacobian.split(columns, dim=1), *(values for _, values in touched.values())]:
+        for total, *others in [*jacobian.split(columns, dim=1), *(values for _, values in touched.values())]:
             total.mul_(weight)
             for row, other in zip(others, weights, strict=True):
                 total.add_(row, alpha=other)
-        for parameter, row in self.rows.items():
+        for parameter in self.shared:
             parameter.grad = None
-            if parameter in touched:
-                rows, values = touched[parameter]
-                parameter.grad = sparse_rows(rows, values[0], parameter.shape, is_coalesced=True)
-            elif any(gradient is not None for gradient in row):
-                parameter.grad = self.views[parameter][0]
+        self.shards.give(jacobian[0], reached)
+        for parameter, (rows, values) in touched.items():
+            parameter.grad = sparse_rows(rows, values[0], parameter.shape, is_coalesced=True)
         self.forget()
 
-    def _complete(self) -> dict[Tensor, tuple[Tensor, Tensor]]:
-        """Zero the Jacobian where a task reached nothing. Returns, of each sparse parameter that some task reached, the
-        R rows of it that any task did, and all tasks' gradients of these (T, R, D)."""
-        touched, empty = {}, []
-        for parameter, row in self.rows.items():
-            reached = {t: gradient for t, gradient in enumerate(row) if gradient is not None}
-            empty += [self.views[parameter][t] for t in set(range(len(row))) - reached.keys()]
-            if parameter in self.sparse and reached:
-                indices = [gradient._indices()[0] for gradient in reached.values()]
-                rows, places = torch.cat(indices).unique(return_inverse=True)
-                values = parameter.new_zeros(len(row), len(rows), parameter.shape[1])
-                for t, place in zip(reached, places.split([len(i) for i in indices]), strict=True):
-                    values[t].index_add_(0, place, reached[t]._values())
-                touched[parameter] = rows, values
-        if empty:
-            torch._foreach_zero_(empty)
-        return touched
+    def summed(self) -> tuple[Tensor, dict[Tensor, tuple[Tensor, Tensor]], list[Tensor]]:
+        """The task gradients, summed over the ranks.
+
+        Returns: this rank's columns of the Jacobian (T, S), all where it is alone, zero where a task reached nothing;
+                 of each sparse parameter that some task reached, the R rows of it that any did, and all tasks'
+                 gradients of these (T, R, D); the parameters that some task reached.
+        """
+        if self._summed is None:
+            empty = [self.views[key][t] for key, row in self.rows.items() for t, g in enumerate(row) if g is None]
+            if empty:
+                torch._foreach_zero_(empty)
+            reached = self.shards.reached(any(g is not None for g in row) for row in self.rows.values())
+            touched = {parameter: self._touched(parameter) for parameter in reached if parameter in self.sparse}
+            self._summed = self.world.scatter(self.jacobian), touched, reached
+        return self._summed
+
+    def _touched(self, parameter: Tensor) -> tuple[Tensor, Tensor]:
+        """Of a sparse parameter that a task on some rank reached: see `summed`."""
+        reached = [(t, gradient) for t, gradient in enumerate(self.rows[parameter]) if gradient is not None]
+        named = [F.pad(gradient._indices(), (0, 0, 1, 0), value=t).T for t, gradient in reached]  # (n, 2): task, row
+        named = self.world.join_rows(torch.cat(named) if named else None)
+        values = self.world.join_rows(torch.cat([gradient._values() for _, gradient in reached]) if reached else None)
+        rows, places = named[:, 1].unique(return_inverse=True)
+        of_tasks = parameter.new_zeros(len(self.tasks) * len(rows), parameter.shape[1])
+        of_tasks.index_add_(0, named[:, 0] * len(rows) + places, values)
+        return rows, of_tasks.view(len(self.tasks), len(rows), -1)
 
 
 class Conflict(NamedTuple):
@@ -220,7 +235,7 @@ def clip_and_combine(
     """A step's .grad: Gramian, the surgery's weights, clipping by these, one pass over the task gradients.
 
     Where a gradient is not finite there is no surgery, and .grad is not finite: the caller skips the step.
-    Args: surgery: None for the plain sum. parameters: all whose gradients the norm is of.
+    Args: surgery: None for the plain sum. parameters: all whose gradients the norm is of, or their `Shards.pieces`.
           max_norm: of the gradients as they are without `scale`. generator: a CPU generator for the surgery's draws.
           scale: what a GradScaler has multiplied the losses by; .grad has it, nothing else does.
           losses: each task's, for the surgeries that read them.
@@ -228,13 +243,14 @@ def clip_and_combine(
     weights = torch.ones(len(gradients.tasks))
     if surgery is None:
         gradients.combine(weights)
-        return Conflict(None, [], clip_gradients(parameters, max_norm * scale) / scale)
+        return Conflict(None, [], clip_gradients(parameters, max_norm * scale, world=gradients.world) / scale)
     products, norm = gradients.gramian().cpu() / scale**2, math.inf
     infinite = [task for task, g in zip(gradients.tasks, products.diagonal(), strict=True) if not g.isfinite()]
     if not infinite:
         surgery.losses = torch.tensor(losses) if losses else None
         weights = surgery.weights(products, generator)
-        norm = clip_gradients(parameters, max_norm * scale, others=combined_norm(weights, products) * scale) / scale
+        others = combined_norm(weights, products) * scale
+        norm = clip_gradients(parameters, max_norm * scale, others, gradients.world) / scale
     # Clipped by its weights, the sum needs no further pass. What is infinite shows in .grad, where GradScaler looks.
     clip = math.inf if norm == math.inf else max_norm / norm if norm > max_norm else 1.0
     gradients.combine(weights * clip)

@@ -48,6 +48,10 @@ class UnavailableError(OSError):
     exit_code = 8  # a network or a device that is missing
 
 
+EXIT_CODES = {kind.exit_code: kind for kind in (UsageError, DataError, CheckpointError, DivergedError, DiskError)}
+EXIT_CODES[UnavailableError.exit_code] = UnavailableError
+
+
 class Stopped(KeyboardInterrupt):
     """A signal that ends the program at once; with what people should know."""
 
@@ -89,7 +93,7 @@ def stop_signals(
             raise Stopped(again())
         if not before and (notice := first()):
             with suppress(OSError):  # not by print, which the signal may have interrupted
-                os.write(2, f"{CLEAR * sys.stderr.isatty()}{notice}\n".encode())
+                os.write(sys.stderr.fileno(), f"{CLEAR * sys.stderr.isatty()}{notice}\n".encode())
 
     heard = [n for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN or n == signal.SIGINT]  # but for nohup's
     before = {number: signal.signal(number, handle) for number in heard}

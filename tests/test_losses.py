@@ -112,29 +112,30 @@ def test_micro_batches_weighted_by_their_rows_are_the_whole_batch(cuts, seed):
 
 def stored(rows: int = 13) -> PreviousStep:
     previous = PreviousStep()
-    previous.add("para", torch.arange(rows * D, dtype=torch.float32).reshape(rows, D))
-    previous.end_step()
+    previous.vectors["para"] = torch.arange(rows * D, dtype=torch.float32).reshape(rows, D)
     return previous
 
 
 def test_this_steps_vectors_are_not_drawn_before_its_end():
     previous = PreviousStep()
-    previous.add("para", torch.ones(2, D))
-    assert previous.draw("para", 3, seeded()) is None
+    previous.add("para", torch.ones(2, D), 0, range(1))
+    assert previous.draw("para", range(3), seeded()) is None
     previous.end_step()
-    assert torch.equal(previous.draw("para", 3, seeded()), torch.ones(3, D))
-    previous.add("para", torch.zeros(2, D))
-    assert torch.equal(previous.draw("para", 3, seeded()), torch.ones(3, D))
+    assert torch.equal(previous.draw("para", range(3), seeded()), torch.ones(3, D))
+    previous.add("para", torch.zeros(2, D), 0, range(1))
+    assert torch.equal(previous.draw("para", range(3), seeded()), torch.ones(3, D))
 
 
 def test_a_step_replaces_the_step_before_and_joins_its_micro_batches():
+    """Batch by batch, of each the first sentences before the second ones, however they were cut and in any order."""
     previous = stored()
-    a, b, c = (torch.full((n, D), float(n), requires_grad=True) * 1 for n in (2, 3, 5))
-    previous.add("para", a)
-    previous.add("para", b)
-    previous.add("para", c)
+    whole = [randn(2 * n, D, seed=n).requires_grad_(True) for n in (5, 2)]
+    for number, rows in ((1, [1]), (0, [1, 3]), (0, [0, 2, 4]), (1, [0])):
+        batch, first = whole[number], 5 * number
+        sides = torch.cat([batch.chunk(2)[side][rows] for side in range(2)])
+        previous.add("para", sides, number, [first + row for row in rows])
     previous.end_step()
-    assert torch.equal(previous.vectors["para"], torch.cat([a, b, c])) and not previous.vectors["para"].requires_grad
+    assert torch.equal(previous.vectors["para"], torch.cat(whole)) and not previous.vectors["para"].requires_grad
     before = previous.vectors["para"]
     previous.end_step()  # one without a batch keeps the store
     assert torch.equal(previous.vectors["para"], before)
@@ -143,22 +144,22 @@ def test_a_step_replaces_the_step_before_and_joins_its_micro_batches():
 def test_a_step_that_is_made_anew_leaves_nothing():
     previous = stored()
     before = previous.vectors["para"]
-    previous.add("para", torch.ones(2, D))
+    previous.add("para", torch.ones(2, D), 0, range(1))
     previous.pending.clear()
     previous.end_step()
     assert torch.equal(previous.vectors["para"], before)
 
 
-@given(rows=st.integers(1, 31), more=st.integers(0, 31), size=st.integers(1, 13), seed=st.integers(0, 2**31))
-def test_draws_are_stored_vectors_and_a_function_of_the_generator(rows, more, size, seed):
-    """Micro-batches draw what one batch draws; the global generator is left alone."""
-    previous, generator, before = stored(size), seeded(seed), torch.random.get_rng_state()
-    drawn = torch.cat([previous.draw("para", rows, generator), previous.draw("para", more, generator)])
-    assert torch.equal(drawn, previous.vectors["para"][(drawn[:, 0] / D).long()])  # row k begins with k * D
-    assert torch.equal(drawn, previous.draw("para", rows + more, seeded(seed)))
+@given(places=st.lists(st.integers(0, 61), min_size=1), size=st.integers(1, 13), seed=st.integers(0, 2**31))
+def test_draws_are_stored_vectors_and_a_function_of_generator_and_place(places, size, seed):
+    """Any rows of a step draw what they draw in the whole one; the global generator is left alone."""
+    previous, before = stored(size), torch.random.get_rng_state()
+    drawn, whole = (previous.draw("para", rows, seeded(seed)) for rows in (places, range(62)))
+    assert torch.equal(drawn, whole[places])
+    assert torch.equal(whole, previous.vectors["para"][(whole[:, 0] / D).long()])  # row k begins with k * D
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_every_vector_is_drawn_about_as_often():
-    counts = torch.bincount((stored(5).draw("para", 5000, seeded())[:, 0] / D).long(), minlength=5)
+    counts = torch.bincount((stored(5).draw("para", range(5000), seeded())[:, 0] / D).long(), minlength=5)
     torch.testing.assert_close(counts / 5000, torch.full((5,), 0.2), rtol=0, atol=0.023)  # four standard deviations

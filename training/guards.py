@@ -16,21 +16,26 @@ MAX_SKIPPED_IN_A_ROW = 20  # steps with an infinite gradient: loss scaling settl
 
 
 def attempts(session: Session) -> Iterator[AbstractContextManager]:
-    """Contexts for one block, until it goes through: where memory runs out, the next has smaller parts, if it can."""
+    """Contexts for one block, until it goes through: where memory runs out, the next has smaller parts, if it can.
+
+    On all ranks alike: an error of one, or its want of memory, is that of all.
+    """
     state, done, largest = session.state, False, max(session.options.batch_size.values())
 
     @contextmanager
     def attempt() -> Iterator[None]:
         nonlocal done
-        try:
-            yield
-            done = True
-        except Exception as error:
-            if not is_out_of_memory(error) or state.parts >= largest:
-                raise
+        with session.world.together():
+            try:
+                yield
+                done = True
+            except Exception as error:
+                if not is_out_of_memory(error) or state.parts >= largest:
+                    raise
 
     while not done:
         yield attempt()
+        done = all(session.world.gather(done))
         if not done:  # out here, where the error, and the graph that hangs on it, are gone
             state.parts *= 2
             session.forget_step()

@@ -94,7 +94,8 @@ def header(session: Session) -> str:
         f"{sum(trained) / 1e6:.1f} million parameters, trained",
         *[f"heads that stay as they are: {', '.join(idle)}"] * bool(idle),
         f"texts: up to {max(lengths)} tokens, {sum(n > model.max_length for n in lengths)} cut to {model.max_length}",
-        f"device: {session.device}, threads: {torch.get_num_threads()}, precision: {session.amp}, seed: {options.seed}",
+        f"device: {session.device}, processes: {session.world.size}, threads: {torch.get_num_threads()}, "
+        f"precision: {session.amp}, seed: {options.seed}",
         f"steps: {session.total_steps}, {session.steps_an_epoch} an epoch, dev every {session.eval_every}; "
         f"rows a step: {f'{accum} x ' * (accum > 1)}{sizes}; learning rate: up to {options.lr:g}",
         f"disk: up to {DISK * (sum(trained) + sum(frozen)) / 1e6:.0f} MB in {session.out}",

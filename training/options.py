@@ -122,6 +122,11 @@ class Options:
         tasks = {task.name: task.to_json(files=all_of_them) for task in self.tasks}
         return values | {"tasks": [*tasks], "task_definitions": [*tasks.values()]}
 
+    def of_all_ranks(self) -> dict[str, Any]:
+        """Those that the processes of a run must agree in: all but the places of files, which may differ by machine."""
+        values = self.as_json() | self.as_json(all_of_them=False)
+        return {name: value for name, value in values.items() if not isinstance(getattr(self, name, None), Path)}
+
 
 def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
     """The command line's words -> options. Raises UsageError or DataError, before anything large is read."""

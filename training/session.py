@@ -3,15 +3,19 @@
 Every random draw is a function of (seed, purpose, position), so a checkpoint stores no generator.
 """
 
+import hashlib
 import json
 import math
+import platform
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from bert import precision
 from bert.checkpoint import check_fit
@@ -22,10 +26,12 @@ from heads.losses import PreviousStep
 from heads.rows import TaskBatch, TaskRows, step_batches
 from optim import AdamW, TaskGradients
 from optim.adamw import decayed_matrices, packed, unpacked
+from optim.shards import MOMENTS, Shards
 from optim.surgery import SURGERIES
 from optim.weighing import WEIGHINGS
 from runtime.errors import CheckpointError, DataError, DivergedError, UsageError, say, stop_signals
 from runtime.files import new_folder, read_json
+from runtime.ranks import ALONE, World
 from runtime.seeds import generator, seeded
 from runtime.settings import built, of_type
 from training import checkpoint
@@ -47,6 +53,7 @@ class State:
     evaluation_seconds: float = 0.0
     log_size: int = 0  # bytes of the log
     parts: int = 1  # that each batch is cut into, once memory has run out
+    processes: int = 1  # that took the last step
     surgeries: int = 0
     conflicts: dict[str, int] = field(default_factory=dict)  # "a-b" -> surgeries where their cosine was negative
 
@@ -54,8 +61,9 @@ class State:
 class Session:
     """Everything that training needs, made from the options; nothing is written before the first step is taken."""
 
-    def __init__(self, options: Options):
-        self.options, self.state, self.out, seed = options, State(), options.output_dir, options.seed
+    def __init__(self, options: Options, world: World = ALONE):
+        self.options, self.world, self.state = options, world, State(processes=world.size)
+        self.out, seed = options.output_dir, options.seed
         wanted = SPLITS[:2] if options.no_test else SPLITS
         self.splits = {"test": {}} | read_splits(options.tasks, wanted, options.data_dir, seed)  # by split and task
         self.device = precision.resolve_device(options.device)
@@ -67,19 +75,10 @@ class Session:
         if options.option == "pretrain":
             self.model.bert.requires_grad_(False).eval()  # a frozen encoder gives its plain features, without dropout
         self.surgery = built("--surgery", SURGERIES, options.surgery) if options.surgery else None
-        shared = [p for p in self.model.shared_parameters() if p.requires_grad and self.surgery]
-        if self.surgery and not shared:
-            arch = self.model.config.arch
-            raise UsageError(f"--strategy gs: with --option pretrain, {arch} trains nothing that tasks share; take mtl")
         for name in self.model.tasks.keys() - {*options.task_names}:
             self.model.heads[name].requires_grad_(False)
-        words = self.model.bert.embeddings.word  # half of minilm's weights, of which a step touches a few hundred rows:
-        words.sparse = self.device.type == "cpu"  # gradients without the zeros, which a GPU would rather compute
-        self.gradients = TaskGradients(options.task_names, shared, sparse=[words.weight] * words.sparse)
         self.weigh = built("--weigh", WEIGHINGS, options.weigh, options.loss_scale)
-        self.optimizer = AdamW(decayed_matrices(self.model, options.weight_decay), lr=options.lr)
-        names = {parameter: name for name, parameter in self.model.named_parameters()}
-        self.trained = [names[parameter] for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.make_optimizer()
         self.previous = PreviousStep()
         train, tokenizer, most = self.splits["train"], self.model.tokenizer, self.model.max_length
         self.rows = {
@@ -93,6 +92,30 @@ class Session:
         self.last_step = self.total_steps  # that this process takes
         self.last_good: int | None = None  # the step of the checkpoint that was read or written last
         self.damaged: set[int] = set()  # the steps of those that could not be read: they stay, for people to look at
+
+    def make_optimizer(self) -> None:
+        """What turns losses into steps, for the weights as they are now."""
+        options, model, world = self.options, self.model, self.world
+        shared = [p for p in model.shared_parameters() if p.requires_grad and self.surgery]
+        if self.surgery and not shared:
+            arch = model.config.arch
+            raise UsageError(f"--strategy gs: with --option pretrain, {arch} trains nothing that tasks share; take mtl")
+        words = model.bert.embeddings.word  # half of minilm's weights, of which a step touches a few hundred rows:
+        words.sparse = self.device.type == "cpu"  # gradients without the zeros, which a GPU would rather compute
+        sparse = [words.weight] * words.sparse
+        self.gradients = TaskGradients(options.task_names, shared, sparse, world)
+        others = [p for p in model.parameters() if p.requires_grad and p not in self.gradients.views]
+        self.plain = Shards(others, sparse, world)  # those whose gradients are plain sums over tasks
+        self.shards = [self.gradients.shards, self.plain]
+        pieces = {parameter: piece for shards in self.shards for parameter, piece in shards.pieces.items()}
+        self.moved = [pieces[p] for p in model.parameters() if p in pieces]  # by this process
+        groups = decayed_matrices(model, options.weight_decay)
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        self.trained = {names[parameter]: parameter for group in groups for parameter in group["params"]}
+        for group in groups:
+            group["params"] = [pieces[p] for p in group["params"] if p in pieces]
+        self.optimizer = AdamW(groups, lr=options.lr)
+        self.optimizer.register_step_post_hook(lambda *_: [shards.unite_weights() for shards in self.shards])
 
     @property
     def steps_as_long(self) -> float:
@@ -113,12 +136,16 @@ class Session:
         first = lambda: "finishing this step, then saving it; Ctrl-C again stops at once"  # noqa: E731
         again = lambda: f"the steps after {self.last_good or 0} are lost; {go_on}"  # noqa: E731
         with stop_signals(first=first, again=again) as self.stop:
-            self.stopping = self.stop.number
+            self.stopping = self.signal()
             while not self.finished and not self.stopping:
                 yield self.state.step
-            if self.stop.number:  # also one that came while the last step was saved
+            if number := self.signal():  # also one that came while the last step was saved
                 say(f"stopped and saved at step {self.state.step} of {self.total_steps}; {go_on}")
-                raise SystemExit(128 + self.stop.number)
+                raise SystemExit(128 + number)
+
+    def signal(self) -> int:
+        """The number of the first signal so far; 0 for none."""
+        return next(filter(None, self.world.gather(self.stop.number)), 0)
 
     @property
     def finished(self) -> bool:
@@ -129,24 +156,29 @@ class Session:
         return self.state.step % every == 0 or self.state.step == self.last_step
 
     def micro_batches(self, step: int) -> Iterator[tuple[dict[str, TaskBatch], dict[str, float]]]:
-        """See heads/rows.py."""
-        return step_batches(self.rows, step, self.options.grad_accum, self.state.parts, self.device)
+        """See heads/rows.py; those of this process."""
+        return step_batches(self.rows, step, self.options.grad_accum, self.state.parts, self.device, self.world.own)
+
+    def dropout(self, step: int, micro: int) -> AbstractContextManager:
+        """Around a micro-batch: its draws, which are no other's, on other ranks neither."""
+        return seeded(self.options.seed, "dropout", step, micro * self.world.size + self.world.rank)
 
     @torch.no_grad()
     def losses_of(self, step: int) -> dict[str, float]:
         """The losses of a step's rows, not weighed, as the model is now; with the step's own dropout."""
         losses, previous = dict.fromkeys(self.rows, 0.0), PreviousStep()
-        previous.vectors, draws = self.previous.vectors, generator(self.options.seed, "negatives", step)
+        previous.vectors = self.previous.vectors
         for micro, (batches, shares) in enumerate(self.micro_batches(step)):
-            with seeded(self.options.seed, "dropout", step, micro), precision.autocast(self.device, self.amp):
+            draws = generator(self.options.seed, "negatives", step)
+            with self.dropout(step, micro), precision.autocast(self.device, self.amp):
                 of_batch = self.model.losses(batches, self.options.losses, previous, draws)
             for name, loss in of_batch.items():
                 losses[name] += loss.item() * shares[name]
-        return losses
+        return self.world.total(losses)
 
     def forget_step(self) -> None:
         """Drop what a step has computed so far: it is made anew."""
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
         self.gradients.forget()
         self.previous.pending.clear()
 
@@ -156,9 +188,13 @@ class Session:
         Where that fails the step's checkpoint stays, and best/ is made of it at the run's end.
         """
         self.state.best_score, self.state.best_step = score, step
-        with self.saving("best model"), new_folder(self.out / "best") as folder:
+        with self.saving("best model"):
+            self.world.first(self.write_best)
+
+    def write_best(self) -> None:
+        with new_folder(self.out / "best") as folder:
             self.model.save(folder)
-            (folder / "step.json").write_text(f'{{"step": {step}}}\n', encoding="utf-8")
+            (folder / "step.json").write_text(f'{{"step": {self.state.best_step}}}\n', encoding="utf-8")
 
     def complete_best(self) -> None:
         """At the end: best/ of the best step's checkpoint where it could not be written, else of the last weights."""
@@ -167,7 +203,9 @@ class Session:
             tensors, _ = checkpoint.load(self.checkpoint_of(self.state.best_step))
             self.model.load_state_dict(tensors["model"] | tensors["heads"])
             score, step = self.state.best_score, self.state.best_step
-        self.save_best(score, step)
+        self.state.best_score, self.state.best_step = score, step
+        with self.saving("best model"):
+            self.write_best()
 
     def checkpoint_of(self, step: int) -> Path:
         return self.out / "checkpoints" / f"step-{step:06d}"
@@ -175,13 +213,14 @@ class Session:
     def save_if_due(self, evaluated: bool) -> None:
         """Write a checkpoint after an evaluation, each --save_every steps, and where a signal asks the run to end."""
         step = self.state.step
-        self.stopping = self.stop.number  # read once: a signal that comes after this line lets one more step be made
+        self.stopping = self.signal()  # read once: a signal that comes after this line lets one more step be made
         if evaluated or self.stopping or self.is_due(self.options.save_every):
             # The one before stays, for a fault to fall back to: not the newest there, which may be a damaged one.
             lacking = set() if self.best_stands else {self.state.best_step}
             keep = self.damaged | lacking | ({self.last_good} - {None})
+            tensors, folder = self.tensors(), self.out / "checkpoints"
             with self.saving("checkpoint"):
-                checkpoint.save(self.out / "checkpoints", step, self.tensors(), self.numbers(), keep)
+                self.world.first(lambda: checkpoint.save(folder, step, tensors, self.numbers(), keep))
                 self.last_good = step
             if step in lacking and self.last_good != step:  # neither stands: the next may be the best
                 self.state.best_score = None
@@ -204,8 +243,9 @@ class Session:
             say(f"warning: no {what} at step {step}: {error}")
 
     def tensors(self) -> checkpoint.Tensors:
-        """The tensors of a checkpoint, by file and name."""
-        moments = {self.trained[i]: packed(state) for i, state in self.optimizer.state_dict()["state"].items()}
+        """The tensors of a checkpoint, by file and name; whole, however many processes hold them."""
+        states = {p: state for shards in self.shards for p, state in shards.whole_state(self.optimizer.state).items()}
+        moments = {name: packed(states[p]) for name, p in self.trained.items() if p in states}
         return {
             "model": {f"bert.{name}": value for name, value in self.model.bert.state_dict().items()},
             "heads": self.model.head_state(),
@@ -224,6 +264,12 @@ class Session:
             "data": self.fingerprints(),
         }
         return json.loads(json.dumps(numbers))
+
+    def check_ranks(self) -> None:
+        """Raise, on all ranks, where their data, versions or first weights differ."""
+        self.world.check_same(self.fingerprints, DataError)
+        weights = self.model.state_dict().items()
+        self.world.check_same(lambda: versions() | {name: sha256_of(weight) for name, weight in weights})
 
     def fingerprints(self) -> dict[str, str]:
         """Rows and sha256 of the train and dev files: what the weights and the choice of the best depend on."""
@@ -249,14 +295,13 @@ class Session:
                 raise ValueError(f"{progress!r:.300}")
             for name, value in tensors["optimizer"].items():
                 weight, kind = name.split(":")
-                moments[self.trained.index(weight)][kind] = value
-            moments = {index: unpacked(state) for index, state in moments.items()}
+                moments[self.trained[weight]][kind] = value
+            moments = {parameter: unpacked(state) for parameter, state in moments.items()}
             if any(type(state["step"]) is not int or state["step"] < 1 for state in moments.values()):
                 raise ValueError("steps of AdamW")
             check_fit(self.model.state_dict(), weights, path, advice=advice)
-            parameters = dict(self.model.named_parameters())
-            for index, state in moments.items():
-                expected = dict.fromkeys(("exp_avg", "exp_avg_sq"), parameters[self.trained[index]])
+            for parameter, state in moments.items():
+                expected = dict.fromkeys(MOMENTS, parameter)
                 check_fit(expected, {name: state[name] for name in expected}, path, advice=advice)
             for part, saved in ((self.surgery, "surgery"), (self.weigh, "weighing"), (self.scaler, "scaler")):
                 if part and numbers[saved]:
@@ -266,12 +311,23 @@ class Session:
                 raise
             raise CheckpointError(f"{path}: a state that does not fit this run ({error!r}); {advice}") from None
         self.model.load_state_dict(weights)
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
+        pieces = [piece for group in self.optimizer.param_groups for piece in group["params"]]
+        index = {piece: k for k, piece in enumerate(pieces)}
+        states = {
+            index[piece]: shards.state_of_piece(parameter, moments[parameter])
+            for shards in self.shards
+            for parameter, piece in shards.pieces.items()
+            if parameter in moments
+        }
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": states})
         self.previous.vectors = {name: value.to(self.device) for name, value in vectors.items()}
-        self.state, self.last_good = progress, progress.step
+        if progress.processes != self.world.size:
+            found = f"trained by {progress.processes} processes so far, from here on by {self.world.size}"
+            say(f"{found}: the same batches, weights equal to rounding (and other draws of dropout)")
+        self.state, self.last_good = replace(progress, processes=self.world.size), progress.step
         there = self.best_stands or self.checkpoint_of(progress.best_step).is_dir()
         if progress.best_step and not there:  # gone, or of a later step
-            progress.best_score = None
+            self.state.best_score = None
             best, step = self.out / "best", progress.best_step
             say(f"{best}: not of step {step}; the next evaluation, or the end of the run, makes it anew")
 
@@ -294,6 +350,15 @@ class Session:
         if other and "data_dir" not in allowed:
             advice = "bring those back, or --allow_change data_dir"
             raise DataError(f"--resume: {', '.join(other)}: not the files that the run was started with; {advice}")
+
+
+def versions() -> dict[str, str]:
+    """Of what a run's numbers depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy", "tokenizers")}}
+
+
+def sha256_of(weight: Tensor) -> str:
+    return hashlib.sha256(weight.detach().cpu().numpy().tobytes()).hexdigest()
 
 
 def step_of_best(folder: Path) -> int | None:

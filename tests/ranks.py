@@ -1,0 +1,48 @@
+"""Training runs of several processes for tests: forked, so that they have everything imported, and joined by gloo."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import child
+
+Rank = Callable[[int], int]  # what a rank does, by its number: its exit code
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def start(count: int, action: Rank, folder: Path, **variables: str) -> list[int]:
+    """Begin `action` in so many processes, with torchrun's variables: their numbers. stderr goes to folder/err-RANK."""
+    folder.mkdir(parents=True, exist_ok=True)
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)} | variables
+
+    def begin(rank: int) -> None:
+        os.environ.update(variables, RANK=str(rank), LOCAL_RANK=str(rank))
+        os.dup2(os.open(folder / f"err-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+        try:
+            code = action(rank)
+        except SystemExit as error:
+            code = error.code
+        os._exit(code)
+
+    return [child.start(lambda rank=rank: begin(rank)) for rank in range(count)]
+
+
+def end(numbers: list[int], folder: Path) -> tuple[list[int], str]:
+    """Wait for them: their exit codes, and all that they wrote on stderr."""
+    codes = [child.result(number) for number in numbers]
+    return codes, "".join((folder / f"err-{rank}").read_text() for rank in range(len(numbers)))
+
+
+def run(count: int, action: Rank, folder: Path, **variables: str) -> tuple[list[int], str]:
+    return end(start(count, action, folder, **variables), folder)
