@@ -11,6 +11,7 @@ import tiny_run
 import torch
 from safetensors.torch import load_file
 from tiny_run import command, log_lines
+from torch.testing import assert_close
 
 import train_multitask
 from runtime.errors import run_cli
@@ -28,40 +29,70 @@ def home(tmp_path_factory) -> Path:
         yield home
 
 
-class Exact(Session):
-    """In float64, without dropout."""
+class Plain(Session):
+    """Without dropout, whose draws are each rank's own."""
 
     def make_optimizer(self) -> None:
-        self.model.double().eval()
+        self.model.eval()
         super().make_optimizer()
 
 
-def exact_run(words: list[str], make_session: type[Session] = Exact) -> None:
-    with join() as world:
-        options = parse(words)
-        train_multitask.run(options, partial(make_session, world=world), world)
+class Wide(Plain):
+    """In float64."""
+
+    def make_optimizer(self) -> None:
+        self.model.double()
+        super().make_optimizer()
+
+
+def exact(words: list[str], make_session: type[Session] = Wide) -> int:
+    """train_multitask.py with such a session: its exit code."""
+
+    def main(argv: list[str]) -> None:
+        with join() as world:
+            train_multitask.run(parse(argv), partial(make_session, world=world), world)
+
+    return run_cli(main, words)
 
 
 def tensors(out: Path) -> dict[str, torch.Tensor]:
-    """Weights, moments, vectors of the newest checkpoint."""
+    """Weights, moments and triplets' vectors of the newest checkpoint."""
     files = sorted(saved(out / "checkpoints")[0].glob("*.safetensors"))
     return {f"{file.stem}/{name}": value for file in files for name, value in load_file(file).items()}
 
 
-SAME = {
-    "pcgrad": (),
+def assert_same_run(one: Path, several: Path, **tolerance: float) -> None:
+    """In its tensors and, line by line, in losses, cosines, norms and scores."""
+    expected, found = tensors(one), tensors(several)
+    assert expected.keys() == found.keys() and any(name.startswith("optimizer/") for name in found)
+    for name, value in expected.items():
+        assert_close(found[name], value, **tolerance, msg=lambda text, name=name: f"{name}: {text}")
+    for line, other in zip(log_lines(one), log_lines(several), strict=True):
+        assert line.keys() == other.keys()
+        for part, value in line.items():
+            assert other[part] == pytest.approx(value, rel=1e-6, abs=1e-9), part
+
+
+RUNS = {  # the options; how many ranks
+    "pcgrad, three in a batch of 8, 8 and 7": ((), 3),
+    "gradvac, accumulated, 1 row of a task a batch": (
+        ("--surgery", "gradvac:beta=0.3", "--grad_accum", 3, "--batch_size", "sst=5,para=4,sts=1"),
+        2,
+    ),
+    "random weights, losses of equal size": (("--surgery", "random", "--weigh", "equal", "--layer", -2), 2),
+    "db_mtl, which reads the losses; cnn": (("--surgery", "db_mtl", "--pooling", "cnn", "--max_grad_norm", 0.1), 2),
+    "the plain sum, pairs at once": (("--strategy", "mtl", "--pairs", "sts=cross", "--pooling", "attention_mean"), 2),
+    "heads alone": (("--strategy", "mtl", "--option", "pretrain", "--arch", "v2"), 2),
 }
 
 
-@pytest.mark.parametrize("name", SAME)
-@pytest.mark.parametrize("count", [2])
-def test_ranks_give_the_weights_of_one_process(home, tmp_path, name, count):
-    words = partial(command, home, *STEPS, *SAME[name], "--output_dir")
-    assert run_cli(lambda argv: exact_run(argv), words(home / name)) == 0
-    codes, text = ranks.run(count, lambda rank: run_cli(exact_run, words(tmp_path / "run")), tmp_path)
+@pytest.mark.parametrize("name", RUNS)
+def test_ranks_give_the_weights_of_one_process(home, tmp_path, name):
+    """In float64, to 1e-10: weights, moments, vectors, losses, cosines, norms, scores."""
+    options, count = RUNS[name]
+    words = command(home, *STEPS, *options, "--output_dir")
+    assert exact([*words, str(tmp_path / "one")]) == 0
+    codes, text = ranks.run(count, lambda rank: exact([*words, str(tmp_path / "several")]), tmp_path)
     assert codes == [0] * count, text
-    one, several = tensors(home / name), tensors(tmp_path / "run")
-    assert one.keys() == several.keys()
-    for key, value in one.items():
-        torch.testing.assert_close(several[key], value, rtol=1e-10, atol=1e-10, msg=lambda text, key=key: f"{key}: {text}")
-    print(log_lines(home/name)[-1], log_lines(tmp_path/"run")[-1])
+    assert_same_run(tmp_path / "one", tmp_path / "several", rtol=1e-10, atol=1e-10)
+    assert text.count("step 1/6") == 1  # rank 0 alone talks
