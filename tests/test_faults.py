@@ -59,6 +59,11 @@ ROWS = {
     41: "a download with a wrong hash: removed, exit 4 with both hashes",
     42: "options that are unknown, out of range or at odds: exit 2, with the nearest name",
     43: "a locale with decimal commas: the same files",
+    # Several processes
+    44: "a rank is killed or hangs: the others end within a minute, nothing half is seen, --resume auto: same weights",
+    45: "a world that does not fit, or ranks of other data, options, versions or weights: exit 2 or 3 before the first step",
+    46: "a loss, a gradient, memory or a signal of one rank: all ranks end, skip or halve alike",
+    47: "resumed by another number of ranks: the same batches and surgery, weights equal to rounding, and said so",
     # Tasks of one's own
     48: "a task file with a wrong key, kind, name, file, column, class or range: exit 2 or 3 with the nearest name",
     49: "a label that its kind cannot take: exit 3 with file and line",

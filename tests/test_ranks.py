@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+import child
 import pytest
 import ranks
 import tiny_run
 import torch
 from safetensors.torch import load_file
-from tiny_run import command, log_lines
+from tiny import make_bert_folder, make_data_folder
+from tiny_run import before_update, command, copied, leftovers, log_lines, loss_by, make_session, outcome
+from torch import Tensor
 from torch.testing import assert_close
 
 import train_multitask
 from runtime.errors import run_cli
 from runtime.ranks import join
+from tools.soak import SETTINGS
 from training.checkpoint import saved
 from training.options import parse
 from training.session import Session
@@ -96,3 +107,198 @@ def test_ranks_give_the_weights_of_one_process(home, tmp_path, name):
     assert codes == [0] * count, text
     assert_same_run(tmp_path / "one", tmp_path / "several", rtol=1e-10, atol=1e-10)
     assert text.count("step 1/6") == 1  # rank 0 alone talks
+
+
+def test_in_float32_they_differ_by_rounding(home, tmp_path):
+    """A gradient's sums are taken in another order, so its elements differ by some 1e-7 of its terms. AdamW divides
+    them by their own size: where they cancel, the step is as uncertain as they are, up to the whole of it. So the
+    distance is held against how far the weights have moved. Keys' biases have a gradient of 0: of rounding alone.
+    """
+    words = command(home, *STEPS, "--output_dir")
+    assert exact([*words, str(tmp_path / "one")], Plain) == 0
+    codes, text = ranks.run(2, lambda rank: exact([*words, str(tmp_path / "several")], Plain), tmp_path)
+    assert codes == [0, 0], text
+    one, several, start = tensors(tmp_path / "one"), tensors(tmp_path / "several"), copied(make_session(home))
+    moved = {f"model/{name}": value for name, value in start.items() if not name.endswith("query_key_value.bias")}
+    names = [name for name in moved if name in one and not torch.equal(moved[name], one[name])]
+    distance = sum((one[name] - several[name]).square().sum() for name in names).sqrt()
+    assert len(names) > 20 and distance < 1e-4 * sum((one[name] - moved[name]).square().sum() for name in names).sqrt()
+
+
+# ---- faults ----------------------------------------------------------------------------------------------------------
+
+GS = (*SETTINGS["gs"], "--save_every", 3)  # with dropout
+
+
+def train(home: Path, out: Path, count: int, *options: object, of: dict[int, object] | None = None, **variables: str):
+    """The real command by so many ranks, some of them disturbed by a context: exit codes, and stderr of all."""
+
+    def action(rank: int) -> int:
+        with (of or {}).get(rank, nullcontext()):
+            return run_cli(train_multitask.main, command(home, *GS, "--output_dir", out, *options))
+
+    return ranks.run(count, action, home / "ranks", **variables)
+
+
+@pytest.fixture(scope="module")
+def whole(home) -> Path:
+    """An undisturbed run of two ranks."""
+    codes, text = train(home, home / "whole", 2)
+    assert codes == [0, 0], text
+    return home / "whole"
+
+
+def ends_as(whole: Path, home: Path, out: Path) -> bool:
+    """Whether, resumed, it has that run's weights, moments, log, metrics and predictions, bit for bit."""
+    codes, text = train(home, out, 2, "--resume", "auto")
+    assert codes == [0, 0], text
+    return outcome(out) == outcome(whole) and not leftovers(out)
+
+
+def killed(number: int = signal.SIGKILL) -> None:
+    os.kill(os.getpid(), number)
+
+
+def at(step: int, action: Callable[[], object]) -> AbstractContextManager:
+    return before_update(lambda number: action() if number == step else None)
+
+
+@contextmanager
+def in_a_save() -> Iterator[None]:
+    child.die_at("os.rename .*/.tmp-step-000006")
+    yield
+
+
+@pytest.mark.fault(44)
+@pytest.mark.parametrize(("rank", "fault"), [(0, at(5, killed)), (1, at(5, killed)), (0, in_a_save())])
+def test_a_rank_is_killed(home, tmp_path, whole, rank, fault):
+    """As by kill -9, in a step or in a save. The other ends and says so; nothing half is seen; the end is the same."""
+    started = time.monotonic()
+    codes, text = train(home, tmp_path / "run", 2, of={rank: fault})
+    assert (codes[rank], codes[1 - rank]) == (-signal.SIGKILL, 8) and time.monotonic() - started < 60
+    assert text.count("error:") == 1 and "--resume auto" in text.splitlines()[-1]
+    assert [path.name for path in saved(tmp_path / "run" / "checkpoints")] == ["step-000004", "step-000003"]
+    assert ends_as(whole, home, tmp_path / "run")
+
+
+@pytest.mark.fault(44)
+def test_a_rank_that_hangs_ends_the_others(home, tmp_path, monkeypatch):
+    monkeypatch.setattr("runtime.ranks.SILENCE", timedelta(seconds=12))
+    codes, text = train(home, tmp_path / "run", 2, of={1: at(2, lambda: time.sleep(30))})
+    assert codes == [8, 8] and "error: expected 2 processes at work; one has ended, or is silent" in text
+
+
+@contextmanager
+def other_version() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.session.version", lambda name: "0.1")
+        yield
+
+
+@pytest.mark.fault(45)
+@pytest.mark.parametrize(
+    ("count", "options", "variables", "code", "message"),
+    [
+        (3, ("--batch_size", 2), {}, 2, "expected at most 2 processes, as many as the largest batch has rows; found 3"),
+        (2, ("--lr", -1), {}, 2, "--lr"),
+        (2, ("--data_dir", "nowhere"), {}, 3, "nowhere"),
+        (2, (), {"MASTER_ADDR": ""}, 2, "WORLD_SIZE=2: expected what torchrun sets; MASTER_ADDR is not set"),
+        (2, (), {"MASTER_PORT": "x"}, 2, "found MASTER_PORT='x'"),
+    ],
+)
+def test_a_world_that_does_not_fit(home, tmp_path, count, options, variables, code, message):
+    codes, text = train(home, tmp_path / "run", count, *options, **variables)
+    assert codes == [code] * count and text.count("error:") == 1 and message in text.splitlines()[-1]
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+@pytest.mark.fault(45)
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--lr", "0.1"), 2, "found lr 0.003 in process 0, 0.1 in process 1"),
+        (("--save_every", "5"), 2, "found save_every 3 in process 0, 5 in process 1"),
+        (("--data_dir", "{home}/other"), 3, "found train of sst: "),
+        (("--checkpoint", "bert"), 2, "found bert.embeddings.word.weight"),
+        (("version", ""), 2, "found torch"),
+    ],
+)
+def test_ranks_that_differ(home, tmp_path, words, code, message):
+    make_data_folder(home / "other", seed=1)
+    make_bert_folder(home / "twin" / "bert", seed=1)
+    words = [word.format(home=home) for word in words]
+
+    def action(rank: int) -> int:
+        os.chdir(home / "twin" if rank else home)
+        more = words * (words[-1] == "bert" or (rank == 1 and words[0] != "version"))
+        with other_version() if rank and words[0] == "version" else nullcontext():
+            return run_cli(train_multitask.main, command(home, *GS, "--output_dir", tmp_path / "run", *more))
+
+    codes, text = ranks.run(2, action, tmp_path)
+    assert codes == [code, code] and text.count("error:") == 1 and message in text
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+@pytest.mark.fault(46)
+def test_a_loss_that_is_not_finite_on_one_rank_ends_all(home, tmp_path):
+    nan = loss_by("binary", lambda number, loss, y: loss * math.nan if number == 4 else loss)
+    codes, text = train(home, tmp_path / "run", 2, of={1: nan})
+    assert codes == [5, 5] and text.count("error:") == 1 and "found nan for para at step 2, rows para-train-" in text
+
+
+@pytest.mark.fault(46)
+def test_an_infinite_gradient_on_one_rank_is_skipped_by_all(home, tmp_path):
+    """The gradient alone is: the loss has a slope whose square overflows."""
+
+    def steep(number: int, loss: Tensor, y: Tensor) -> Tensor:
+        return loss + (y.sum() - y.sum().detach()) * (1e38 if number == 3 else 0.0)
+
+    codes, text = train(home, tmp_path / "run", 2, of={1: loss_by("score", steep)})
+    assert codes == [0, 0], text
+    skipped = [line["step"] for line in log_lines(tmp_path / "run") if "skipped" in line]
+    assert skipped == [2] and "steps skipped for an infinite gradient: 1 of 9" in text
+
+
+@pytest.mark.fault(46)
+def test_memory_that_runs_out_on_one_rank_halves_the_batches_of_all(home, tmp_path):
+    """And changes nothing else: in float64 the weights are those of one process that had enough."""
+    words = command(home, *STEPS, "--output_dir")
+    assert exact([*words, str(tmp_path / "one")]) == 0
+    full = loss_by("binary", lambda number, loss, y: loss if len(y) < 4 else torch.empty(1 << 60))
+
+    def action(rank: int) -> int:
+        with full if rank else nullcontext():
+            return exact([*words, str(tmp_path / "several")])
+
+    codes, text = ranks.run(2, action, tmp_path)
+    assert codes == [0, 0] and text.count("in 2 parts from here on") == 1
+    assert_same_run(tmp_path / "one", tmp_path / "several", rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.fault(46)
+def test_a_signal_to_one_rank_ends_all_after_the_step(home, tmp_path, whole):
+    codes, text = train(home, tmp_path / "run", 2, of={1: at(5, lambda: killed(signal.SIGTERM))})
+    assert codes == [143, 143] and "stopped and saved at step 5 of 9" in text
+    assert saved(tmp_path / "run" / "checkpoints")[0].name == "step-000005"
+    assert ends_as(whole, home, tmp_path / "run")
+
+
+@pytest.mark.fault(47)
+def test_resumed_by_other_numbers_of_ranks(home, tmp_path):
+    """Two take three steps, three take two more, one ends it: one process's weights, and it is said."""
+    words = command(home, *STEPS, "--surgery", "gradvac", "--save_every", 1, "--output_dir")
+    assert exact([*words, str(tmp_path / "one")]) == 0
+    out = tmp_path / "several"
+    for count, last, said in (
+        (2, 3, ""),
+        (3, 5, "trained by 2 processes so far, from here on by 3"),
+        (1, 6, "by 3 pr"),
+    ):
+
+        def action(rank: int, last: int = last) -> int:
+            with at(last, lambda: killed(signal.SIGTERM)) if last < 6 else nullcontext():
+                return exact([*words, str(out), "--resume", "auto"])
+
+        codes, text = ranks.run(count, action, tmp_path)
+        assert codes == [143 if last < 6 else 0] * count and said in text
+    assert_same_run(tmp_path / "one", out, rtol=1e-10, atol=1e-10)
