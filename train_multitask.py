@@ -34,7 +34,7 @@ from runtime.files import check_space, discard, disk_errors, lock, move_aside, r
 from runtime.ranks import ALONE, World, join
 from runtime.seeds import generator
 from training import checkpoint, guards
-from training.folder import is_run, marks, prediction_files, sweep
+from training.folder import checkpoint_to_resume, marks, prediction_files, sweep
 from training.log import DISK, RunLog, conflict_line, header, progress, seconds_left, span
 from training.options import Options, parse
 from training.session import Session, versions
@@ -134,7 +134,7 @@ def run_config(session: Session) -> dict:
 
 def resume(session: Session) -> None:
     """Put the newest checkpoint in place, or the one that --resume names."""
-    found = session.world.first(lambda: checkpoint_to_resume(session))
+    found = session.world.first(lambda: checkpoint_to_resume(session.options.resume, session.out))
     if not found:
         return
     session.restore(*found)
@@ -143,27 +143,6 @@ def resume(session: Session) -> None:
     step, best = session.state.best_step, session.state.best_score
     so_far = "" if best is None else f"; the best so far: {best:.3f} on dev, at step {step}"
     say(f"resumed at step {session.state.step} of {session.total_steps}{so_far}")
-
-
-def checkpoint_to_resume(session: Session) -> tuple[Path, checkpoint.Tensors, dict] | None:
-    """What --resume asks for, read; None where nothing is to be resumed."""
-    choice, out, folder = session.options.resume, session.out, session.out / "checkpoints"
-    if choice == "never":
-        return None
-    if choice != "auto":
-        path = Path(choice)
-        if path.resolve().parent != folder.resolve():
-            expected = f"--resume: expected auto, never or a checkpoint in {folder}"
-            raise UsageError(f"{expected}; found {path}; to start from another run take --init_from")
-        return path, *checkpoint.load(path)
-    newest = checkpoint.load_latest(folder)
-    there = marks(out)
-    if newest is None and there and ("metrics.json" in there or not is_run(out)):
-        found = f"{out} holds a finished run without a checkpoint, or what is no run's ({', '.join(there)})"
-        raise UsageError(f"--resume auto: {found}; take --overwrite or another --output_dir")
-    if newest is None:
-        say(f"--resume auto: no checkpoint in {folder}; starting from the beginning")
-    return newest
 
 
 def dry_run(session: Session) -> None:

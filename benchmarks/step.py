@@ -31,6 +31,7 @@ from bert.precision import DTYPES, autocast, resolve_precision
 from heads.rows import TaskBatch, on_device
 from optim import TaskGradients
 from optim.task_gradients import clip_and_combine
+from runtime.ranks import ALONE, World
 from runtime.seeds import generator
 from training.options import parse
 from training.session import Session
@@ -84,13 +85,13 @@ class Peer(nn.Module):
         self.optimizer.zero_grad()
 
 
-def session_for(args: argparse.Namespace, strategy: str, rows: int, *more: object) -> Session:
+def session_for(args: argparse.Namespace, strategy: str, rows: int, *more: object, world: World = ALONE) -> Session:
     """As the command would make it; nothing of it is kept. more: of the command's words, which win."""
     words = ["--strategy", strategy, "--batch_size", rows, "--checkpoint", args.checkpoint, "--device", args.device]
     words += ["--epochs", 1000, "--lr", 1e-5]
     words += ["--save_every", 10**9, "--eval_every", 10**9, "--log_every", 10**9, "--output_dir", tempfile.mkdtemp()]
     words += ["--data_dir", args.data_dir] if args.data_dir else []
-    return Session(parse([str(word) for word in (*words, *more)]))
+    return Session(parse([str(word) for word in (*words, *more)]), world)
 
 
 def take_steps(session: Session, count: int = STEPS) -> None:

@@ -61,7 +61,7 @@ ROWS = {
     43: "a locale with decimal commas: the same files",
     # Several processes
     44: "a rank is killed or hangs: the others end within a minute, nothing half is seen, --resume auto: same weights",
-    45: "a world that does not fit, or ranks of other data, options, versions or weights: exit 2 or 3 before the first step",
+    45: "a world that does not fit, ranks of other data, options, versions, weights: exit 2 or 3 before the first step",
     46: "a loss, a gradient, memory or a signal of one rank: all ranks end, skip or halve alike",
     47: "resumed by another number of ranks: the same batches and surgery, weights equal to rounding, and said so",
     # Tasks of one's own

@@ -93,6 +93,7 @@ RUNS = {  # the options; how many ranks
     "random weights, losses of equal size": (("--surgery", "random", "--weigh", "equal", "--layer", -2), 2),
     "db_mtl, which reads the losses; cnn": (("--surgery", "db_mtl", "--pooling", "cnn", "--max_grad_norm", 0.1), 2),
     "the plain sum, pairs at once": (("--strategy", "mtl", "--pairs", "sts=cross", "--pooling", "attention_mean"), 2),
+    "ended by early stopping": (("--eval_every", 1, "--patience", 1), 2),
     "heads alone": (("--strategy", "mtl", "--option", "pretrain", "--arch", "v2"), 2),
 }
 
@@ -123,6 +124,12 @@ def test_in_float32_they_differ_by_rounding(home, tmp_path):
     names = [name for name in moved if name in one and not torch.equal(moved[name], one[name])]
     distance = sum((one[name] - several[name]).square().sum() for name in names).sqrt()
     assert len(names) > 20 and distance < 1e-4 * sum((one[name] - moved[name]).square().sum() for name in names).sqrt()
+
+
+def test_a_dry_run_of_ranks_leaves_nothing(home, tmp_path):
+    codes, text = train(home, tmp_path / "run", 2, "--dry_run")
+    assert codes == [0, 0] and "dry run: data, options, a checkpoint and a step are in order" in text
+    assert not (tmp_path / "run").exists()
 
 
 # ---- faults ----------------------------------------------------------------------------------------------------------
@@ -183,8 +190,8 @@ def test_a_rank_is_killed(home, tmp_path, whole, rank, fault):
 
 @pytest.mark.fault(44)
 def test_a_rank_that_hangs_ends_the_others(home, tmp_path, monkeypatch):
-    monkeypatch.setattr("runtime.ranks.SILENCE", timedelta(seconds=12))
-    codes, text = train(home, tmp_path / "run", 2, of={1: at(2, lambda: time.sleep(30))})
+    monkeypatch.setattr("runtime.ranks.SILENCE", timedelta(seconds=5))
+    codes, text = train(home, tmp_path / "run", 2, of={1: at(2, lambda: time.sleep(10))})
     assert codes == [8, 8] and "error: expected 2 processes at work; one has ended, or is silent" in text
 
 

@@ -4,8 +4,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from data.tasks import Task
-from runtime.errors import CheckpointError, UsageError
+from runtime.errors import CheckpointError, UsageError, say
 from runtime.files import check_own, clean, read_json
+from training import checkpoint
 from training.options import Options
 
 READABLE = "readable"  # the folder of mistakes, beside the prediction files
@@ -23,6 +24,27 @@ def marks(out: Path) -> list[str]:
     """Which of MARKS are there. Raises UsageError where something in the folder leads elsewhere."""
     check_own(out, *MARKS, "checkpoints", "predictions", f"predictions/{READABLE}")
     return [name for name in MARKS if (out / name).exists()]
+
+
+def checkpoint_to_resume(choice: str, out: Path) -> tuple[Path, checkpoint.Tensors, dict] | None:
+    """What --resume asks for, read; None where nothing is to be resumed."""
+    folder = out / "checkpoints"
+    if choice == "never":
+        return None
+    if choice != "auto":
+        path = Path(choice)
+        if path.resolve().parent != folder.resolve():
+            expected = f"--resume: expected auto, never or a checkpoint in {folder}"
+            raise UsageError(f"{expected}; found {path}; to start from another run take --init_from")
+        return path, *checkpoint.load(path)
+    newest = checkpoint.load_latest(folder)
+    there = marks(out)
+    if newest is None and there and ("metrics.json" in there or not is_run(out)):
+        found = f"{out} holds a finished run without a checkpoint, or what is no run's ({', '.join(there)})"
+        raise UsageError(f"--resume auto: {found}; take --overwrite or another --output_dir")
+    if newest is None:
+        say(f"--resume auto: no checkpoint in {folder}; starting from the beginning")
+    return newest
 
 
 def sweep(out: Path) -> None:
