@@ -24,6 +24,10 @@ POLL = 0.02  # seconds
 NUMBERS = ("RANK", "WORLD_SIZE", "MASTER_PORT")  # what torchrun sets, beside MASTER_ADDR
 
 
+class LostError(UnavailableError):
+    """A rank has ended or is silent, so nobody is left to agree with."""
+
+
 class World:
     """One process alone: what it tells all comes back to it."""
 
@@ -98,7 +102,7 @@ class Ranks(World):
         except RuntimeError as error:  # gloo's and NCCL's, of a connection that is closed or silent
             found = " ".join(str(error).split())[:200]
             expected = f"expected {self.size} processes at work; one has ended, or is silent ({found})"
-            raise UnavailableError(f"{expected}; give the same command with --resume auto") from error
+            raise LostError(f"{expected}; give the same command with --resume auto") from error
 
     def gather(self, value: Any) -> list[Any]:
         found = [None] * self.size
@@ -119,9 +123,9 @@ class Ranks(World):
         mine = None
         try:
             yield
+        except LostError:
+            raise
         except Exception as error:
-            if is_of_network(error):
-                raise
             mine = error
         if slow:
             self.meet()
@@ -203,11 +207,6 @@ class Ranks(World):
             return self.store.add("failed", 1) == 1
         except RuntimeError:  # the rank that kept the store is gone
             return True
-
-
-def is_of_network(error: Exception) -> bool:
-    """Whether it is of `Ranks._heard`: then nobody is left to be told."""
-    return isinstance(error, UnavailableError) and isinstance(error.__cause__, RuntimeError)
 
 
 @contextmanager
