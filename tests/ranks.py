@@ -19,13 +19,19 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
+def environments(count: int) -> list[dict[str, str]]:
+    """What torchrun sets in each of so many processes."""
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
+    return [world | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+
+
 def start(count: int, action: Rank, folder: Path, **variables: str) -> list[int]:
     """Begin `action` in so many processes, with torchrun's variables: their numbers. stderr goes to folder/err-RANK."""
     folder.mkdir(parents=True, exist_ok=True)
-    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)} | variables
+    of_ranks = environments(count)
 
     def begin(rank: int) -> None:
-        os.environ.update(variables, RANK=str(rank), LOCAL_RANK=str(rank))
+        os.environ.update(of_ranks[rank] | variables)
         os.dup2(os.open(folder / f"err-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)

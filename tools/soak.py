@@ -1,6 +1,7 @@
 """The real command, killed at random times again and again, must end as if nobody had disturbed it.
 
     python -m tools.soak --kills 200            # a line of JSON at the end; exit 1 where anything differs
+    python -m tools.soak --kills 60 --ranks 2   # one of two processes is struck, as torchrun starts them
 
 Each run is started on the tiny data, struck by SIGKILL, SIGTERM or SIGINT at a random time after its header, and
 resumed, until it ends; each resumed process must go on from the newest checkpoint, and no more than --save_every steps
@@ -17,13 +18,12 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from training.checkpoint import saved, step_of
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the tiny BERT and its data
 import child
+import ranks
 from tiny import make_bert_folder, make_data_folder
 from tiny_run import command, outcome, train
 
@@ -55,73 +56,69 @@ def words(home: Path, out: Path, *options: object) -> list[str]:
     return [sys.executable, train_multitask.__file__, *command(home, "--output_dir", out, *options)]
 
 
-def start(home: Path, out: Path, *options: object) -> subprocess.Popen:
-    """It, in a process of its own."""
-    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
-    return subprocess.Popen(words(home, out, *options), env={**os.environ, "OMP_NUM_THREADS": "1"}, **streams)
+class Started:
+    """It, by processes of its own, as torchrun starts them where they are several."""
+
+    def __init__(self, home: Path, out: Path, *options: object, count: int = 1):
+        self._words, reader, self._writer = words(home, out, *options), *os.pipe()
+        own = [{"OMP_NUM_THREADS": "1", **of_rank} for of_rank in (ranks.environments(count) if count > 1 else [{}])]
+        self._numbers = [self._begin(variables) for variables in own]
+        os.close(self._writer)
+        self.stderr = open(reader, errors="replace")  # noqa: SIM115 - closed by end()
+        self._timer = threading.Timer(PATIENCE, self.strike, [signal.SIGKILL])  # which nobody asked for
+        self._timer.start()
+
+    def _begin(self, variables: Mapping[str, str]) -> int:
+        streams = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0), (os.POSIX_SPAWN_DUP2, self._writer, 2)]
+        return os.posix_spawn(sys.executable, self._words, {**os.environ, **variables}, file_actions=streams)
+
+    def strike(self, number: signal.Signals, rank: int = 0) -> None:
+        os.kill(self._numbers[rank], number)
+
+    def end(self) -> tuple[list[int], str]:
+        """Wait: (exit code of each process, what was left to read on stderr)."""
+        with self.stderr:
+            text = self.stderr.read()
+        self._timer.cancel()
+        return [child.result(number) for number in self._numbers], text
 
 
-class Forked:
-    """The same as `start` gives, forked from this process, which has everything imported: that takes longer than a run.
+class Forked(Started):
+    """The same, forked from this process, which has everything imported: that takes longer than a run.
 
     Whoever makes one has set torch to one thread.
     """
 
-    def __init__(self, home: Path, out: Path, *options: object):
-        self._argv = words(home, out, *options)[2:]
-        reader, self._writer = os.pipe()
-        self._number = child.start(self._run)
-        os.close(self._writer)
-        self.stderr = open(reader, errors="replace")  # noqa: SIM115 - closed by communicate()
-        self._timer = threading.Timer(PATIENCE, self.send_signal, [signal.SIGKILL])
-        self._timer.start()
+    def _begin(self, variables: Mapping[str, str]) -> int:
+        return child.start(lambda: self._run(variables))
 
-    def _run(self) -> None:
+    def _run(self, variables: Mapping[str, str]) -> None:
+        os.environ.update(variables)
         os.dup2(self._writer, 2)
         sys.stdout, sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"), os.fdopen(2, "w", buffering=1)
         try:
-            code = run_cli(train_multitask.main, self._argv)
+            code = run_cli(train_multitask.main, self._words[2:])
         except SystemExit as error:
             code = error.code
         except KeyboardInterrupt:  # after the end of main
             code = EXIT[signal.SIGINT]
         os._exit(code)
 
-    def send_signal(self, number: signal.Signals) -> None:
-        os.kill(self._number, number)
 
-    def communicate(self, timeout: float) -> tuple[None, str]:
-        """As Popen's; the timeout is PATIENCE, counted from the start, and ends in a SIGKILL that nobody asked for."""
-        with self.stderr:
-            text = self.stderr.read()
-        self._timer.cancel()
-        self.returncode = child.result(self._number)
-        return None, text
-
-
-Start = Callable[..., subprocess.Popen | Forked]
-
-
-def end(process: subprocess.Popen | Forked) -> tuple[int, str]:
-    """Wait: (exit code, what was left to read on stderr)."""
-    _, text = process.communicate(timeout=PATIENCE)
-    return process.returncode, text
-
-
-def undisturbed(home: Path, name: str) -> tuple[Path, float]:
+def undisturbed(home: Path, name: str, count: int) -> tuple[Path, float]:
     """The folder of such a run of the real command, and the seconds from its header to its last line."""
     out = home / f"undisturbed-{name}"
-    process = start(home, out, *SETTINGS[name])
+    process = Started(home, out, *SETTINGS[name], count=count)
     text = wait_for(HEADER_ENDS, process)
     began = time.monotonic()
     text += wait_for(LAST_LINE, process)
     seconds = time.monotonic() - began
-    code, rest = end(process)
-    assert code == 0, text + rest
+    codes, rest = process.end()
+    assert not any(codes), text + rest
     return out, seconds
 
 
-def wait_for(text: str, process: subprocess.Popen | Forked) -> str:
+def wait_for(text: str, process: Started) -> str:
     """What it wrote on stderr up to the line with this text, or up to its end."""
     written = ""
     for line in process.stderr:
@@ -131,20 +128,22 @@ def wait_for(text: str, process: subprocess.Popen | Forked) -> str:
     return written
 
 
-def strike(process: subprocess.Popen | Forked, seconds: float, number: signal.Signals) -> tuple[bool, str]:
-    """The signal, so long after the header; whether it came before the end, and what was written on stderr.
+def strike(process: Started, seconds: float, number: signal.Signals, rank: int = 0) -> tuple[bool, str]:
+    """The signal to one rank, so long after the header; whether it came before the end, and what was written on stderr.
 
-    Any other end is an AssertionError.
+    The other ranks end as that one, or with 8, the code for what is missing. Any other end is an AssertionError.
     """
     text = wait_for(HEADER_ENDS, process)
     time.sleep(seconds)
-    process.send_signal(number)
-    code, rest = end(process)
+    process.strike(number, rank)
+    codes, rest = process.end()
     text += rest
+    code = codes.pop(rank)
     # Once the last line is out, Python itself is ending: it dies of a signal, or shows where in its own exit it came.
     as_it_should = code in (0, EXIT[number]) and "Traceback" not in text
-    assert as_it_should or (LAST_LINE in text and code in (0, EXIT[number], -number)), f"{number.name}: {code}: {text}"
-    return code != 0, text
+    as_it_should |= LAST_LINE in text and code in (0, EXIT[number], -number)
+    assert as_it_should and {0, 8, EXIT[number]}.issuperset(codes), f"{number.name} to rank {rank}: {code}, {codes}: {text}"
+    return any([code, *codes]), text
 
 
 def newest(out: Path) -> int:
@@ -159,13 +158,15 @@ def logged(out: Path) -> int:
     return max(map(int, steps), default=0)
 
 
-def disturbed(home: Path, out: Path, name: str, span: float, draw: random.Random, start: Start) -> Counter[str]:
+def disturbed(
+    home: Path, out: Path, name: str, span: float, draw: random.Random, start: type[Started], count: int
+) -> Counter[str]:
     """One run, struck until it ends by itself. How often by each signal."""
     struck = Counter()
     while True:
         number, there = draw.choice(SIGNALS), newest(out)
-        process = start(home, out, *SETTINGS[name], "--resume", "auto")
-        before_its_end, text = strike(process, draw.uniform(0, span), number)
+        process = start(home, out, *SETTINGS[name], "--resume", "auto", count=count)
+        before_its_end, text = strike(process, draw.uniform(0, span), number, draw.randrange(count))
         made = re.findall(r"^step (\d+)/", text, re.MULTILINE)
         assert not made or int(made[0]) == there + 1, f"expected to go on from step {there}; found {text}"
         lost = logged(out) - newest(out)
@@ -175,22 +176,23 @@ def disturbed(home: Path, out: Path, name: str, span: float, draw: random.Random
         struck[number.name] += 1
 
 
-def soak(home: Path, kills: int, seed: int, start: Start = start) -> Counter[str]:
+def soak(home: Path, kills: int, seed: int, start: type[Started] = Started, count: int = 1) -> Counter[str]:
     """At least so many SIGKILLs, and other signals, over runs of all settings in turn.
 
     Args:   start: of the runs that are struck; the undisturbed ones are always the real command's.
+            count: processes of each run.
     Raises: AssertionError where a run ends otherwise than an undisturbed one.
     """
     make_bert_folder(home / "bert")
     make_data_folder(home / "data")
     if start is Forked:  # what a run imports late is then imported once for all
         assert train(home, home / "warm", *SETTINGS["gs"], "--dry_run") == 0
-    expected = {name: undisturbed(home, name) for name in SETTINGS}
+    expected = {name: undisturbed(home, name, count) for name in SETTINGS}
     draw, total = random.Random(seed), Counter()
     for name in cycle(SETTINGS):
         folder, span = expected[name]
         out = home / "disturbed"
-        total += disturbed(home, out, name, span, draw, start)
+        total += disturbed(home, out, name, span, draw, start, count)
         assert outcome(out) == outcome(folder), f"{name}, seed {seed}: not the undisturbed run's result; see {out}"
         left = [path for path in out.rglob(".*") if not path.name.startswith(".minbert.")]
         assert not left, f"{name}, seed {seed}: left behind: {left}"
@@ -204,12 +206,13 @@ def soak(home: Path, kills: int, seed: int, start: Start = start) -> Counter[str
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="SIGKILLs, at least so many (default: %(default)s)")
+    parser.add_argument("--ranks", type=int, default=1, help="processes of each run (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the times and signals (default: %(default)s)")
     args = parser.parse_args(argv)
     began = time.monotonic()
     home = Path(tempfile.mkdtemp(prefix="soak-"))
     try:
-        total = soak(home, args.kills, args.seed)
+        total = soak(home, args.kills, args.seed, count=args.ranks)
     except AssertionError as error:
         print(f"{error}\nfiles: {home}", file=sys.stderr)
         return 1
