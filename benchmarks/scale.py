@@ -46,7 +46,7 @@ class Counted(Ranks):
         return super().scatter(x)
 
     def unite(self, x: Tensor) -> Tensor:
-        self.sent += x.nbytes * (self.size - 1)
+        self.sent += x.nbytes * (self.size - 1) // self.size
         return super().unite(x)
 
     def join_rows(self, x: Tensor | None) -> Tensor | None:

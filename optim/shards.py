@@ -42,6 +42,7 @@ class Shards:
             if parameter in self.sparse or world.size == 1:
                 self.pieces[parameter] = parameter
             start += size
+        self.row = self.new(1)[0] if world.size > 1 else None  # (N S,): to sum gradients in, then to unite weights in
 
     def new(self, *sizes: int) -> Tensor:
         """(*sizes, N S), zeros."""
@@ -70,8 +71,7 @@ class Shards:
         """From this rank's own gradients, .grad of the parameters, to the sum over all ranks, .grad of the pieces."""
         if self.world.size == 1:
             return
-        row = self.new(1)
-        parts, reached = self.split(row[0]), self.reached(p.grad is not None for p in self.parameters)
+        parts, reached = self.split(self.row.zero_()), self.reached(p.grad is not None for p in self.parameters)
         for parameter in reached:
             gradient, parameter.grad = parameter.grad, None
             if parameter in self.sparse:
@@ -80,23 +80,23 @@ class Shards:
                 parameter.grad = sparse_rows(indices, values, parameter.shape)
             elif gradient is not None:
                 parts[parameter].copy_(gradient.to_dense())
-        self.give(self.world.scatter(row)[0], reached)
+        self.give(self.world.scatter(self.row[None])[0], reached)
 
     @torch.no_grad()
     def unite_weights(self) -> None:
-        """Make each parameter whole again, of the pieces that the ranks have moved."""
+        """Make each parameter whole again, of the pieces that the ranks have moved. Gradients of pieces are used up."""
         if self.world.size > 1:
             for parameter, whole in self.split(self._united(self.pieces)).items():
                 if parameter not in self.sparse:
                     parameter.copy_(whole)
 
     def _united(self, pieces: Mapping[Tensor, Tensor]) -> Tensor:
-        """By dense parameter what a rank has of it -> (N S,)"""
-        own = self.example.new_zeros(self.share)
+        """By dense parameter what a rank has of it -> (N S,): `row`, of which whoever keeps it takes a copy"""
+        own = self.row.zero_().view(self.world.size, -1)[self.world.rank]
         for parameter, place in self.places.items():
             if parameter in pieces:
                 own[place] = pieces[parameter]
-        return self.world.unite(own)
+        return self.world.unite(self.row)
 
     def whole_state(self, states: Mapping[Tensor, dict]) -> dict[Tensor, dict]:
         """By parameter AdamW's state, of the states of all ranks' pieces."""
@@ -104,7 +104,9 @@ class Shards:
         if self.world.size == 1:
             return own
         steps = self.world.gather([own.get(parameter, {}).get("step") for parameter in self.parameters])
-        moments = {kind: self.split(self._united({p: state[kind] for p, state in own.items()})) for kind in MOMENTS}
+        moments = {
+            kind: self.split(self._united({p: state[kind] for p, state in own.items()}).clone()) for kind in MOMENTS
+        }
         for parameter, told in zip(self.parameters, zip(*steps, strict=True), strict=True):
             if any(told) and parameter not in self.sparse:
                 of_parameter = {kind: parts[parameter] for kind, parts in moments.items()}

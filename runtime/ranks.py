@@ -77,11 +77,11 @@ class World:
         return x
 
     def scatter(self, x: Tensor) -> Tensor:
-        """(T, N S) -> of the sum over the ranks the columns of this one: (T, S)"""
+        """(T, N S) -> of the sum over the ranks the columns of this one, (T, S): a view of x, whose rest is used up"""
         return x
 
     def unite(self, x: Tensor) -> Tensor:
-        """(S,) of each -> (N S,)"""
+        """(N S,), of which each rank knows its own S -> all of it, in its place"""
         return x
 
 
@@ -93,6 +93,7 @@ class Ranks(World):
 
     def __init__(self, store: dist.Store, rank: int, size: int):
         self.store, self.rank, self.size, self._meetings = store, rank, size, 0
+        self._room = torch.empty(0)  # for what is received; kept, for on a CPU new memory costs as much as sending
 
     @contextmanager
     def _heard(self) -> Iterator[None]:
@@ -186,20 +187,28 @@ class Ranks(World):
     def scatter(self, x: Tensor) -> Tensor:
         """Each sends each the columns that are its own, and adds up what it gets in the order of the ranks. That is as
         many bytes as a reduce-scatter's, which gloo makes of an all-reduce, with twice as many."""
-        own = x.new_empty(len(x), x.shape[1] // self.size)
-        received = x.new_empty(self.size, own.shape[1])
+        own = x.view(len(x), self.size, -1)[:, self.rank]
         for row, total in zip(x, own, strict=True) if own.numel() else ():
+            received = self._room_for(row)
             with self._heard():
-                dist.all_to_all_single(received.view(-1), row)
-            torch.sum(received, dim=0, out=total)
+                dist.all_to_all_single(received, row)
+            torch.sum(received.view(self.size, -1), dim=0, out=total)
         return own
 
     def unite(self, x: Tensor) -> Tensor:
-        whole = x.new_empty(self.size * len(x))
+        """As `scatter` sends: gloo's all-gather copies all there is twice."""
         if len(x):
+            sent = self._room_for(x)
+            sent.view(self.size, -1)[:] = x.view(self.size, -1)[self.rank]
             with self._heard():
-                dist.all_gather([*whole.split(len(x))], x)
-        return whole
+                dist.all_to_all_single(x, sent)
+        return x
+
+    def _room_for(self, x: Tensor) -> Tensor:
+        """A buffer like x, (n,), with anything in it."""
+        if self._room.numel() < len(x) or (self._room.dtype, self._room.device) != (x.dtype, x.device):
+            self._room = torch.empty_like(x)
+        return self._room[: len(x)]
 
     def is_first_to_fail(self) -> bool:
         """Whether no other rank has said yet why the run ends."""
