@@ -142,9 +142,8 @@ def strike(process: Started, seconds: float, number: signal.Signals, rank: int =
     # Once the last line is out, Python itself is ending: it dies of a signal, or shows where in its own exit it came.
     as_it_should = code in (0, EXIT[number]) and "Traceback" not in text
     as_it_should |= LAST_LINE in text and code in (0, EXIT[number], -number)
-    assert as_it_should and {0, 8, EXIT[number]}.issuperset(codes), (
-        f"{number.name} to rank {rank}: {code}, {codes}: {text}"
-    )
+    as_it_should &= {0, 8, EXIT[number]}.issuperset(codes)
+    assert as_it_should, f"{number.name} to rank {rank}: {code}, {codes}: {text}"
     return any([code, *codes]), text
 
 
