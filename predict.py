@@ -22,13 +22,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
-from torch import Tensor
-
 from bert.precision import DEVICES, PRECISIONS, resolve_device, resolve_precision
 from data.table import DELIMITERS, check_columns, data_error, rows_of
 from data.tasks import names
 from heads import MultitaskBert
-from heads.inference import outputs
+from heads.inference import answers, outputs
 from runtime.errors import UsageError, check_name, printable, run_cli, say, show
 from runtime.files import exchange
 from runtime.settings import OptionParser
@@ -43,21 +41,13 @@ def cells_of(model: MultitaskBert, tasks: Sequence[str], sides: list[list[str]],
     """Of each of N rows its new cells, by column. every: all classes' probabilities, not the prediction's alone."""
     cells: list[Row] = [{} for _ in sides[0]]
     for name, y in outputs(model, tasks, sides, amp).items():
-        task, kind = model.tasks[name], model.heads[name].kind
-        predictions = kind.names(task, kind.predict(task, y))
-        shares = rounded(kind.probabilities(task, y)) if task.classes else None
-        for row, (cell, value) in enumerate(zip(cells, predictions, strict=True)):
-            cell[name] = list(value) if task.several else float(f"{value:.7g}") if task.range else value.item()
-            if shares and (every or task.several):
-                cell |= {f"{name}_{label}": share for label, share in zip(task.classes, shares[row], strict=True)}
+        for cell, answer in zip(cells, answers(model, name, y), strict=True):
+            cell[name], shares = answer["prediction"], answer.get("probabilities", {})
+            if every or model.tasks[name].several:
+                cell |= {f"{name}_{label}": share for label, share in shares.items()}
             elif shares:
-                cell[f"{name}_probability"] = max(shares[row])
+                cell[f"{name}_probability"] = max(shares.values())
     return cells
-
-
-def rounded(shares: Tensor) -> list[list[float]]:
-    """(N, K), to the digits that float32 has"""
-    return [[float(f"{share:.7g}") for share in row] for row in shares.tolist()]
 
 
 def in_words(model: MultitaskBert, tasks: Sequence[str], sides: list[list[str]], amp: str) -> str:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from bert import precision
-from bert.fast import inference_copy
+from bert.fast import hidden_states, inference_copy
 from bert.tokenizer import Batch
 from heads.config import POOLINGS
-from heads.pooling import sentence_vectors
+from heads.pooling import attention_weights, sentence_vectors
 from runtime.errors import DivergedError
 
 # Enough to keep the processor busy, little enough for its caches or its memory.
@@ -60,6 +60,29 @@ def encode(
 
 
 @torch.no_grad()
+def word_weights(model, texts: Sequence[str], amp: str) -> list[list[tuple[str, float]]]:
+    """Of each text, or pair that is read at once, the words as the model reads them, and what each counts, 1 in all.
+
+    That is the weight of its word pieces in the vector of `heads.pooling.attention_mean`, in the model's own layer.
+    """
+    weight = model.bert.embeddings.word.weight
+    bert, found = inference_copy(model.bert, precision.DTYPES.get(amp, weight.dtype)), [[] for _ in texts]
+    for groups, tokens in token_passes(model, texts):
+        states = hidden_states(bert, tokens, model.config.layer, attention=True)
+        for rows, batch, (_, attention) in zip(groups, tokens, states, strict=True):
+            weights = attention_weights(attention.float(), batch.attention_mask)  # (B, T)
+            weights = weights / weights.sum(dim=1, keepdim=True)
+            for row, ids, mask, counts in zip(rows, batch.input_ids, batch.attention_mask, weights, strict=True):
+                pieces = model.tokenizer.tokens(ids[mask][1:-1].tolist())
+                for piece, count in zip(pieces, counts[mask][1:-1].tolist(), strict=True):
+                    if piece.startswith("##") and found[row]:  # goes on with the word before it
+                        word, before = found[row].pop()
+                        piece, count = word + piece[2:], before + count
+                    found[row].append((piece, count))
+    return found
+
+
+@torch.no_grad()
 def outputs(
     model,
     names: Sequence[str],
@@ -100,6 +123,22 @@ def outputs(
             place = f"found others, first of {sides[0][row]!r:.60}"
             raise DivergedError(f"{name}: expected finite outputs; {place}; {advice}")
         found[name] = y.cpu()
+    return found
+
+
+def answers(model, name: str, y: Tensor) -> list[dict]:
+    """What a task's outputs y say of each row, as JSON has it, to the digits that float32 has.
+
+    {"prediction": a class, several, or a number}, and of classes {"probabilities": by the class as a string}.
+    """
+    task, kind = model.tasks[name], model.heads[name].kind
+    predictions = kind.names(task, kind.predict(task, y))
+    if task.range:
+        return [{"prediction": float(f"{value:.7g}")} for value in predictions]
+    found, classes = [], [str(label) for label in task.classes]
+    for value, shares in zip(predictions, kind.probabilities(task, y).tolist(), strict=True):
+        shares = {label: float(f"{share:.7g}") for label, share in zip(classes, shares, strict=True)}
+        found.append({"prediction": list(value) if task.several else value.item(), "probabilities": shares})
     return found
 
 

@@ -29,14 +29,21 @@ def mean(x: Tensor, mask: Tensor) -> Tensor:
 def attention_mean(x: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
     """Token states weighted by the attention they receive in their layer, over the word pieces alone.
 
-    [CLS] and [SEP] get weight 0, for they soak up most attention. A text without any word piece, or none that is
-    attended to, has nothing to weigh, so its vector is the plain `mean`.
     Args:    x: (B, T, D), attention: (B, H, T, T), rows summing to 1, mask: (B, T).
     Returns: (B, D).
     """
+    return weighted_mean(x, attention_weights(attention, mask))
+
+
+def attention_weights(attention: Tensor, mask: Tensor) -> Tensor:
+    """What `attention_mean` weighs by. attention: (B, H, T, T), mask: (B, T) -> (B, T), of any sum
+
+    [CLS] and [SEP] get weight 0, for they soak up most attention. A text without any word piece, or none that is
+    attended to, has nothing to weigh, so its vector is the plain `mean`.
+    """
     received = mean(attention.mean(dim=1), mask)  # (B, T), the mean over heads and real queries
     weights = received * F.pad(mask[:, 2:], (1, 1))  # word pieces: neither the first token nor the last real one
-    return weighted_mean(x, torch.where((weights > 0).any(dim=1, keepdim=True), weights, mask.to(weights.dtype)))
+    return torch.where((weights > 0).any(dim=1, keepdim=True), weights, mask.to(weights.dtype))
 
 
 def pooled(x: Tensor, attention: Tensor | None, mask: Tensor, pooling: str) -> Tensor:
