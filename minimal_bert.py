@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train_multitask",
     "evaluate": "evaluate",
     "predict": "predict",
+    "serve": "serve",
     "export": "export",
     "check": "data.check",
     "download": "data.download",

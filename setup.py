@@ -2,16 +2,22 @@
 
 from setuptools import find_packages, setup
 
+SERVE = [
+    "fastapi>=0.115",  # requests, their checks and their docs
+    "pydantic>=2.8",  # fastapi's; FailFast
+    "uvicorn>=0.30",  # the server
+]
+
 setup(
     name="minimal-multitask-bert",
     version="0.2.0",
     description="A hand-written BERT for several tasks at once, trained with gradient surgery",
     license="MIT",
     python_requires=">=3.10",
-    packages=find_packages(include=["bert", "heads", "optim", "optim.*", "data", "training", "runtime"]),
-    py_modules=["train_multitask", "evaluate", "predict", "export", "minimal_bert"],
+    packages=find_packages(include=["bert", "heads", "optim", "optim.*", "data", "training", "runtime", "web"]),
+    py_modules=["train_multitask", "evaluate", "predict", "serve", "export", "minimal_bert"],
     entry_points={"console_scripts": ["minimal-bert = minimal_bert:main"]},
-    package_data={"data": ["sample/*.csv"]},
+    package_data={"data": ["sample/*.csv"], "web": ["page.html"]},
     install_requires=[
         "torch>=2.10,<2.14",
         "numpy>=1.26",
@@ -33,10 +39,12 @@ setup(
             "sentence-transformers>=5.2",  # embeddings, and a reader of what a run writes
             "torchjd[full]>=0.18,<0.19",  # the reference of every surgery, with its solvers, and a peer
             "matplotlib>=3.8",  # pictures
+            *SERVE,
             "onnxruntime>=1.20",  # runs what export.py writes
             "onnxscript>=0.5",  # by which torch.onnx writes it
         ],
         "pictures": ["matplotlib>=3.8"],
         "export": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.20"],  # torch.onnx needs the first two
+        "serve": SERVE,
     },
 )

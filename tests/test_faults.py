@@ -68,6 +68,8 @@ ROWS = {
     48: "a task file with a wrong key, kind, name, file, column, class or range: exit 2 or 3 with the nearest name",
     49: "a label that its kind cannot take: exit 3 with file and line",
     50: "a saved model asked for a task that it lacks, or with one text for a pair: ValueError with its tasks",
+    # Others' requests
+    51: "a web page or program sends texts that are empty, huge, or no text: 4xx in one line, memory bounded",
     # Nobody else's files, nothing bad in silence
     52: "a lock that is a link, a pipe or somebody's file: never written through, --dry_run too",
     53: "files whose names are like a run's temporary ones: stay; a run's own go once it is sure to run",

@@ -18,7 +18,7 @@ def site(tmp_path_factory) -> Path:
     """A folder to which the package is installed, as pip makes it, from a copy without a build of before."""
     copy, site = tmp_path_factory.mktemp("source") / "copy", tmp_path_factory.mktemp("site")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
-    for name in (name for name in listed.split("\0") if name.endswith((".py", ".toml", ".csv"))):
+    for name in (name for name in listed.split("\0") if name.endswith((".py", ".toml", ".csv", ".html"))):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_bytes((ROOT / name).read_bytes())
     pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "-q"]
@@ -62,3 +62,5 @@ def test_a_package_that_hides_one_of_ours_is_named(site, tmp_path):
 def test_without_a_command_it_names_them(site, tmp_path):
     assert "expected one of train, evaluate" in command(site, tmp_path).stderr
     assert command(site, tmp_path, "evaluate", "--help").stdout.startswith("usage: minimal-bert evaluate")
+    assert command(site, tmp_path, "serve", "--help").stdout.startswith("usage: minimal-bert serve")
+    assert (site / "web" / "page.html").exists()

@@ -1,0 +1,84 @@
+"""A trained model over HTTP, and a page to try it: http://127.0.0.1:8000
+
+    python serve.py runs/x --port 8000
+    curl --json '{"texts": ["A quiet, wonderful film."]}' http://127.0.0.1:8000/predict/sst
+
+docs/serve.md has the rest. SIGTERM and Ctrl-C end it when every request is answered. Needs the extra:
+pip install -e '.[serve]'
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+
+from bert.precision import DEVICES, PRECISIONS, resolve_device, resolve_precision
+from heads import MultitaskBert
+from runtime.errors import UsageError, run_cli, say
+from runtime.settings import OptionParser, non_negative_int, positive, positive_int
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Raises UsageError for an address that cannot be had."""
+    if port > 65535:
+        raise UsageError(f"--port: expected 65535 at most; found {port}")
+    try:
+        family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        found = f"found {host}:{port}: {error}"
+        raise UsageError(f"--host, --port: expected a free address of this machine; {found}; take another") from None
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    try:
+        import uvicorn
+
+        from web.app import Limits, compute, make_app
+        from web.batcher import Batcher
+    except ImportError as error:
+        raise UsageError(f"serve.py: expected fastapi and uvicorn; {error}; pip install -e '.[serve]'") from None
+    limits, parser = Limits(), OptionParser(__doc__)
+    parser.add_argument("run", type=Path, help="a run's folder, or a model's")
+    free = "0: any that is free (default: 8000)"
+    parser.add_argument("--port", type=non_negative_int, default=8000, metavar="N", help=free)
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for other machines too (default: 127.0.0.1)")
+    for option, kind, what in (
+        ("max_texts", positive_int, "texts or pairs of a request"),
+        ("max_bytes", positive_int, "bytes of a request"),
+        ("max_requests", positive_int, "requests at once"),
+        ("max_seconds", positive, "seconds for a request to come, and then for its answer"),
+    ):
+        default = getattr(limits, option)
+        help = f"most {what} (default: {default:,})"
+        parser.add_argument(f"--{option}", type=kind, default=default, metavar="N", help=help)
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
+    parser.add_argument("--amp", choices=PRECISIONS, default="auto", help="precision (default: auto, the fastest)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args(argv)
+    limits = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)})
+    device = resolve_device(args.device)
+    amp = resolve_precision(args.amp, device)
+    with listening(args.host, args.port) as door:
+        model = MultitaskBert.from_pretrained(args.run).to(device)
+        with Batcher(partial(compute, model, amp), limits.max_texts) as batcher:
+            app = make_app(model, str(args.run), batcher, limits)
+            patience = int(2 * limits.max_seconds) + 1  # longer than any request: for clients that do not read
+            config = uvicorn.Config(app, log_level="error", ws="none", timeout_graceful_shutdown=patience)
+            server = uvicorn.Server(config)
+            host, port = door.getsockname()[:2]
+            say(f"http://{f'[{host}]' if ':' in host else host}:{port} has {', '.join(model.tasks)}; Ctrl-C ends it")
+            try:
+                server.run([door])
+            except KeyboardInterrupt:  # uvicorn gives a signal on when every request is answered
+                if server.force_exit or not server.should_exit:
+                    raise
+        say(f"ended; {batcher.jobs:,} requests answered")
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

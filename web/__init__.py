@@ -1,0 +1,1 @@
+"""The server of serve.py, and its page."""

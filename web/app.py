@@ -1,0 +1,255 @@
+"""What serve.py answers over HTTP: predictions, vectors, words with their weights, and the page.
+
+Every error is {"error": "what was expected, found, what to do"}, with its status.
+Needs the extra: pip install -e '.[serve]'
+"""
+
+from __future__ import annotations
+
+import asyncio
+import reprlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from pydantic import BaseModel, FailFast
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bert.tokenizer import SURROGATE
+from data.reader import is_blank
+from heads import MultitaskBert
+from heads.inference import answers, encode, outputs, word_weights
+from runtime.errors import UsageError, check_name
+from web.batcher import Batcher
+
+PAGE = Path(__file__).parent / "page.html"
+Texts = Annotated[list[str], FailFast()]  # one bad text is told, not a million
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client may ask of the others' server."""
+
+    max_texts: int = 256  # or pairs, of a request
+    max_bytes: int = 1_000_000  # of a request
+    max_requests: int = 256  # at once
+    max_seconds: float = 30  # for a request to come, and then for its answer
+
+
+class Rows(BaseModel, extra="forbid"):
+    """`texts`, or for a task that reads pairs as many `texts_a` as `texts_b`."""
+
+    texts: Texts = []
+    texts_a: Texts = []
+    texts_b: Texts = []
+    model_config = {"json_schema_extra": {"example": {"texts": ["A quiet, wonderful film."]}}}
+
+
+class ToEncode(BaseModel, extra="forbid"):
+    texts: Texts
+    normalize: bool = False  # vectors of length 1, whose products are cosines
+    model_config = {"json_schema_extra": {"example": {"texts": ["A quiet, wonderful film."], "normalize": True}}}
+
+
+class Answer(BaseModel):
+    prediction: int | float | str | list[int | str]  # a class, a number, or any number of classes
+    probabilities: dict[str, float] | None = None  # of each class; a score has none
+
+
+class Predictions(BaseModel):
+    predictions: list[Answer]
+
+
+class Vectors(BaseModel):
+    vectors: list[list[float]]
+
+
+class Words(BaseModel):
+    """Of each row its texts, a pair that is read at once as one; of each text its words and their weights, 1 in all."""
+
+    words: list[list[list[tuple[str, float]]]]
+
+
+class Refused(Exception):
+    """What a client is told: a status, and what was expected, found, and what to do."""
+
+    def __init__(self, status: int, text: str):
+        self.status, self.text = status, text
+
+
+def refusal(status: int, text: str, **headers: str) -> JSONResponse:
+    return JSONResponse({"error": " ".join(text.split())}, status, headers)
+
+
+class Bounded:
+    """Takes in the whole body of a POST, within the limits, before anything else reads it."""
+
+    def __init__(self, app: ASGIApp, limits: Limits):
+        self.app, self.limits, self.inside = app, limits, 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        self.inside += 1
+        try:
+            body = await self.body(receive)
+        except Refused as refused:  # and perhaps not read to its end
+            await refusal(refused.status, refused.text, connection="close")(scope, receive, send)
+        else:
+            await self.app(scope, receive_once(body, receive), send)
+        finally:
+            self.inside -= 1
+
+    async def body(self, receive: Receive) -> bytes:
+        limits = self.limits
+        if self.inside > limits.max_requests:
+            raise Refused(503, f"expected {limits.max_requests} requests at once; found one more; try later")
+        try:
+            body, size = await asyncio.wait_for(self.read(receive), limits.max_seconds)
+        except asyncio.TimeoutError:
+            expected = f"expected the request within {limits.max_seconds:g} seconds"
+            raise Refused(408, f"{expected}; found a part of it; send less at once") from None
+        if size > limits.max_bytes:
+            raise Refused(413, f"expected {limits.max_bytes:,} bytes at most; found {size:,}; send less at once")
+        return body
+
+    async def read(self, receive: Receive) -> tuple[bytes, int]:
+        """The body as far as the limit, and its size. The rest is read too, for a client that sends sees no answer."""
+        parts, size, more = [], 0, True
+        while more:
+            message = await receive()
+            part, more = message.get("body", b""), message.get("more_body", False)
+            size += len(part)
+            if size <= self.limits.max_bytes:
+                parts.append(part)
+        return b"".join(parts), size
+
+
+def receive_once(body: bytes, receive: Receive) -> Receive:
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replay
+
+
+def predict(model: MultitaskBert, amp: str, task: str, sides: list[list[str]]) -> list[dict]:
+    return answers(model, task, outputs(model, [task], sides, amp)[task])
+
+
+def attend(model: MultitaskBert, amp: str, task: str, sides: list[list[str]]) -> list[list[list[tuple[str, float]]]]:
+    if len(sides) > model.tasks[task].sides:
+        return [[words] for words in word_weights(model, list(zip(*sides, strict=True)), amp)]
+    return [list(texts) for texts in zip(*(word_weights(model, side, amp) for side in sides), strict=True)]
+
+
+def vectors(model: MultitaskBert, amp: str, normalize: bool, sides: list[list[str]]) -> list[list[float]]:
+    return encode(model, sides[0], normalize=normalize, amp=amp).tolist()
+
+
+def compute(model: MultitaskBert, amp: str, key: tuple, rows: Sequence[tuple[str, ...]]) -> list:
+    """What a Batcher computes. key: one of the three above, and what it takes."""
+    function, argument = key
+    return function(model, amp, argument, [list(side) for side in zip(*rows, strict=True)])
+
+
+def checked(sides: dict[str, list[str]], most: int) -> list[tuple[str, ...]]:
+    """Texts, or the two sides of pairs, as rows."""
+    for name, texts in sides.items():
+        if not 0 < len(texts) <= most:
+            raise Refused(413 if texts else 422, f"{name}: expected 1 to {most} texts; found {len(texts)}")
+        for row, text in enumerate(texts):
+            if is_blank(text) or SURROGATE.search(text):
+                raise Refused(422, f"{name}[{row}]: expected a text; found {reprlib.repr(text)}; leave the row out")
+    if len({len(texts) for texts in sides.values()}) > 1:
+        found = " and ".join(str(len(texts)) for texts in sides.values())
+        raise Refused(422, f"{' and '.join(sides)}: expected as many of both; found {found}; send pairs")
+    return list(zip(*sides.values(), strict=True))
+
+
+def make_app(model: MultitaskBert, name: str, batcher: Batcher, limits: Limits) -> FastAPI:
+    """name: of the model, for people."""
+    app = FastAPI(title="Minimal multi-task BERT", description=f"What {name} says of your texts.", version="1")
+    app.add_middleware(Bounded, limits=limits)
+    attends = model.config.pooling == "attention_mean"
+
+    def rows_of(name: str, body: Rows) -> list[tuple[str, ...]]:
+        try:
+            check_name("task", model.tasks, name)
+        except UsageError as unknown:
+            raise Refused(404, str(unknown)) from None
+        wanted = ["texts"] if len(model.tasks[name].texts) == 1 else ["texts_a", "texts_b"]
+        given = {side: texts for side, texts in body if texts}
+        if [*given] != wanted:
+            found = " and ".join(given) or "none"
+            raise Refused(422, f"{name}: expected {' and '.join(wanted)}; found {found}; send these alone")
+        return checked(given, limits.max_texts)
+
+    async def answered(key: tuple, rows: Sequence[tuple[str, ...]]) -> list:
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(batcher.submit(key, rows)), limits.max_seconds)
+        except asyncio.TimeoutError:
+            found = "found a busy server; send fewer texts or try later"
+            raise Refused(503, f"expected an answer within {limits.max_seconds:g} seconds; {found}") from None
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE)
+
+    @app.get("/health")
+    async def health() -> dict:
+        """The model's tasks; how many requests were answered, in how many passes over the model."""
+        tasks = [
+            {"name": task.name, "texts": task.texts, "classes": task.classes, "several": task.several}
+            | ({"range": task.range} if task.range else {})
+            for task in model.tasks.values()
+        ]
+        counts = {"requests": batcher.jobs, "passes": batcher.passes}
+        return {"status": "ok", "model": name, "tasks": tasks, "attention": attends, **counts}
+
+    @app.post("/predict/{task}", response_model=Predictions, response_model_exclude_none=True)
+    async def predict_task(task: str, body: Rows) -> dict:
+        """A class and the probability of each, or a number, for every text or pair."""
+        return {"predictions": await answered((predict, task), rows_of(task, body))}
+
+    @app.post("/encode", response_model=Vectors)
+    async def encode_texts(body: ToEncode) -> dict:
+        """A sentence vector for every text, before any head."""
+        rows = checked({"texts": body.texts}, limits.max_texts)
+        return {"vectors": await answered((vectors, body.normalize), rows)}
+
+    if attends:
+
+        @app.post("/attention/{task}", response_model=Words)
+        async def attention(task: str, body: Rows) -> dict:
+            """The words as the model reads them, weighted by the attention that they receive."""
+            return {"words": await answered((attend, task), rows_of(task, body))}
+
+    @app.exception_handler(Refused)
+    async def refused(request: Request, refused: Refused) -> JSONResponse:
+        return refusal(refused.status, refused.text)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, invalid: RequestValidationError) -> JSONResponse:
+        first = invalid.errors()[0]
+        if first["type"] == "json_invalid" or first["loc"] == ("body",):
+            return refusal(422, "expected a JSON object, with content-type: application/json; found none; see /docs")
+        place, expected = ".".join(map(str, first["loc"][1:])), first["msg"].replace("Input should be", "expected")
+        return refusal(422, f"{place}: {expected}; found {reprlib.repr(first['input'])}; see /docs")
+
+    @app.exception_handler(StarletteHTTPException)
+    async def http(request: Request, other: HTTPException) -> JSONResponse:
+        return refusal(other.status_code, f"{request.method} {request.url.path}: {other.detail}; see /docs")
+
+    @app.exception_handler(Exception)
+    async def fault(request: Request, fault: Exception) -> JSONResponse:  # uvicorn writes its traceback to stderr
+        return refusal(500, f"expected an answer; found {type(fault).__name__}: {fault}; the server's stderr has more")
+
+    return app
