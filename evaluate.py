@@ -25,7 +25,7 @@ import numpy as np
 from torch import Tensor
 
 from bert.checkpoint import check_fit
-from bert.precision import DEVICES, PRECISIONS, resolve_device, resolve_precision
+from bert.precision import DEVICES, PRECISIONS, peak_memory, resolve_device, resolve_precision
 from data import SAMPLE_DIR, find_data_dir
 from data.reader import Split, read_splits
 from data.tasks import LEADERBOARD, TASKS, Task, choose_tasks, names
@@ -194,6 +194,7 @@ def finish(session: Session) -> None:
         "step": state.best_step,
         "data": options.data_name,
         "seconds": round(state.seconds, 1),
+        "peak_gb": peak_memory(session.device),
         "conflicts": {pair: count / max(1, state.surgeries) for pair, count in state.conflicts.items()},
     }
     write_atomic(session.out / "metrics.json", json.dumps(result, indent=2) + "\n")

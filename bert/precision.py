@@ -2,10 +2,16 @@
 
 import os
 import platform
+import sys
 
 import torch
 
 from runtime.errors import UnavailableError, UsageError
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 DEVICES, PRECISIONS = ("auto", "cpu", "cuda"), ("auto", "off", *DTYPES)
@@ -21,6 +27,15 @@ def resolve_device(name: str) -> torch.device:
     if name == "cuda" and not there:
         raise UnavailableError(f"--device: expected a GPU; torch {torch.__version__} finds none; take --device cpu")
     return torch.device("cpu" if name == "cpu" or not there else "cuda")
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """GB that this process has held at most: resident, or on a GPU in torch's tensors there. None: on Windows."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    if resource is None:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def resolve_precision(amp: str, device: torch.device) -> str:

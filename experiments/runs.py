@@ -22,7 +22,7 @@ from math import ceil
 from pathlib import Path
 
 import train_multitask
-from bert.precision import resolve_device
+from bert.precision import peak_memory, resolve_device
 from data import find_data_dir
 from data.reader import Split, read
 from data.tasks import LEADERBOARD, TASKS
@@ -141,8 +141,6 @@ def estimate(run: Run) -> tuple[int, float]:
 
 def rehearse(words: Sequence[str]) -> tuple[int, float, float]:
     """Two steps and an evaluation of SOME rows, of which nothing is left: a run's steps, seconds, peak GB of memory."""
-    import resource  # which Windows has not
-
     with redirect_stderr(io.StringIO()):
         session = Session(parse(words))
         whole = {name: split.examples for name, split in session.splits["dev"].items()}
@@ -153,7 +151,7 @@ def rehearse(words: Sequence[str]) -> tuple[int, float, float]:
     more = sum(map(len, whole.values())) / sum(map(len, some.values())) - 1
     session.state.seconds += more * session.state.evaluation_seconds
     session.state.evaluation_seconds *= 1 + more
-    return session.total_steps, START + seconds_left(session), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return session.total_steps, START + seconds_left(session), peak_memory(session.device)
 
 
 def in_subprocess(words: Sequence[str], log: Path) -> int:

@@ -152,7 +152,7 @@ def outcome(out: Path) -> dict:
     state = json.loads((newest / "state.json").read_text())
     metrics = json.loads((out / "metrics.json").read_text())
     spent = [state["progress"].pop(name) for name in ("seconds", "evaluation_seconds", "log_size")]
-    assert min(*spent, metrics.pop("seconds")) >= 0  # the last rounded to tenths
+    assert min(*spent, metrics.pop("seconds"), metrics.pop("peak_gb")) >= 0  # the last but one rounded to tenths
     return {
         "step": newest.name,
         "state": state,
