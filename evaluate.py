@@ -40,6 +40,7 @@ from runtime.files import check_own, check_space, clean, lock, read_json, write_
 from runtime.ranks import ALONE, World
 from runtime.seeds import seeded
 from runtime.settings import LARGE, OptionParser, of_type
+from training.card import card
 from training.checkpoint import load_latest
 from training.folder import READABLE, is_run, prediction_file
 from training.session import Session, step_of_best
@@ -175,7 +176,7 @@ def write_predictions(folder: Path, name: str, task: Task, split: Split, y: Tens
 
 
 def finish(session: Session) -> None:
-    """The end of a run: from best/, as anybody would load it, the prediction files and metrics.json."""
+    """The end of a run: from best/, as anybody would load it, prediction files, model card and metrics.json."""
     options, state, best = session.options, session.state, session.out / "best"
     if skipped := state.step - state.updates:
         found = f"{skipped} of {state.step}"
@@ -197,6 +198,7 @@ def finish(session: Session) -> None:
         "peak_gb": peak_memory(session.device),
         "conflicts": {pair: count / max(1, state.surgeries) for pair, count in state.conflicts.items()},
     }
+    write_atomic(best / "README.md", card(*read_run(session.out), [result]))
     write_atomic(session.out / "metrics.json", json.dumps(result, indent=2) + "\n")
     say(f"model: {best}; predictions: {options.predictions_dir}")
     say(f"look at it: python evaluate.py {session.out} --report")

@@ -20,16 +20,13 @@ from experiments.tables import COLUMNS, with_spread
 from runtime.errors import DataError, run_cli
 from runtime.files import read_json, write_atomic
 from runtime.settings import OptionParser
+from training.card import markdown
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
 PAGES = ("README.md", "docs/results.md", "docs/claims.md", "docs/surgery.md")
 SHORT = {4: "`mtl`, the plain sum", 6: "`gs`, gradient surgery", 5: "`gs` with v3b", 8: "`gs`, then para alone"}
 SHORT |= {10: "`gs` on para and sts alone", 13: "the same, bce, losses 1:4"}
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
 def cell(row: Mapping, name: str) -> str:

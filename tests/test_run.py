@@ -203,7 +203,11 @@ def test_what_surgeries_and_weighings_remember_survives(home, tmp_path, weigh):
         *([f"open .*/.tmp-step-000006.*/{name}"] for name in (*TENSORS, "state", "MANIFEST")),
         *(["os.rename .*/.tmp-step-000006"], ["os.rename .*/.tmp-step-000006", ""], ["rmtree .*/.trash-step-000002"]),
         *(["os.rename .*/.tmp-best"], ["os.rename .*/.tmp-best", ""], ["os.rename .*/.tmp-config.json"]),
-        *(["os.rename .*/.tmp-sst-test-output.csv"], ["os.rename .*/.tmp-metrics.json"]),
+        *(
+            ["os.rename .*/.tmp-sst-test-output.csv"],
+            ["os.rename .*/.tmp-README.md"],
+            ["os.rename .*/.tmp-metrics.json"],
+        ),
     ],
 )
 def test_killed_while_writing(home, tmp_path, events):

@@ -117,6 +117,7 @@ def test_the_folder_holds_these_files_and_config_json_all_that_it_takes(home, ru
         *("best/config.json", "best/model.safetensors", "best/heads.json", "best/heads.safetensors"),
         *("best/tokenizer.json", "best/tokenizer_config.json", "best/vocab.txt"),
         *("best/modules.json", "best/sentence_bert_config.json", "best/1_Pooling/config.json", "best/step.json"),
+        "best/README.md",
         *(f"predictions/{task}-{split}-output.csv" for task in LEADERBOARD for split in ("dev", "test")),
         *(f"predictions/readable/{task}-dev.tsv" for task in LEADERBOARD),
     }

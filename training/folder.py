@@ -50,6 +50,7 @@ def checkpoint_to_resume(choice: str, out: Path) -> tuple[Path, checkpoint.Tenso
 def sweep(out: Path) -> None:
     """Take away what killed processes left, but for prediction files, which do so when they are written."""
     clean(out, "best", "dry-run", r"(config|metrics)\.json")
+    clean(out / "best", r"README\.md")
     clean(out / "checkpoints", r"step-\d+")
 
 

@@ -371,4 +371,6 @@ def said(value: object) -> str:
     """An option's value, as one would write it."""
     if isinstance(value, dict):
         return ",".join(f"{name}={each}" for name, each in value.items())
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
     return "left out" if value is None else str(value)
