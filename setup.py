@@ -42,8 +42,10 @@ setup(
             *SERVE,
             "onnxruntime>=1.20",  # runs what export.py writes
             "onnxscript>=0.5",  # by which torch.onnx writes it
+            "tensorboard>=2.17",  # reads back what experiments.report writes for it
         ],
-        "pictures": ["matplotlib>=3.8"],
+        "pictures": ["matplotlib>=3.8"],  # and the page of experiments.report
+        "tensorboard": ["tensorboard>=2.17"],  # torch.utils.tensorboard needs it
         "export": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.20"],  # torch.onnx needs the first two
         "serve": SERVE,
     },

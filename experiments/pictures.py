@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.gridspec import GridSpec
 
+DPI = 200  # of a PNG
 COLUMNS, MOST_ROWS = 4, 99  # most panels in a row, and rows: a PNG has 65,536 pixels at most
 
 
@@ -49,11 +50,15 @@ def new_panels(groups: Collection[Sequence], more: float) -> tuple[Figure, GridS
     return figure, figure.add_gridspec(len(rows), columns), rows
 
 
+def png(figure: Figure) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.05)
+    return content.getvalue()
+
+
 def save(figure: Figure, path: Path) -> None:
     """As PNG, whatever the name; the old file stays where that fails. Raises DiskError."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=200, bbox_inches="tight", pad_inches=0.05)
-    write_atomic(path, content.getvalue())
+    write_atomic(path, png(figure))
 
 
 def read_lines(path: Path) -> list[dict]:

@@ -74,6 +74,13 @@ class Run:
         return text + f", steps skipped: {skipped}" * (skipped > 0)
 
 
+def read_runs(kind: type[Run], folders: Sequence[Path]) -> list[Run]:
+    """A colour each. Raises UsageError for too many, and what `read` does."""
+    if len(folders) > COLORS:
+        raise UsageError(f"runs: expected {COLORS} at most, a colour each; found {len(folders)}; give fewer")
+    return [kind.read(folder, f"C{i}") for i, folder in enumerate(folders)]
+
+
 def panels(runs: Sequence[Run]) -> dict[str, list[Panel]]:
     """Of each part of the logs the panels that have something to show."""
     log = [line for run in runs for line in run.log]
@@ -151,9 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=file_name, default=Path("plot.png"), help="the PNG (default: plot.png)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
-    if len(args.runs) > COLORS:
-        raise UsageError(f"runs: expected {COLORS} at most, a colour each; found {len(args.runs)}; give fewer")
-    save(picture([Run.read(folder, f"C{i}") for i, folder in enumerate(args.runs)]), args.output)
+    save(picture(read_runs(Run, args.runs)), args.output)
     print(args.output)
 
 

@@ -18,6 +18,7 @@ from heads.kinds import KINDS
 from heads.metrics import calibration
 
 WIDTH = 80  # of a page
+NONE = "(none)"  # where there may be several classes and is no
 short = "{:.5g}".format
 
 
@@ -46,7 +47,7 @@ def mistakes(task: Task, examples: Sequence[Example], y: Tensor) -> str:
 def words(task: Task, values: Sequence) -> list:
     """What `Kind.names` gives, for people: (none) where there may be several classes and is none."""
     if task.several:
-        return [task.separator.join(map(str, value)) or "(none)" for value in values]
+        return [task.separator.join(map(str, value)) or NONE for value in values]
     return [short(value) if task.range else value for value in values]
 
 
