@@ -1,6 +1,6 @@
 """A step with surgery by 1, 2 and 4 processes of this machine: its time, and what each sends.
 
-    python -m benchmarks.scale [--ranks 1,2,4] [--checkpoint DIR] [--data_dir DIR] [--rows 32] [--check]
+    python -m benchmarks.scale [--ranks 1,2,4] [--checkpoint DIR] [--data_dir DIR] [--rows 128] [--check]
 
 The same step each time, one thread a process, so the efficiency is the time of one over N times that of N. Bytes are
 counted where they are sent, as a ring would send them; beside them plain data parallelism, which reduces the gradient
@@ -115,7 +115,7 @@ def modelled(name: str, ranks: int, rows: int, flops: float, bandwidth: float) -
 def main(argv: list[str] | None = None) -> int:
     parsed = parser(__doc__)
     add_timing(parsed)
-    parsed.add_argument("--rows", type=int, default=32, help="of each task in a batch (default: %(default)s)")
+    parsed.add_argument("--rows", type=int, default=128, help="of each task in a batch (default: %(default)s)")
     parsed.add_argument("--ranks", default="1,2,4", help="numbers of processes (default: %(default)s)")
     parsed.add_argument("--flops", type=float, help="a process computes in a second (default: as measured)")
     parsed.add_argument("--bandwidth", type=float, help="bytes that a process sends in a second (default: as measured)")
