@@ -163,13 +163,14 @@ def chosen(args: Namespace, model: MultitaskBert) -> list[str]:
     """The tasks to predict. Raises UsageError for what the model has not, and for what does not fit together."""
     if bool(args.texts) == args.from_file:
         raise UsageError(f"expected texts, or --input; found {'both' if args.texts else 'none'}")
-    if args.from_file and len(args.text_columns) not in (1, 2):
-        raise UsageError("--text_columns: expected the column of the text, or the two of a pair; found others")
     for option, path in (("input", args.input), ("output", args.output)):
         if path is not None and path.suffix not in DELIMITERS:
             raise UsageError(f"--{option}: expected {FILE}; found {path}")
     if args.output and args.input and args.output.resolve() == args.input.resolve():
         raise UsageError(f"--output: expected another file than --input; found {args.output}")
+    if args.from_file and len(args.text_columns) not in (1, 2):
+        expected = "expected A or A,B, the column of the text or the two of a pair"
+        raise UsageError(f"--text_columns: {expected}; found {len(args.text_columns)} names; name one or two")
     given = len(args.text_columns) if args.from_file else min(2, len(args.texts))
     if args.task != ALL:
         wanted = args.task.split(",")
@@ -196,7 +197,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--task", default=ALL, metavar="NAME", help="which of the model's (default: all that fit)")
     parser.add_argument("--input", metavar="FILE", help=f"rows to predict: {FILE}")
     parser.add_argument("--output", metavar="FILE", default="-", help="where to (default: -, csv)")
-    parser.add_argument("--text_columns", type=names, default=(), metavar="A,B", help="of the text, or of a pair's")
+    parser.add_argument(
+        "--text_columns", type=names, default=(), metavar="A,B", help="of the text, or a pair's (default: the task's)"
+    )
     parser.add_argument("--probabilities", action="store_true", help="those of all classes, a column each")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
     parser.add_argument("--amp", choices=PRECISIONS, default="auto", help="precision (default: auto, the fastest)")
@@ -205,6 +208,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.from_file = args.input is not None
     args.input, args.output = (None if name in (None, "-") else Path(name) for name in (args.input, args.output))
     model, device = MultitaskBert.from_pretrained(args.run), resolve_device(args.device)
+    if args.from_file and args.task in model.tasks:
+        args.text_columns = args.text_columns or model.tasks[args.task].texts
     tasks, amp = chosen(args, model), resolve_precision(args.amp, device)
     model = model.to(device)
     if args.from_file:

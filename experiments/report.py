@@ -41,7 +41,7 @@ from heads.readable import NONE, by_class, confusion
 from runtime.errors import DataError, UsageError, run_cli
 from runtime.files import read_json, read_plain, write_atomic
 from runtime.settings import OptionParser, file_name
-from training.card import SETTINGS, card
+from training.card import SETTINGS, SYNTHETIC, card, of_sample
 from training.folder import READABLE, is_run
 from training.log import span
 from training.session import said
@@ -288,13 +288,15 @@ def section(name: str, runs: Sequence[Whole]) -> str:
     parts = [f"<h2>{name}</h2>", paragraph(f"{task.kind}: {task.expected[:MOST_LETTERS]}")]
     parts.append(table(["dev", *keys, "rows"], rows, "figures"))
     if lacking := [run.name for run in with_task if name not in run.predicted]:
-        parts.append(paragraph(f"No predictions of {', '.join(lacking)}: a run writes them at its end."))
+        parts.append(paragraph(f"No predictions of {', '.join(lacking)}: they are those of a run's end."))
     if there := [(run, run.predicted[name]) for run, n in zip(with_task, counts, strict=True) if n]:
         blocks = [f"{name_of(run)}<br>{(scores if of.task.range else matrix)(run, of)}" for run, of in there]
         if sure := [(run, of) for run, of in there if of.task.classes]:
             blocks.append(f"{CALIBRATION}<br>{calibrations(sure)}")
         parts.append('<div class="row">' + "".join(f"<div>{block}</div>\n" for block in blocks) + "</div>")
-        parts.append(paragraph(f"The worst mistakes{'; in brackets the confidence' * bool(task.classes)}."))
+        order = "most wrong labels" if task.several else "least probable right classes"
+        by = f": the {order} first; in brackets the confidence" * bool(task.classes)
+        parts.append(paragraph(f"The worst mistakes{by}."))
         parts.append(mistakes(there))
     return "\n".join(parts)
 
@@ -309,9 +311,12 @@ def page(runs: Sequence[Whole]) -> str:
         runs = [replace(run, name=os.path.relpath(run.name, place)) for run in runs]
     (differ, same), title = settings(runs), ", ".join(run.name for run in runs)
     parts = [f"<h1>{escape(title)}</h1>", results(runs), paragraph(RESULTS)]
+    if any(of_sample(run.config, run.tasks) for run in runs):
+        parts.append(paragraph(SYNTHETIC))
     for run in runs:
         if not run.metrics:
-            text = f"{run.name} goes on, or was stopped, at step {run.log[-1]['step']}: its figures are those so far."
+            has = f"{run.name} has no metrics.json, as a run has at its end"
+            text = f"{has}: its figures are those so far, at step {run.log[-1]['step']}."
             parts.append(paragraph(text))
     if len(runs) > 1:
         parts += ["<h2>What differs</h2>", differ]

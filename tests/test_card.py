@@ -72,7 +72,9 @@ def test_what_is_known_of_checkpoint_and_data_is_said(home):
     text = made("--data_dir", SAMPLE_DIR)
     data = ModelCard(text).data
     assert data.base_model == "sentence-transformers/all-MiniLM-L6-v2" and "Quora" in text and "synthetic" in text
-    assert [(r.metric_name, r.metric_value) for r in data.eval_results] == [("sst_f1", 0.5)]
+    (result,) = data.eval_results
+    assert (result.metric_name, result.metric_value) == ("sst_f1", 0.5)
+    assert result.dataset_name == "synthetic sample, dev of sst: a.csv"
     assert "| sst_acc | - | 3 |" in text
     other = made("--data_dir", home / "data", "--checkpoint", "some/bert", f1=[None])
     assert ModelCard(other).data.base_model == "some/bert" and "Quora" not in other and "synthetic" not in other

@@ -94,6 +94,13 @@ def test_a_file_comes_back_with_the_models_predictions(run, model, tmp_path, kin
     assert not leftovers(tmp_path)
 
 
+def test_a_tasks_own_columns_need_not_be_named(run, model, tmp_path):
+    rows = [{"sentence": row["a"]} for row in ROWS]
+    source, out = write(tmp_path / "rows.csv", rows), tmp_path / "out.csv"
+    assert called(run, "--input", source, "--task", "sst", "--output", out) == 0
+    assert [int(row["sst"]) for row in read(out)] == model.predict("sst", [row["a"] for row in ROWS]).tolist()
+
+
 def test_all_probabilities_and_several_labels(run, model, tmp_path):
     source, out = write(tmp_path / "rows.csv", ROWS), tmp_path / "out.jsonl"
     words = ("--input", source, "--text_columns", "a", "--output", out, "--probabilities", "--task", "topics,sst")
@@ -152,7 +159,7 @@ def test_texts_on_the_command_line_are_answered_for_people(run, model, capsys):
         (("x", "--task", "stt"), 2, "--task: expected one of sst, para"),
         (("x", "--task", "para"), 2, "para: expected 2 texts a row; found 1"),
         (("x", "y", "z", "--task", "para"), 2, "para: expected two texts; found 3"),
-        (("--input", "rows.csv"), 2, "--text_columns: expected the column of the text"),
+        (("--input", "rows.csv"), 2, "--text_columns: expected A or A,B, the column of the text or the two"),
         (("--input", "rows.csv", "--text_columns", "a", "--task", "nli"), 2, "nli: expected 2 texts a row; found 1"),
         (("--input", "rows.xlsx", "--text_columns", "a"), 2, "--input: expected a .csv, .tsv or .jsonl file, or -"),
         (("--input", "rows.csv", "--text_columns", "a", "--output", "out.txt"), 2, "--output: expected a .csv"),

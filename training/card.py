@@ -125,6 +125,11 @@ def cell(text: object) -> str:
     return " ".join(escape(str(text)[:MOST], quote=False).split()).replace("|", "\\|")
 
 
+def of_sample(config: Mapping, tasks: Iterable[Task]) -> bool:
+    """Whether a run has read the synthetic sample."""
+    return Path(config["data_dir"]) == SAMPLE_DIR.resolve() and any(task.folder is None for task in tasks)
+
+
 def described(task: Task) -> list[str]:
     pairs = f" ({task.pairs})" * (len(task.texts) == 2)
     return [task.name, task.kind, cell(", ".join(task.texts) + pairs), cell(task.expected)]
@@ -140,8 +145,11 @@ def base_model(config: Mapping) -> str | None:
     return next(iter(re.findall("^base_model: (.+)$", text, re.M)), None)
 
 
-def front_matter(title: str, base: str | None, measured: Iterable[Measured]) -> str:
-    """YAML that the Hub reads: how the folder is loaded, and this model's metrics, those that are defined."""
+def front_matter(title: str, base: str | None, measured: Iterable[Measured], data: str) -> str:
+    """YAML that the Hub reads: how the folder is loaded, and this model's metrics, those that are defined.
+
+    data: what the files' names do not say of them.
+    """
     results = []
     for task, dev, metric, (value, *_) in measured:
         if value is not None:
@@ -149,7 +157,7 @@ def front_matter(title: str, base: str | None, measured: Iterable[Measured]) -> 
                 EvalResult(
                     task_type="sentence-similarity" if task.range and len(task.texts) == 2 else "text-classification",
                     dataset_type=task.name,
-                    dataset_name=dev,
+                    dataset_name=data + dev,
                     dataset_split="dev",
                     metric_type=TYPES.get(metric, "f1"),
                     metric_name=task.metric_key(metric),
@@ -181,10 +189,10 @@ def card(config: Mapping, tasks: Mapping[str, Task], results: Sequence[Mapping])
                 measured.append((task, title, metric, [of["dev"][task.metric_key(metric)] for of in results]))
     rows = [row(task.metric_key(metric), data[dev].split()[0], values) for task, dev, metric, values in measured]
     settings = {name: config[name] for name in SETTINGS if name in config} | {"checkpoint": source}
-    synthetic = Path(config["data_dir"]) == SAMPLE_DIR.resolve() and any(task.folder is None for task in tasks.values())
+    synthetic = of_sample(config, tasks.values())
     several = len(results) > 1
     return CARD.format(
-        head=front_matter(f"BERT for {names}", base, measured),
+        head=front_matter(f"BERT for {names}", base, measured, "synthetic sample, " * synthetic),
         title=f"BERT for {names}",
         source=source,
         names=names,

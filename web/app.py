@@ -189,7 +189,7 @@ def make_app(model: MultitaskBert, name: str, batcher: Batcher, limits: Limits) 
         given = {side: texts for side, texts in body if texts}
         if [*given] != wanted:
             found = " and ".join(given) or "none"
-            raise Refused(422, f"{name}: expected {' and '.join(wanted)}; found {found}; send these alone")
+            raise Refused(422, f"{name}: expected {' and '.join(wanted)}; found {found}; see /docs")
         return checked(given, limits.max_texts)
 
     async def answered(key: tuple, rows: Sequence[tuple[str, ...]]) -> list:
