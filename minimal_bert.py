@@ -31,13 +31,13 @@ def chosen() -> str:
     name = sys.argv.pop(1)
     check_name("minimal-bert", [*COMMANDS], name)
     sys.argv[0] = f"minimal-bert {name}"  # as its help has it
-    for module in ("bert", "data", "evaluate", "heads", "optim", "training", COMMANDS[name].partition(".")[0]):
+    places = {module: HERE / module / "__init__.py" for module in ("bert", "data", "heads", "optim", "training")}
+    places |= {module: HERE / f"{module}.py" for module in ("evaluate", COMMANDS[name]) if "." not in module}
+    for module, place in places.items():  # a package hides a module of its name in the same folder
         spec = find_spec(module)
-        if not spec or not spec.origin or not Path(spec.origin).is_relative_to(HERE):
+        if not spec or not spec.origin or Path(spec.origin) != place:
             found = spec.origin if spec else "none"
-            raise UsageError(
-                f"{module}: expected ours, in {HERE}; found {found}; install into an environment of its own"
-            )
+            raise UsageError(f"{module}: expected ours, {place}; found {found}; install into an environment of its own")
     return COMMANDS[name]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,11 +53,16 @@ def test_it_trains_and_predicts_where_other_packages_have_its_names(site, tmp_pa
     assert predicted.returncode == 0 and predicted.stdout.startswith("sst: a good film\n"), predicted.stderr
 
 
-def test_a_package_that_hides_one_of_ours_is_named(site, tmp_path):
-    (tmp_path / "evaluate").mkdir()
-    (tmp_path / "evaluate" / "__init__.py").write_text("")
-    found = command(site, tmp_path, "evaluate", "run", first=tmp_path)
-    assert found.returncode == 2 and f"evaluate: expected ours, in {site}; found {tmp_path}" in found.stderr
+@pytest.mark.parametrize("beside_ours", [False, True])
+def test_a_package_that_hides_one_of_ours_is_named(site, tmp_path, beside_ours):
+    """Beside ours it is Hugging Face's evaluate in the same environment: a package comes before a module."""
+    folder = (site if beside_ours else tmp_path) / "evaluate"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    found = command(site, tmp_path, "train", "--help", first=None if beside_ours else tmp_path)
+    shutil.rmtree(folder)
+    assert found.returncode == 2, found.stderr
+    assert f"evaluate: expected ours, {site / 'evaluate.py'}; found {folder}" in found.stderr
 
 
 def test_without_a_command_it_names_them(site, tmp_path):
