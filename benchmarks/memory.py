@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import subprocess
 import sys
 
@@ -18,6 +17,7 @@ import torch
 
 from benchmarks.common import Report, parser
 from bert import BertConfig, BertModel
+from bert.precision import peak_memory
 from bert.tokenizer import Batch
 from heads import MultitaskBert
 from heads.losses import LossSettings, PreviousStep
@@ -29,14 +29,9 @@ from optim.task_gradients import clip_and_combine
 TOKENS = 20  # of a sentence
 
 
-def resident() -> int:
-    """The process's peak of resident memory so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def measure(strategy: str, rows: int, device: str) -> int:
     """Bytes above the weights and moments."""
-    before = resident()
+    before = peak_memory(torch.device(device))
     with torch.device(device):
         model = MultitaskBert(BertModel(BertConfig()), tokenizer=None).train()
     words = model.bert.embeddings.word
@@ -58,7 +53,7 @@ def measure(strategy: str, rows: int, device: str) -> int:
         for value in values:
             value.mul_(1)  # moments of words not seen yet are no memory until they are written to
     held = sum(value.numel() * 4 for value in [*model.parameters(), *values])
-    return (torch.cuda.max_memory_allocated() if device == "cuda" else resident() - before) - held
+    return round(1e9 * (peak_memory(torch.device(device)) - before)) - held
 
 
 def random_batches(model: MultitaskBert, rows: int, draw: torch.Generator, device: str) -> dict[str, TaskBatch]:
