@@ -74,12 +74,19 @@ def word_weights(model, texts: Sequence[str], amp: str) -> list[list[tuple[str, 
             weights = weights / weights.sum(dim=1, keepdim=True)
             for row, ids, mask, counts in zip(rows, batch.input_ids, batch.attention_mask, weights, strict=True):
                 pieces = model.tokenizer.tokens(ids[mask][1:-1].tolist())
-                for piece, count in zip(pieces, counts[mask][1:-1].tolist(), strict=True):
-                    if piece.startswith("##") and found[row]:  # goes on with the word before it
-                        word, before = found[row].pop()
-                        piece, count = word + piece[2:], before + count
-                    found[row].append((piece, count))
+                found[row] = whole_words(pieces, counts[mask][1:-1].tolist())
     return found
+
+
+def whole_words(pieces: Sequence[str], counts: Sequence[float]) -> list[tuple[str, float]]:
+    """Word pieces as words, each with the sum of its pieces' counts."""
+    words = []
+    for piece, count in zip(pieces, counts, strict=True):
+        if piece.startswith("##") and words:  # goes on with the word before it
+            word, before = words.pop()
+            piece, count = word + piece[2:], before + count
+        words.append((piece, count))
+    return words
 
 
 @torch.no_grad()
