@@ -27,6 +27,24 @@ def start(action: Callable[[], object]) -> int:
         os._exit(1)
 
 
+def start_program(action: Callable[[], int], stderr: int) -> int:
+    """Begin a program in a child process, which exits with the action's code; stdout goes nowhere, stderr to there."""
+
+    def begin() -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(stderr, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+        try:
+            code = action()
+        except SystemExit as error:
+            code = error.code
+        except KeyboardInterrupt:  # after the end of main
+            code = 128 + signal.SIGINT
+        os._exit(code)
+
+    return start(begin)
+
+
 def result(child: int) -> int:
     """Wait for the child: 0 where its action ended well, 1 where it raised, -N where signal N killed it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import child
@@ -30,18 +31,13 @@ def start(count: int, action: Rank, folder: Path, **variables: str) -> list[int]
     folder.mkdir(parents=True, exist_ok=True)
     of_ranks = environments(count)
 
-    def begin(rank: int) -> None:
+    def begin(rank: int) -> int:
         os.environ.update(of_ranks[rank] | variables)
-        os.dup2(os.open(folder / f"err-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-        try:
-            code = action(rank)
-        except SystemExit as error:
-            code = error.code
-        os._exit(code)
+        return action(rank)
 
-    return [child.start(lambda rank=rank: begin(rank)) for rank in range(count)]
+    with ExitStack() as files:
+        into = [files.enter_context(open(folder / f"err-{rank}", "w")).fileno() for rank in range(count)]
+        return [child.start_program(partial(begin, rank), file) for rank, file in enumerate(into)]
 
 
 def end(numbers: list[int], folder: Path) -> tuple[list[int], str]:

@@ -90,19 +90,11 @@ class Forked(Started):
     """
 
     def _begin(self, variables: Mapping[str, str]) -> int:
-        return child.start(lambda: self._run(variables))
+        def run() -> int:
+            os.environ.update(variables)
+            return run_cli(train_multitask.main, self._words[2:])
 
-    def _run(self, variables: Mapping[str, str]) -> None:
-        os.environ.update(variables)
-        os.dup2(self._writer, 2)
-        sys.stdout, sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"), os.fdopen(2, "w", buffering=1)
-        try:
-            code = run_cli(train_multitask.main, self._words[2:])
-        except SystemExit as error:
-            code = error.code
-        except KeyboardInterrupt:  # after the end of main
-            code = EXIT[signal.SIGINT]
-        os._exit(code)
+        return child.start_program(run, self._writer)
 
 
 def undisturbed(home: Path, name: str, count: int) -> tuple[Path, float]:
