@@ -63,7 +63,7 @@ def train(session: Session) -> None:
                         for name, value, counted in guards.finite_losses(of_batch, weighed, batches, step):
                             losses[name] += value * shares[name]
                             weighed_losses[name] += counted * shares[name]
-            losses, weighed_losses = map(session.world.total, (losses, weighed_losses))
+            losses, weighed_losses = session.world.total(losses, weighed_losses)
             session.plain.sum_gradients()  # over the ranks, as clip_and_combine does with those of the tasks
             conflict = clip_and_combine(
                 gradients,
@@ -173,7 +173,7 @@ def check_output_space(options: Options) -> None:
 
 
 def run_in_folder(
-    options: Options, locks: ExitStack, make_session: Callable[[Options], Session], world: World = ALONE
+    options: Options, locks: ExitStack, make_session: Callable[[Options, World], Session], world: World
 ) -> None:
     """The run itself, alone in its folder."""
     out = options.output_dir
@@ -188,7 +188,7 @@ def run_in_folder(
         if world.leads and (options.resume == "never" or not (out / "metrics.json").is_file()):  # else it is left alone
             check_output_space(options)
         say(f"loading the data and {options.checkpoint}")
-        session = make_session(options)
+        session = make_session(options, world)
     session.check_ranks()
     resume(session)
     is_whole = {"metrics.json", "best"} <= {*there} and all(path.is_file() for path in predictions)
@@ -211,7 +211,7 @@ def run_in_folder(
     world.first(lambda: finish(session))
 
 
-def run(options: Options, make_session: Callable[[Options], Session] = Session, world: World = ALONE) -> None:
+def run(options: Options, make_session: Callable[[Options, World], Session] = Session, world: World = ALONE) -> None:
     """What the options ask for, of a session that may be one of its own kind."""
     set_deterministic(options.deterministic)
     with ExitStack() as locks:
@@ -235,7 +235,7 @@ def main(argv: list[str] | None = None) -> None:
     with join() as world:
         with world.together():
             options = parse(argv, __doc__)
-        run(options, partial(Session, world=world), world)
+        run(options, world=world)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from optim import TaskGradients
 from optim.surgery.gramian import cosines
 from runtime.errors import DataError, UsageError, run_cli
 from runtime.files import read_plain, write_atomic
+from runtime.ranks import ALONE, World
 from runtime.seeds import generator, seeded
 from runtime.settings import OptionParser, positive_int
 from training.log import RunLog
@@ -53,8 +54,8 @@ Numbers = dict[str, dict[str, dict[str, float]]]  # by part, pair or task, and w
 class MeasuredSession(Session):
     """A session that, before each step that is one of `every`, measures the gradients of halves of its batches."""
 
-    def __init__(self, options: Options, every: int):
-        super().__init__(options)
+    def __init__(self, options: Options, world: World = ALONE, *, every: int):
+        super().__init__(options, world)
         self.every, tasks, most = every, self.gradients.tasks, self.total_steps // 2
         if every > most:
             raise UsageError(f"--every: expected {most} at most, half of the run's steps; found {every}; take less")

@@ -47,10 +47,10 @@ class World:
         """What each rank gives, on all of them."""
         return [value]
 
-    def total(self, numbers: Mapping[str, float]) -> dict[str, float]:
-        """Each key's sum over the ranks."""
-        told = self.gather(numbers)
-        return {key: sum(each[key] for each in told) for key in numbers}
+    def total(self, *numbers: Mapping[str, float]) -> list[dict[str, float]]:
+        """Of each of these each key's sum over the ranks."""
+        told = zip(*self.gather(numbers), strict=True)
+        return [{key: sum(each[key] for each in of_ranks) for key in of_ranks[0]} for of_ranks in told]
 
     @contextmanager
     def together(self, slow: bool = False) -> Iterator[None]:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 import child
@@ -61,7 +60,7 @@ def exact(words: list[str], make_session: type[Session] = Wide) -> int:
 
     def main(argv: list[str]) -> None:
         with join() as world:
-            train_multitask.run(parse(argv), partial(make_session, world=world), world)
+            train_multitask.run(parse(argv), make_session, world)
 
     return run_cli(main, words)
 

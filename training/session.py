@@ -174,7 +174,7 @@ class Session:
                 of_batch = self.model.losses(batches, self.options.losses, previous, draws)
             for name, loss in of_batch.items():
                 losses[name] += loss.item() * shares[name]
-        return self.world.total(losses)
+        return self.world.total(losses)[0]
 
     def forget_step(self) -> None:
         """Drop what a step has computed so far: it is made anew."""
