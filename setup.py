@@ -8,6 +8,8 @@ SERVE = [
     "uvicorn>=0.30",  # the server
 ]
 
+SEARCH = "optuna>=5,<6"  # draws the settings that experiments.search tries
+
 setup(
     name="minimal-multitask-bert",
     version="0.2.0",
@@ -43,10 +45,12 @@ setup(
             "onnxruntime>=1.20",  # runs what export.py writes
             "onnxscript>=0.5",  # by which torch.onnx writes it
             "tensorboard>=2.17",  # reads back what experiments.report writes for it
+            SEARCH,
         ],
         "pictures": ["matplotlib>=3.8"],  # and the page of experiments.report
         "tensorboard": ["tensorboard>=2.17"],  # torch.utils.tensorboard needs it
         "export": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.20"],  # torch.onnx needs the first two
         "serve": SERVE,
+        "search": [SEARCH],
     },
 )

@@ -1,0 +1,216 @@
+"""Search for settings by Optuna, then measure what was found on fresh seeds.
+
+    python -m experiments.search --trials 30 --max_steps 400 --eval_every 100 --data_dir DIR
+    python -m experiments.search --trials 30 --max_steps 400 --eval_every 100 --data_dir DIR --measure 3
+
+Each trial is a run of train_multitask.py with settings of its own, drawn where those before it were good; one that is
+behind the others' median at an evaluation is ended there. The score is the mean of the tasks' metrics on dev. All
+options of train_multitask.py are there, and hold for every trial: one that is searched stays as it is given.
+
+The same command goes on with what was interrupted. Several processes, on several machines too, share the work by one
+--storage, a database's URL; of sqlite's, which is a file, on one machine alone. Prints how much each setting matters
+(PED-ANOVA, Watanabe et al. 2023) and the best ones. The best of many trials owes a part of its score to its luck, so
+--measure N trains them, and the usual settings, on N seeds that no trial has seen.
+
+Needs: pip install -e '.[search]'
+"""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import train_multitask
+from evaluate import score
+from experiments.claims import over_seeds
+from experiments.tables import with_spread
+from runtime.errors import DivergedError, UsageError, run_cli, say
+from runtime.files import read_json, remove
+from runtime.ranks import ALONE, World
+from runtime.settings import OptionParser, non_negative_int, positive_int
+from training.options import Options, parse
+from training.session import Session
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.trial import FrozenTrial
+
+# Of each option the ends of its range, drawn evenly by its logarithm where the lower is above 0; or its choices.
+SPACE = {
+    "lr": (2e-5, 4e-4),
+    "warmup": (0.0, 0.3),
+    "weight_decay": (0.001, 0.1),
+    "hidden_dropout_prob": (0.0, 0.6),
+    "loss_scale": {"sst": (0.3, 3.0), "sts": (0.3, 3.0)},  # para's is 1: only their ratios matter
+    "pairs": {"para": ("siamese", "cross"), "sts": ("siamese", "cross")},
+    "pooling": ("cls", "mean", "attention_mean"),
+    "layer": ("-1", "-2"),
+    "sts_gamma": (0.0, 1.0),
+}
+BEATS = 60  # seconds between a trial's signs of life; a trial without one for twice as long is taken over
+WORDS, FOLDER = "options", "folder"  # a trial's attributes: what was drawn, as words of train_multitask.py; its run
+TRIES = 3  # of a trial that was interrupted
+
+
+class TrialSession(Session):
+    """A session that tells a trial its best score so far after each evaluation, and ends where that is behind."""
+
+    def __init__(self, options: Options, world: World = ALONE, *, trial: Trial):
+        super().__init__(options, world)
+        self.trial = trial
+
+    def save_if_due(self, evaluated: bool) -> None:
+        super().save_if_due(evaluated)
+        if evaluated and self.state.best_score is not None:
+            self.trial.report(self.state.best_score, self.state.step)
+            if self.trial.should_prune() and not self.finished:
+                raise optuna().TrialPruned
+
+
+def optuna():
+    """The library. Raises UsageError where it is not installed."""
+    try:
+        import optuna
+    except ImportError:
+        raise UsageError("optuna is missing; pip install 'minimal-multitask-bert[search]'") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the signs of life
+    return optuna
+
+
+def drawn(trial: Trial, given: Sequence[str], tasks: Sequence[str]) -> list[str]:
+    """Words of train_multitask.py for what is searched: what was not given, of the tasks that are trained."""
+
+    def value(name: str, among: Sequence) -> str:
+        if isinstance(among[0], str):
+            return trial.suggest_categorical(name, among)
+        return f"{trial.suggest_float(name, *among, log=among[0] > 0):.3g}"
+
+    words = []
+    for option, among in SPACE.items():
+        if option in given:
+            continue
+        by_task = among if isinstance(among, dict) else {}
+        values = [f"{task}={value(f'{option} {task}', own)}" for task, own in by_task.items() if task in tasks]
+        if not by_task:
+            values = [value(option, among)]
+        words += [f"--{option}", ",".join(values)] if values else []
+    return words
+
+
+def train(words: Sequence[str], out: Path, make_session: Callable[..., Session] = Session) -> float:
+    """A run in this process, or what is missing of it: its score. What it says is in OUT.log; what is large goes."""
+    options = parse([*words, "--output_dir", str(out), "--resume", "auto", "--no_test"])
+    if not (out / "metrics.json").is_file():
+        with open(f"{out}.log", "a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+            try:
+                train_multitask.run(options, make_session)
+            except Exception:  # not of a signal, after which the run goes on another time
+                remove(out)
+                raise
+    for name in ("checkpoints", "best"):
+        remove(out / name)
+    return score(read_json(out / "metrics.json")["dev"], options.tasks)
+
+
+def study_of(storage: str, words: Sequence[str]) -> Study:
+    """The search in that storage, new or going on. Raises UsageError for one with other options."""
+    library = optuna()
+    retry = library.storages.RetryHeartbeatStaleTrialCallback(TRIES, inherit_intermediate_values=True)
+    try:
+        place = library.storages.RDBStorage(storage, heartbeat_interval=BEATS, heartbeat_stale_trial_callback=retry)
+    except Exception as error:
+        expected = f"expected a database's URL, sqlite:///FILE say; found {storage}"
+        raise UsageError(f"--storage: {expected} ({str(error).splitlines()[0]})") from None
+    pruner = library.pruners.MedianPruner(n_startup_trials=5)
+    named = {"study_name": "search", "storage": place, "load_if_exists": True}
+    study = library.create_study(direction="maximize", pruner=pruner, **named)
+    if (before := study.user_attrs.get(WORDS, [*words])) != [*words]:
+        found = f"{storage} is of a search with {shlex.join(before)}; found {shlex.join(words)}"
+        raise UsageError(f"{found}; take the same options, or another --output_dir")
+    study.set_user_attr(WORDS, [*words])
+    return study
+
+
+def search(study: Study, count: int, words: Sequence[str], options: Options, out: Path) -> None:
+    """Trials until `count` have ended, those of before and of other processes too."""
+    library = optuna()
+    states = library.trial.TrialState.COMPLETE, library.trial.TrialState.PRUNED
+    given = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words}
+
+    def objective(trial: Trial) -> float:
+        name = trial.user_attrs.get(FOLDER, f"trial-{trial.number:04}")  # a trial that is taken over has the other's
+        trial.set_user_attr(FOLDER, name)
+        own = drawn(trial, given, options.task_names)
+        trial.set_user_attr(WORDS, own)
+        say(f"{name}: {shlex.join(own)}; log: {out / name}.log")
+        return train([*words, *own], out / name, partial(TrialSession, trial=trial))
+
+    def tell(study: Study, trial: FrozenTrial) -> None:
+        value = "" if trial.value is None else f", {trial.value:.4f}"
+        say(f"{trial.user_attrs[FOLDER]}: {trial.state.name.lower()}{value}")
+
+    done = library.study.MaxTrialsCallback(count, states)
+    if len(study.get_trials(deepcopy=False, states=states)) < count:
+        study.optimize(objective, callbacks=[tell, done], catch=(DivergedError,))
+
+
+def report(study: Study) -> str:
+    """How many trials, what matters, and the best of them."""
+    library, trials = optuna(), study.get_trials(deepcopy=False)
+    counts = Counter(trial.state.name.lower() for trial in trials)
+    whole = [trial for trial in trials if trial.state == library.trial.TrialState.COMPLETE]
+    lines = ["trials: " + ", ".join(f"{count} {state}" for state, count in counts.items())]
+    if len(whole) > 1:
+        matters = library.importance.get_param_importances(study)
+        lines += ["", "how much each setting matters, 1 in all:"]
+        lines += [f"  {name:<24}{share:5.2f}" for name, share in matters.items()]
+    lines += ["", "the best:"]
+    for trial in sorted(whole, key=lambda trial: -trial.value)[:5]:
+        lines += [f"  {trial.value:.4f}  {shlex.join(trial.user_attrs[WORDS])}"]
+    return "\n".join(lines)
+
+
+def measured(study: Study, words: Sequence[str], seeds: Sequence[int], out: Path) -> str:
+    """The best trial's settings beside the usual ones, on seeds of their own."""
+    scores, lines = {}, ["", f"on seeds {', '.join(map(str, seeds))}, which no trial has seen:"]
+    for name, own in (("best", study.best_trial.user_attrs[WORDS]), ("usual", [])):
+        runs = [(seed, out / f"{name}-seed-{seed}") for seed in seeds]
+        scores[name] = [100 * train([*words, *own, "--seed", str(seed)], folder) for seed, folder in runs]
+        spread = statistics.stdev(scores[name]) if len(seeds) > 1 else None
+        lines.append(f"  {name:<6} {with_spread(statistics.mean(scores[name]), spread)}")
+    if len(seeds) > 1:
+        mean, _, (low, high) = over_seeds(np.subtract(scores["best"], scores["usual"]))
+        lines.append(f"  best less usual, in percent: {mean:+.1f}, 95 % interval {low:+.1f} to {high:+.1f}")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    own = OptionParser("", add_help=False)
+    own.add_argument("--trials", type=positive_int, default=30)
+    own.add_argument("--measure", type=non_negative_int, default=0)
+    own.add_argument("--storage")
+    own.add_argument("--output_dir", type=Path, default=Path("runs/search"))
+    args, words = own.parse_known_args(argv)
+    options = parse([*words, "--output_dir", str(args.output_dir)], __doc__)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    study = study_of(args.storage or f"sqlite:///{args.output_dir / 'trials.db'}", words)
+    search(study, args.trials, words, options, args.output_dir)
+    print(report(study))
+    if args.measure:
+        seeds = range(options.seed + 1, options.seed + 1 + args.measure)
+        print(measured(study, words, seeds, args.output_dir))
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,145 @@
+"""experiments/search.py: what trials draw, how the search is shared, interrupted and taken up again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import tiny_run
+from tiny_run import before_update, command, log_lines
+
+from experiments import search
+from runtime.errors import DivergedError, run_cli
+from training.options import parse
+
+pytestmark = pytest.mark.skipif(find_spec("optuna") is None, reason="optuna is not installed")
+RUN = ("--max_steps", 3, "--eval_every", 1)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    with tiny_run.workshop(tmp_path_factory.mktemp("home")) as home:
+        yield home
+
+
+def searched(home: Path, out: Path, trials: int, *options: object) -> int:
+    """A search in the folder `out`: its exit code."""
+    words = command(home, *RUN, *options)
+    try:
+        return run_cli(search.main, ["--trials", str(trials), "--output_dir", str(out), *words])
+    except SystemExit as exit:  # after a signal
+        return exit.code
+
+
+def study(out: Path):
+    return search.optuna().load_study(study_name="search", storage=f"sqlite:///{out}/trials.db")
+
+
+def scores(out: Path) -> list[float]:
+    """Of the trials' folders, in their order, by the files that the runs wrote."""
+    found = [json.loads(path.read_text())["dev"] for path in sorted(out.glob("trial-*/metrics.json"))]
+    return [(dev["sst_acc"] + dev["para_acc"] + dev["sts_pearson"]) / 3 for dev in found]
+
+
+def test_the_best_is_told_and_the_search_goes_on(home, capsys):
+    out = home / "whole"
+    assert searched(home, out, 2, "--lr", 1e-3) == 0
+    first = scores(out)
+    assert len(first) == 2 and [trial.value for trial in study(out).trials] == pytest.approx(first)
+    assert searched(home, out, 3, "--lr", 1e-3, "--measure", 2) == 0
+    assert scores(out)[:2] == first and len(scores(out)) == 3
+    told = capsys.readouterr().out
+    best = study(out).best_trial
+    assert f"  {max(scores(out)):.4f}  {shlex.join(best.user_attrs['options'])}" in told
+    assert "on seeds 1, 2" in told and "best less usual" in told
+    config = json.loads((out / "best-seed-2" / "config.json").read_text())
+    assert config["seed"] == 2 and config["weight_decay"] == pytest.approx(best.params["weight_decay"], rel=1e-2)
+    assert json.loads((out / "usual-seed-2" / "config.json").read_text())["weight_decay"] == 0.01
+    assert not [*out.glob("*/best"), *out.glob("*/checkpoints")]
+    assert searched(home, out, 3, "--lr", 1e-4) == 2
+    assert "is of a search with" in capsys.readouterr().err
+
+
+def test_what_is_drawn_is_a_run_s_options(home):
+    library = search.optuna()
+    drawn = library.create_study(sampler=library.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        words = search.drawn(drawn.ask(), ["warmup"], ["sst", "sts"])
+        options = parse(command(home, "--tasks", "sst,sts", *words))
+        assert 2e-5 <= options.lr <= 4e-4 and options.warmup == 0.1
+        assert 0.3 <= options.loss_scale["sts"] <= 3 and options.heads.layer in (-1, -2)
+        assert "para" not in shlex.join(words)
+    assert {name.split()[0] for name in drawn.trials[0].distributions} == search.SPACE.keys() - {"warmup"}
+
+
+class Behind:
+    """A trial that is to end at its second evaluation."""
+
+    def __init__(self):
+        self.reports = []
+
+    def report(self, value: float, step: int) -> None:
+        self.reports.append((step, value))
+
+    def should_prune(self) -> bool:
+        return len(self.reports) == 2
+
+
+def test_a_trial_that_is_behind_ends_at_an_evaluation(home):
+    trial, out = Behind(), home / "behind"
+    lines = []
+
+    class Logged(search.TrialSession):
+        def save_if_due(self, evaluated: bool) -> None:
+            lines[:] = log_lines(self.out)
+            super().save_if_due(evaluated)
+
+    with pytest.raises(search.optuna().TrialPruned):
+        search.train(command(home, *RUN), out, lambda *run: Logged(*run, trial=trial))
+    means = [(d["sst_acc"] + d["para_acc"] + d["sts_pearson"]) / 3 for d in (x["dev"] for x in lines if "dev" in x)]
+    assert len(means) == 2 and trial.reports == [(1, pytest.approx(means[0])), (2, pytest.approx(max(means)))]
+    assert not out.exists()
+
+
+def test_an_interrupted_trial_is_taken_over(home, monkeypatch):
+    monkeypatch.setattr(search, "BEATS", 1)
+    out = home / "interrupted"
+    with before_update(lambda step: step == 2 and os.kill(os.getpid(), signal.SIGTERM)):
+        assert searched(home, out, 2) == 143
+    (trial,) = study(out).trials
+    assert trial.state.name == "RUNNING" and [*(out / "trial-0000" / "checkpoints").iterdir()]
+    time.sleep(2.5)
+    assert searched(home, out, 2) == 0
+    first, *others = study(out).trials
+    assert first.state.name == "FAIL" and [trial.user_attrs["folder"] for trial in others] == [
+        "trial-0000",
+        "trial-0002",
+    ]
+    assert others[0].params == first.params
+    assert "resumed at step 2 of 3" in (out / "trial-0000.log").read_text()
+    assert sorted(others[0].intermediate_values) == [1, 2, 3]
+
+
+def test_a_trial_that_diverges_is_none_of_those_asked_for(home, monkeypatch):
+    train, failed = search.train, []
+
+    def once(*run):
+        if not failed:
+            failed.append(run)
+            raise DivergedError("as if")
+        return train(*run)
+
+    monkeypatch.setattr(search, "train", once)
+    assert searched(home, home / "diverged", 1) == 0
+    assert [trial.state.name for trial in study(home / "diverged").trials] == ["FAIL", "COMPLETE"]
+
+
+def test_what_no_database_is_is_refused(home, capsys):
+    assert searched(home, home / "none", 1, "--storage", "abc") == 2
+    assert "--storage: expected a database's URL" in capsys.readouterr().err
