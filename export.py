@@ -110,7 +110,9 @@ def export(model: MultitaskBert, folder: Path, int8: bool = False) -> None:
         if int8:
             from onnxruntime.quantization import quantize_dynamic  # an extra, as torch.onnx's own needs are
 
+            logging.disable(logging.WARNING)  # it advises to simplify the graph first
             quantize_dynamic(new / ENCODER, new / SMALL)
+            logging.disable(logging.NOTSET)
 
 
 def head_file(task: str) -> str:
