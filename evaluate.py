@@ -14,6 +14,7 @@ import io
 import json
 import os
 import re
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,7 @@ from heads.files import model_folder, read_task
 from heads.inference import outputs
 from heads.kinds import KINDS
 from heads.readable import mistakes, page
-from runtime.errors import CheckpointError, DivergedError, UsageError, printable, run_cli, say, show
+from runtime.errors import CheckpointError, DivergedError, UsageError, printable, program, run_cli, say, show
 from runtime.files import check_own, check_space, clean, lock, read_json, write_atomic
 from runtime.ranks import ALONE, World
 from runtime.seeds import seeded
@@ -201,7 +202,7 @@ def finish(session: Session) -> None:
     write_atomic(best / "README.md", card(*read_run(session.out), [result]))
     write_atomic(session.out / "metrics.json", json.dumps(result, indent=2) + "\n")
     say(f"model: {best}; predictions: {options.predictions_dir}")
-    say(f"look at it: python evaluate.py {session.out} --report")
+    say(f"look at it: {shlex.join([*program('evaluate'), str(session.out), '--report'])}")
     print(printable(f"dev of {options.data_name}, weights of step {state.best_step}:\n{report(metrics)}"))
 
 

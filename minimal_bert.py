@@ -32,6 +32,7 @@ def chosen() -> str:
     check_name("minimal-bert", [*COMMANDS], name)
     sys.argv[0] = f"minimal-bert {name}"  # as its help has it
     places = {module: HERE / module / "__init__.py" for module in ("bert", "data", "heads", "optim", "training")}
+    places |= {"web": HERE / "web" / "__init__.py"} if name == "serve" else {}
     places |= {module: HERE / f"{module}.py" for module in ("evaluate", COMMANDS[name]) if "." not in module}
     for module, place in places.items():  # a package hides a module of its name in the same folder
         spec = find_spec(module)

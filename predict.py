@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TextIO
 
 from bert.precision import DEVICES, PRECISIONS, resolve_device, resolve_precision
+from data.reader import is_blank
 from data.table import DELIMITERS, check_columns, data_error, rows_of
 from data.tasks import names
 from heads import MultitaskBert
@@ -142,12 +143,13 @@ def writing(path: Path | None) -> Iterator[Writer]:
 
 def predict_file(model: MultitaskBert, tasks: Sequence[str], args: Namespace, amp: str) -> int:
     """Every row of --input, into --output, CHUNK rows at a time. Returns how many. A file is read through before."""
-    new, total, done = [*cells_of(model, tasks, [["a"]] * len(args.text_columns), amp, args.probabilities)[0]], 0, 0
+    new, total = [*cells_of(model, tasks, [["a"]] * len(args.text_columns), amp, args.probabilities)[0]], 0
     if args.input:
         with lines_of(args.input) as lines:
             total = sum(1 for _ in rows_in(lines, args, new))
         if not total:
             raise data_error(args.input, "rows", "none", "copy it anew")
+    done = blank = 0
     with lines_of(args.input) as lines, writing(args.output) as out:
         rows = rows_in(lines, args, new)
         while chunk := list(islice(rows, CHUNK)):
@@ -155,7 +157,10 @@ def predict_file(model: MultitaskBert, tasks: Sequence[str], args: Namespace, am
             for row, cells in zip(chunk, cells_of(model, tasks, sides, amp, args.probabilities), strict=True):
                 out.write({**row, **cells})
             done += len(chunk)
+            blank += sum(any(map(is_blank, texts)) for texts in zip(*sides, strict=True))
             show("rows", done, total or done)
+    if blank:
+        say(f"warning: {args.input or 'stdin'}: rows with an empty text: {blank} of {done}, predicted all the same")
     return done
 
 
@@ -168,6 +173,8 @@ def chosen(args: Namespace, model: MultitaskBert) -> list[str]:
             raise UsageError(f"--{option}: expected {FILE}; found {path}")
     if args.output and args.input and args.output.resolve() == args.input.resolve():
         raise UsageError(f"--output: expected another file than --input; found {args.output}")
+    if any(map(is_blank, args.texts)):
+        raise UsageError(f"expected texts; found {next(filter(is_blank, args.texts))!r}; give one with a word in it")
     if args.from_file and len(args.text_columns) not in (1, 2):
         expected = "expected A or A,B, the column of the text or the two of a pair"
         raise UsageError(f"--text_columns: {expected}; found {len(args.text_columns)} names; name one or two")

@@ -104,6 +104,13 @@ def stop_signals(
             signal.signal(number, handler)
 
 
+def program(module: str) -> list[str]:
+    """The words that call one of our programs, as this one was called: from its folder, or as installed."""
+    if sys.argv[0].startswith("minimal-bert "):  # see minimal_bert.py
+        return ["minimal-bert", module.partition("_")[0]]
+    return ["python", f"{module}.py"]
+
+
 def printable(text: str) -> str:
     """The text with repr's escapes for what does not show, or moves a terminal's cursor; new lines stay."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)

@@ -49,6 +49,7 @@ def test_it_trains_and_predicts_where_other_packages_have_its_names(site, tmp_pa
         words = ("--checkpoint", home / "bert", "--data_dir", home / "data", "--max_steps", 1, "--no_test")
         trained = command(site, tmp_path, "train", "--output_dir", "run", "--amp", "off", *words)
     assert trained.returncode == 0, trained.stderr
+    assert "look at it: minimal-bert evaluate run --report\n" in trained.stderr
     predicted = command(site, tmp_path, "predict", "run", "--task", "sst", "a good film")
     assert predicted.returncode == 0 and predicted.stdout.startswith("sst: a good film\n"), predicted.stderr
 

@@ -120,7 +120,9 @@ def test_standard_input_and_output(run, model, tmp_path, capsys, monkeypatch):
     source = write(tmp_path / "rows.csv", ROWS)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(source.read_bytes())))
     assert called(run, "--input", "-", "--text_columns", "a", "--task", "sst") == 0
-    found = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    told = capsys.readouterr()
+    assert "warning: stdin: rows with an empty text: 1 of 7" in told.err
+    found = list(csv.DictReader(io.StringIO(told.out)))
     assert [int(row["sst"]) for row in found] == model.predict("sst", TEXTS).tolist()
 
 
@@ -156,6 +158,7 @@ def test_texts_on_the_command_line_are_answered_for_people(run, model, capsys):
     [
         ((), 2, "expected texts, or --input; found none"),
         (("x", "--input", "rows.csv"), 2, "expected texts, or --input; found both"),
+        (("x", " ", "--task", "sst"), 2, "expected texts; found ' '"),
         (("x", "--task", "stt"), 2, "--task: expected one of sst, para"),
         (("x", "--task", "para"), 2, "para: expected 2 texts a row; found 1"),
         (("x", "y", "z", "--task", "para"), 2, "para: expected two texts; found 3"),

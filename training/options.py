@@ -22,7 +22,7 @@ from heads.kinds import KINDS
 from heads.losses import LossSettings
 from optim.surgery import SURGERIES
 from optim.weighing import WEIGHINGS
-from runtime.errors import UsageError, check_name, nearest, say
+from runtime.errors import UsageError, check_name, nearest, program, say
 from runtime.settings import OptionParser, built, non_negative, non_negative_int, positive, positive_int, rate, setting
 
 usual = partial(setting, usual=True)  # in the short help
@@ -203,7 +203,7 @@ def default_folder(name: str, given: Mapping[str, Any]) -> Path:
 
 def resume_command(argv: Sequence[str]) -> str:
     """What to write to go on with a run that this command started."""
-    words, skip = ["python", "train_multitask.py"], False
+    words, skip = program("train_multitask"), False
     for word in argv:
         name = word.partition("=")[0].replace("-", "_")
         if not skip and name not in ("__resume", "__overwrite"):

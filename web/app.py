@@ -24,7 +24,7 @@ from bert.tokenizer import SURROGATE
 from data.reader import is_blank
 from heads import MultitaskBert
 from heads.inference import answers, encode, outputs, word_weights
-from runtime.errors import UsageError, check_name
+from runtime.errors import UsageError, check_name, nearest
 from web.batcher import Batcher
 
 PAGE = Path(__file__).parent / "page.html"
@@ -242,6 +242,9 @@ def make_app(model: MultitaskBert, name: str, batcher: Batcher, limits: Limits) 
         if first["type"] == "json_invalid" or first["loc"] == ("body",):
             return refusal(422, "expected a JSON object, with content-type: application/json; found none; see /docs")
         place, expected = ".".join(map(str, first["loc"][1:])), first["msg"].replace("Input should be", "expected")
+        if first["type"] == "extra_forbidden":
+            known = [*(ToEncode if request.url.path == "/encode" else Rows).model_fields]
+            return refusal(422, f"expected {', '.join(known)}; found {place!r:.99}{nearest(place, known)}; see /docs")
         return refusal(422, f"{place}: {expected}; found {reprlib.repr(first['input'])}; see /docs")
 
     @app.exception_handler(StarletteHTTPException)
