@@ -248,7 +248,7 @@ def load_model(run: Path) -> MultitaskBert:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = OptionParser(__doc__)
-    parser.add_argument("run", type=Path, help="a run's folder, or a folder with a saved model (its built-in tasks)")
+    parser.add_argument("run", type=Path, help="a run's folder; of a model's own folder the built-in tasks alone")
     parser.add_argument("--data_dir", type=Path, help="the course's csv files (default: the run's own)")
     parser.add_argument("--tasks", type=names, help="which of the run's tasks (default: all)")
     parser.add_argument("--split", choices=("dev", "test", "all"), default="dev", help="what to predict (default: dev)")

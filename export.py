@@ -37,7 +37,7 @@ from heads import MultitaskBert
 from heads.inference import token_passes
 from heads.kinds import KINDS
 from heads.pooling import pooled
-from runtime.errors import UnavailableError, UsageError, run_cli, say
+from runtime.errors import UsageError, run_cli, say
 from runtime.files import new_folder
 from runtime.settings import OptionParser
 
@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if not find_spec(name)]:
-        raise UnavailableError(f"expected the package {missing[0]}; found none; pip install -e '.[export]'")
+        raise UsageError(f"expected the package {missing[0]}; found none; pip install -e '.[export]'")
     if args.output_dir.exists():
         raise UsageError(f"--output_dir: expected a folder that is not there; found {args.output_dir}; choose another")
     model = MultitaskBert.from_pretrained(args.run)

@@ -4,9 +4,9 @@
     python predict.py runs/x --task sts "A man is eating." "Someone has a meal."
     python predict.py runs/x --task all --input rows.csv --text_columns a,b --output out.csv
 
-Files: .csv, .tsv or .jsonl, of any length, or - for csv on stdin and stdout. Each row comes back with its own columns,
-and for each task a column of its name; for classes TASK_probability, how sure the model is, or with --probabilities
-TASK_CLASS, the probability of each.
+Files are .csv, .tsv or .jsonl, of any length; - is csv on stdin or stdout. A row keeps its columns and gets one for
+each task; with classes also TASK_probability, the probability of the prediction, or with --probabilities one column
+TASK_CLASS for each class.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = OptionParser(__doc__)
     parser.add_argument("run", type=Path, help="a run's folder, or a model's")
     parser.add_argument("texts", nargs="*", help="texts, or the two texts of a pair")
-    parser.add_argument("--task", default=ALL, metavar="NAME", help="which of the model's (default: all that fit)")
+    parser.add_argument("--task", default=ALL, metavar="NAME,NAME", help="which of the model's (default: all that fit)")
     parser.add_argument("--input", metavar="FILE", help=f"rows to predict: {FILE}")
     parser.add_argument("--output", metavar="FILE", default="-", help="where to (default: -, csv)")
     parser.add_argument(

@@ -1,18 +1,18 @@
-"""Search for settings by Optuna, then measure what was found on fresh seeds.
+"""Search for settings by Optuna, then measure the best ones on fresh seeds.
 
-    python -m experiments.search --trials 30 --max_steps 400 --eval_every 100 --data_dir DIR
-    python -m experiments.search --trials 30 --max_steps 400 --eval_every 100 --data_dir DIR --measure 3
+    python -m experiments.search --max_steps 400 --eval_every 100 --data_dir DIR
+    python -m experiments.search --max_steps 400 --eval_every 100 --data_dir DIR --measure 3
 
-Each trial is a run of train_multitask.py with settings of its own, drawn where those before it were good; one that is
-behind the others' median at an evaluation is ended there. The score is the mean of the tasks' metrics on dev. All
-options of train_multitask.py are there, and hold for every trial: one that is searched stays as it is given.
+Each trial is a run of train_multitask.py, with settings drawn near those that did well before. One that is behind the
+others' median at an evaluation ends there. The score is the mean of the tasks' main metrics on dev.
 
-The same command goes on with what was interrupted. Several processes, on several machines too, share the work by one
---storage, a database's URL; of sqlite's, which is a file, on one machine alone. Prints how much each setting matters
-(PED-ANOVA, Watanabe et al. 2023) and the best ones. The best of many trials owes a part of its score to its luck, so
---measure N trains them, and the usual settings, on N seeds that no trial has seen.
+    --trials N         that ended, those of before included (default: 30)
+    --measure N        then train the best and the usual settings on N further seeds (default: 0)
+    --storage URL      a database that several processes share (default: OUTPUT_DIR/trials.db, by sqlite)
+    --output_dir DIR   of the trials (default: runs/search)
 
-Needs: pip install -e '.[search]'
+All options of train_multitask.py can be given. They hold for every trial, and what you give is not searched. The same
+command goes on after an interruption; docs/recipes.md has the rest. Needs: pip install -e '.[search]'
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def optuna():
     try:
         import optuna
     except ImportError:
-        raise UsageError("optuna is missing; pip install 'minimal-multitask-bert[search]'") from None
+        raise UsageError("expected the package optuna; found none; pip install -e '.[search]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the signs of life
     return optuna

@@ -30,14 +30,14 @@ HELP = """{title}, on dev{beside}.
     python -m experiments.{table} --preset paper --dry_run
 
 
-Given again, the same command goes on. Its rows (experiments/rows.py) are
+Given again, the same command goes on. The rows of the table (experiments/rows.py) are
 
 {rows}
 """
-LAPTOP = {"table2": "half an hour a seed", "table3": "an hour a seed", "surgeries": "28 runs a seed"}
+LAPTOP = {"table2": "50 minutes a seed", "table3": "80 minutes a seed", "surgeries": "28 runs a seed"}
 Rows = Callable[[Sequence[Run]], list[dict]]
 WIDTH = 100  # of what is printed
-WHICH = "paper: bert-base-uncased, its settings; laptop: minilm, 400 steps a run; smoke: 4 steps (default: laptop)"
+WHICH = "paper: its settings, bert-base-uncased; laptop: minilm, 400 steps, surgeries 200; smoke: 4 (default: laptop)"
 
 
 def values(runs: Sequence[Run]) -> list[float | None] | None:

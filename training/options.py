@@ -76,9 +76,9 @@ class Options:
     lr: float = usual(1e-4, "peak learning rate", positive, **X)
     warmup: float = setting(0.1, "share of the steps in which the learning rate rises", rate, **X)
     weight_decay: float = setting(0.01, "weight decay of matrices, per unit of learning rate", non_negative, **X)
-    max_grad_norm: float = setting(1.0, "gradients are scaled down to this common norm", positive, **X)
+    max_grad_norm: float = setting(1.0, "most that the norm of all gradients together may be", positive, **X)
     loss_scale: Mapping[str, float] = setting(None, "factor of losses (default: each task's)", by_name(positive), **OF)
-    patience: int = setting(0, "evaluations without a better score that end the run; 0: no end", non_negative_int, **N)
+    patience: int = setting(0, "end after so many evaluations without a better score; 0: never", non_negative_int, **N)
 
     device: str = usual("auto", "where to compute", choices=DEVICES)
     amp: str = setting("auto", "the encoder's precision; auto: the fastest that the device has", choices=PRECISIONS)
@@ -86,7 +86,7 @@ class Options:
     deterministic: bool = setting(False, "refuse the GPU operations whose result may vary", bool)
 
     output_dir: Path | None = free(None, FOLDER_HELP, Path, usual=True, metavar="DIR")
-    resume: str = free("never", "go on from the newest checkpoint, or from that", usual=True, metavar="auto|never|PATH")
+    resume: str = free("never", "go on; auto: from the newest checkpoint", usual=True, metavar="auto|never|PATH")
     allow_change: tuple[str, ...] = free((), "options that may differ on resuming", names, metavar="NAME,NAME")
     overwrite: bool = free(False, "move a run that the folder holds to FOLDER.old", bool, usual=True)
     save_every: int = free(500, "steps between two checkpoints", positive_int, **N)
