@@ -30,7 +30,7 @@ def test_transformers_bert_has_torchjds_gradients(capsys):
     """At a smaller size than on the page, which is minilm's."""
     for library in ("torchjd", "transformers"):
         pytest.importorskip(library)
-    small = BERT.replace("384", "36").replace("num_hidden_layers=6", "num_hidden_layers=2").replace("1536", "60")
+    small = BERT.replace("384", "36").replace('"num_hidden_layers": 6', '"num_hidden_layers": 2').replace("1536", "60")
     assert small != BERT
     names: dict = {}
     with torch.random.fork_rng(devices=[]):
