@@ -178,23 +178,16 @@ def chosen(args: Namespace, model: MultitaskBert) -> list[str]:
     if args.from_file and len(args.text_columns) not in (1, 2):
         expected = "expected A or A,B, the column of the text or the two of a pair"
         raise UsageError(f"--text_columns: {expected}; found {len(args.text_columns)} names; name one or two")
-    given = len(args.text_columns) if args.from_file else min(2, len(args.texts))
     if args.task != ALL:
-        wanted = args.task.split(",")
-        for name in wanted:
+        for name in args.task.split(","):
             check_name("--task", [*model.tasks, ALL], name)
-    else:
-        wanted = [name for name, task in model.tasks.items() if len(task.texts) == given]
-        left = [name for name in model.tasks if name not in wanted]
-        if wanted and left:
-            say(f"left out, for they read another number of texts: {', '.join(left)}")
-    for name in wanted or [*model.tasks]:
-        needed = len(model.tasks[name].texts)
-        if needed != given and not (needed == 1 and not args.from_file):
-            raise UsageError(f"{name}: expected {needed} text{'s' * (needed > 1)} a row; found {given}")
-    if max(len(model.tasks[name].texts) for name in wanted) == 2 and len(args.texts) not in (0, 2):
-        raise UsageError(f"{wanted[0]}: expected two texts; found {len(args.texts)}; put each into quotes")
-    return wanted
+        return args.task.split(",")
+    given = len(args.text_columns) or 1 + (len(args.texts) == 2)
+    wanted = [name for name, task in model.tasks.items() if len(task.texts) == given]
+    left = [name for name in model.tasks if name not in wanted]
+    if wanted and left:
+        say(f"left out, for they read another number of texts: {', '.join(left)}")
+    return wanted or [*model.tasks]  # and `outputs` says what these expect
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -223,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         done = predict_file(model, tasks, args, amp)
         say(f"{', '.join(tasks)}: {done:,} rows" + (f", in {args.output}" if args.output else ""))
     else:
-        pair = len(model.tasks[tasks[0]].texts) == 2
+        pair = len(args.texts) == 2 and len(model.tasks[tasks[0]].texts) == 2
         print(in_words(model, tasks, [[text] for text in args.texts] if pair else [args.texts], amp))
 
 

@@ -136,8 +136,9 @@ def hidden_states(
 class InferenceLinear(nn.Module):
     """A Linear that computes in one dtype and takes no gradient: its weights are cast once, here.
 
-    oneDNN, where it has the product, takes bias and GELU of a block while that is in the processor's cache, and uses
-    AVX-512 on AMD's, as MKL does not. The operator is torch.compile's; its name is private, in torch 2.10 as in 2.13.
+    On CPUs oneDNN, where it has the product, adds the bias and applies GELU to each block while it is in the cache, and
+    uses AVX-512 on AMD's, as MKL does not. The operator is torch.compile's; its name is private, in torch 2.10 as in
+    2.13.
     """
 
     def __init__(self, layer: nn.Linear, dtype: torch.dtype):

@@ -135,7 +135,7 @@ def quietly(command: list[str], folder: Path) -> str | None:
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Remove a file that is not what it should be, and raise CheckpointError. What is elsewhere behind a link stays."""
+    """Raise CheckpointError where the hash is wrong; the file goes, unless it is a link out of the Hub's cache."""
     if (found := sha256(path)) != expected:
         target, advice = path.resolve(), "take that link away, run again"
         if not path.is_symlink() or target.is_relative_to(Path(constants.HF_HUB_CACHE).resolve()):

@@ -44,7 +44,7 @@ class Split:
 
     @property
     def contents(self) -> str:
-        """Two splits with the same say the same."""
+        """The same for two splits if and only if they have the same bytes and as many rows."""
         return f"{len(self.examples)} rows, sha256 {self.fingerprint}"
 
 

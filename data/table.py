@@ -83,8 +83,9 @@ def _lines(content: bytes, path: Path) -> io.StringIO:
 def _csv_rows(lines: Iterable[str], path: object, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """(line, cells) of the header and of each row; blank lines are passed over.
 
-    A new line inside quotes is legal. An unclosed quote swallows lines, too, until another one closes it; mostly the
-    row has then too many fields. Between tabs the other cases are seen as well, for what was swallowed holds a tab.
+    A new line inside quotes is legal. A quote that is not closed takes in the following lines as well; mostly the row
+    then has too many fields. In files with tabs a cell that has both a new line and a tab is refused, too: it is such a
+    case.
     """
     reader, line, fields = csv.reader(lines, delimiter=delimiter, strict=True), 1, 0
     try:

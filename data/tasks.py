@@ -155,7 +155,7 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def by_name(value: Callable[[str], Any]) -> Callable[[str], dict[str, Any]]:
-    """Another: `sst=1,sts=4` -> {"sst": value("1"), "sts": value("4")}, each name once; one value -> {ALL: value}."""
+    """A type of option: `4` for all tasks -> {ALL: value("4")}, or by name, `sst=1,sts=4` -> {"sst": ...}."""
 
     def check(text: str) -> dict[str, Any]:
         if ":" in text:

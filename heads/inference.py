@@ -13,7 +13,7 @@ from bert.fast import hidden_states, inference_copy
 from bert.tokenizer import Batch
 from heads.config import POOLINGS
 from heads.pooling import attention_weights, sentence_vectors
-from runtime.errors import DivergedError
+from runtime.errors import DivergedError, UsageError
 
 # Enough to keep the processor busy, little enough for its caches or its memory.
 TOKENS_A_PASS = {"cpu": 2048, "cuda": 16384}
@@ -107,15 +107,15 @@ def outputs(
     there = ", ".join(f"{task.name} ({words[len(task.texts)]})" for task in model.tasks.values())
     for name in names:
         if name not in model.tasks:
-            raise ValueError(f"task: expected one of {there}; found {name!r}")
+            raise UsageError(f"task: expected one of {there}; found {name!r}")
         if len(model.tasks[name].texts) != len(sides):
             expected, got = words[len(model.tasks[name].texts)], words[len(sides)]
-            raise ValueError(f"{name}: expected {expected}; found {got}; this model has {there}")
+            raise UsageError(f"{name}: expected {expected}; found {got}; this model has {there}")
     for side, texts in zip("ab", sides, strict=False):
         check_list(f"texts_{side}", texts)
     if len(sides[0]) != len(sides[-1]):
         counts = f"found {len(sides[0])} and {len(sides[1])}"
-        raise ValueError(f"{names[0]}: expected as many texts_b as texts_a; {counts}")
+        raise UsageError(f"{names[0]}: expected as many texts_b as texts_a; {counts}")
     weight = next(model.heads.parameters())
     heads, x = inference_copy(model.heads, weight.dtype), {}
     for name in names:

@@ -9,8 +9,9 @@ data/task_file.py guesses among these four, and heads/pairs.py has their alphas 
 | score   | a number in its range | a number            | gamma squared + (1 - gamma) abs.  | Pearson, Spearman, EM   |
 | labels  | any of K names        | K probabilities     | binary cross-entropy              | micro-F1, macro-F1      |
 
-A head computes f, `width` numbers a row; `output` makes y of it. Where y is one number, a pair has also y by the cosine
-of its two vectors, `of_cosine`, which equation (1) mixes with it (heads/pairs.py). Letters: B rows, K classes.
+A head computes f, `width` numbers a row; `output` makes y of it. Kinds whose y is a single number can also compute it
+for a pair from the cosine of its two vectors, `of_cosine`; equation (1) mixes the two (heads/pairs.py). Letters: B
+rows, K classes.
 """
 
 from collections.abc import Sequence

@@ -91,7 +91,7 @@ class Heads(nn.Module):
     def __init__(self, tasks: Sequence[Task], arch: str, size: int, dropout: float):
         super().__init__()
         self.shared = ResidualMLP(size, dropout) if arch.startswith("v3") else nn.Identity()
-        # "type" and "keys" are names that a user may give and a ModuleDict may not
+        # A ModuleDict refuses names such as "type" and "keys", which a task may have: hence _head
         self.tasks = nn.ModuleDict({f"{task.name}_head": TaskHead(task, arch, size, dropout) for task in tasks})
 
     def __getitem__(self, name: str) -> TaskHead:

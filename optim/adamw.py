@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-ROWS = 512  # of a table at a time, which stay in a CPU's cache: half the time where most rows move
+ROWS = 512  # of a table that are updated at a time: so few fit a CPU's cache, which halves the time where most change
 
 
 class AdamW(Optimizer):

@@ -91,7 +91,7 @@ class Shards:
                     parameter.copy_(whole)
 
     def _united(self, pieces: Mapping[Tensor, Tensor]) -> Tensor:
-        """By dense parameter what a rank has of it -> (N S,): `row`, of which whoever keeps it takes a copy"""
+        """All ranks' pieces of the dense parameters, end to end, (N S,): the buffer `row`, so clone it to keep it."""
         own = self.row.zero_().view(self.world.size, -1)[self.world.rank]
         for parameter, place in self.places.items():
             if parameter in pieces:

@@ -18,6 +18,8 @@ from optim.adamw import AdamW
 class Fixed:
     """w_i = a constant for each task, {"sst": 1.0, "sts": 4.0}; the base of every other way, whose w it multiplies."""
 
+    remembers: tuple[str, ...] = ()  # the attributes that change from step to step, as JSON can hold them
+
     def __init__(self, scales: Mapping[str, float]):
         self.scales = scales
 
@@ -31,14 +33,13 @@ class Fixed:
         return dict.fromkeys(losses, 1.0)
 
     def update(self, losses: Mapping[str, float], again: Callable[[], Mapping[str, float]]) -> None:
-        """After a step. losses: before it, not weighed. again: computes those of the same rows, after it."""
+        """After a step. losses: of this step, before the update, not weighed. again(): of the same rows, after it."""
 
     def state_dict(self) -> dict:
-        """What changes from step to step, as JSON can hold it."""
-        return {}
+        return {name: getattr(self, name) for name in self.remembers}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take back what state_dict gave."""
+        vars(self).update({name: state[name] for name in self.remembers})
 
 
 class Equal(Fixed):
@@ -47,6 +48,8 @@ class Equal(Fixed):
     So it finds by itself the factors c_i with which the paper scales its losses.
     beta: in [0, 1), how much of the running mean stays in a step.
     """
+
+    remembers = ("means", "steps")
 
     def __init__(self, scales: Mapping[str, float], beta: float = 0.99):
         super().__init__(scales)
@@ -64,12 +67,6 @@ class Equal(Fixed):
         share = (1 - self.beta) / (1 - self.beta**self.steps)  # the first step's is 1: no bias towards 0
         self.means = {task: (1 - share) * self.means.get(task, 0) + share * loss for task, loss in losses.items()}
 
-    def state_dict(self) -> dict:
-        return {"means": self.means, "steps": self.steps}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.means, self.steps = state["means"], state["steps"]
-
 
 class DynamicAverage(Fixed):
     """DWA (Liu et al. 2019, "End-To-End Multi-Task Learning With Attention", equation 7): more for what falls slowly.
@@ -78,6 +75,8 @@ class DynamicAverage(Fixed):
 
     L(t) is the mean loss of the t-th `steps` steps, where the paper has epochs; w_i = 1 in the first two of these.
     """
+
+    remembers = ("sums", "count", "ratios", "before")
 
     def __init__(self, scales: Mapping[str, float], temperature: float = 2.0, steps: int = 50):
         super().__init__(scales)
@@ -99,12 +98,6 @@ class DynamicAverage(Fixed):
             if self.before:
                 self.ratios = {task: mean / max(self.before[task], 1e-12) for task, mean in means.items()}
             self.before, self.sums, self.count = means, dict.fromkeys(means, 0.0), 0
-
-    def state_dict(self) -> dict:
-        return {name: getattr(self, name) for name in ("sums", "count", "ratios", "before")}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.sums, self.count, self.ratios, self.before = (state[k] for k in ("sums", "count", "ratios", "before"))
 
 
 class Random(Fixed):

@@ -117,7 +117,8 @@ def printable(text: str) -> str:
 
 
 def say(text: str, end: str = "\n", stream: TextIO | None = None, forgiven: type[OSError] = OSError) -> None:
-    """A line on stderr, or `stream`. After an OSError, raised where it is not forgiven, nothing goes there any more."""
+    """A line on stderr, or `stream`. Where that fails, what comes later is thrown away, and the error is raised unless
+    it is of the type `forgiven`."""
     stream = stream or sys.stderr
     try:
         text = printable(text)

@@ -29,7 +29,7 @@ def setting(
     """A dataclass field that is an option.
 
     Args: default: said in the help, unless the help says it. parse: text -> value, bool for a flag.
-          may_change: whether it may differ when a run goes on. usual: whether --help shows it, or --help all alone.
+          may_change: whether it may differ when a run goes on. usual: --help shows it; others are in --help all alone.
           choices: all that it may be. word: argparse's `metavar`.
     """
     if type(default) in (str, int, float) and "(default" not in help:

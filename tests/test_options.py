@@ -211,7 +211,7 @@ def test_the_default_folder_and_the_command_that_goes_on_with_it():
         ("--surgery cagrad:d=2", ["--surgery cagrad: expected settings among c=0.5; found 'd'"]),
         ("--surgery mgda:c=2", ["--surgery mgda: expected no settings; found 'c'"]),
         ("--surgery fairgrad:p=x", ["--surgery fairgrad: could not convert string to float: 'x'"]),
-        ("--pairs para=crossed", ["--pairs: expected siamese or cross; found 'crossed'; did you mean cross?"]),
+        ("--pairs para=crossed", ["--pairs: expected one of siamese, cross; found 'crossed'; did you mean cross?"]),
         ("--pairs sst=cross", ["--pairs: expected tasks of pairs; found sst, whose texts are single"]),
         ("--pairs pra=cross", ["--pairs: expected one of sst, para", "did you mean para?"]),
         ("--weigh famoo", ["--weigh: expected one of fixed, equal", "found 'famoo'; did you mean famo?"]),

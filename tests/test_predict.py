@@ -153,6 +153,13 @@ def test_texts_on_the_command_line_are_answered_for_people(run, model, capsys):
     ]
 
 
+def test_two_texts_are_no_pair_for_a_model_that_reads_single_ones(home, capsys):
+    assert train(home, home / "single", "--strategy", "single", "--tasks", "sst", "--max_steps", 1) == 0
+    capsys.readouterr()
+    assert called(home / "single", "a dog", "a cat") == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line[0] != " "] == ["sst: a dog", "sst: a cat"]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -160,10 +167,11 @@ def test_texts_on_the_command_line_are_answered_for_people(run, model, capsys):
         (("x", "--input", "rows.csv"), 2, "expected texts, or --input; found both"),
         (("x", " ", "--task", "sst"), 2, "expected texts; found ' '"),
         (("x", "--task", "stt"), 2, "--task: expected one of sst, para"),
-        (("x", "--task", "para"), 2, "para: expected 2 texts a row; found 1"),
-        (("x", "y", "z", "--task", "para"), 2, "para: expected two texts; found 3"),
+        (("x", "--task", "para"), 2, "para: expected pairs; found single texts"),
+        (("x", "y", "z", "--task", "para"), 2, "para: expected pairs; found single texts"),
+        (("x", "y", "--task", "sst,para"), 2, "para: expected pairs; found single texts"),
         (("--input", "rows.csv"), 2, "--text_columns: expected A or A,B, the column of the text or the two"),
-        (("--input", "rows.csv", "--text_columns", "a", "--task", "nli"), 2, "nli: expected 2 texts a row; found 1"),
+        (("--input", "rows.csv", "--text_columns", "a", "--task", "nli"), 2, "nli: expected pairs; found single texts"),
         (("--input", "rows.xlsx", "--text_columns", "a"), 2, "--input: expected a .csv, .tsv or .jsonl file, or -"),
         (("--input", "rows.csv", "--text_columns", "a", "--output", "out.txt"), 2, "--output: expected a .csv"),
         (("--input", "rows.csv", "--text_columns", "a", "--output", "rows.csv"), 2, "another file than --input"),

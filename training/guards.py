@@ -16,7 +16,7 @@ MAX_SKIPPED_IN_A_ROW = 20  # steps with an infinite gradient: loss scaling settl
 
 
 def attempts(session: Session) -> Iterator[AbstractContextManager]:
-    """Contexts for one block, until it goes through: where memory runs out, the next has smaller parts, if it can.
+    """Contexts in which to run one block until it succeeds: where memory runs out, the next try cuts the batches finer.
 
     On all ranks alike: an error of one, or its want of memory, is that of all.
     """

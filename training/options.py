@@ -22,7 +22,7 @@ from heads.kinds import KINDS
 from heads.losses import LossSettings
 from optim.surgery import SURGERIES
 from optim.weighing import WEIGHINGS
-from runtime.errors import UsageError, check_name, nearest, program, say
+from runtime.errors import UsageError, check_name, program, say
 from runtime.settings import OptionParser, built, non_negative, non_negative_int, positive, positive_int, rate, setting
 
 usual = partial(setting, usual=True)  # in the short help
@@ -45,12 +45,6 @@ def strategy(text: str) -> str:
     return text
 
 
-def way(text: str) -> str:
-    if text not in PAIRS:
-        raise argparse.ArgumentTypeError(f"expected {' or '.join(PAIRS)}; found {text!r}{nearest(text, PAIRS)}")
-    return text
-
-
 @dataclass(frozen=True)
 class Options:
     """A run's options, as `parse` gives them: checked, complete, frozen."""
@@ -61,7 +55,7 @@ class Options:
     weigh: str = setting("fixed", f"how losses are weighed, beside --loss_scale: {', '.join(WEIGHINGS)}", **OWN)
     tasks: tuple[Task, ...] = usual((), "which tasks (default: sst,para,sts, or the file's)", names, metavar="A,B")
     task_file: Path | None = free(None, "tasks of your own: docs/tasks.md", Path, usual=True, metavar="TOML")
-    pairs: Mapping[str, str] = usual(None, PAIRS_HELP, by_name(way), metavar="WAY|TASK=WAY,TASK=WAY")
+    pairs: Mapping[str, str] = usual(None, PAIRS_HELP, by_name(str), metavar="WAY|TASK=WAY,TASK=WAY")
     checkpoint: str = usual("minilm", "minilm, bert-base-uncased, a folder or a Hub id", metavar="SOURCE")
     init_from: Path | None = free(None, "start from a run's best model, heads too", Path, usual=True, metavar="RUN")
 
@@ -165,7 +159,8 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
 def paired(tasks: Sequence[Task], given: Mapping[str, str], known: Mapping[str, Task]) -> tuple[Task, ...]:
     """The tasks with pairs as --pairs asks for. Raises UsageError for a task whose texts are single."""
     ways = by_task("pairs", given, tasks, known)
-    for name in given:
+    for name, way in given.items():
+        check_name("--pairs", PAIRS, way)
         if name in known and len(known[name].texts) == 1:
             raise UsageError(f"--pairs: expected tasks of pairs; found {name}, whose texts are single; leave it out")
     return tuple(replace(task, pairs=ways[task.name]) if len(task.texts) == 2 else task for task in tasks)

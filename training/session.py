@@ -68,7 +68,7 @@ class Session:
         self.splits = {"test": {}} | read_splits(options.tasks, wanted, options.data_dir, seed)  # by split and task
         self.device = precision.resolve_device(options.device)
         self.amp = precision.resolve_precision(options.amp, self.device)
-        self.scaler = precision.make_scaler(self.amp)
+        self.scaler = torch.amp.GradScaler("cuda", enabled=self.amp == "fp16")  # whose small gradients would vanish
         with seeded(seed, "heads"):
             model = MultitaskBert.from_pretrained(options.checkpoint, options.tasks, options.heads)
         self.model = model.to(self.device).train()
@@ -119,7 +119,7 @@ class Session:
 
     @property
     def steps_as_long(self) -> float:
-        """How many steps take as long as an evaluation: a text trains as long as 8 are read."""
+        """An evaluation's time in training steps, if training on a text takes as long as predicting eight."""
         options, dev = self.options, self.splits["dev"]
         read = sum(len(task.texts) * len(dev[task.name].examples) for task in options.tasks)
         trained = sum(len(task.texts) * options.batch_size[task.name] for task in options.tasks) * options.grad_accum
@@ -222,7 +222,7 @@ class Session:
             with self.saving("checkpoint"):
                 self.world.first(lambda: checkpoint.save(folder, step, tensors, self.numbers(), keep))
                 self.last_good = step
-            if step in lacking and self.last_good != step:  # neither stands: the next may be the best
+            if step in lacking and self.last_good != step:  # neither best/ nor this stands: the next counts as best
                 self.state.best_score = None
 
     @contextmanager

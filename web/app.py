@@ -75,13 +75,6 @@ class Words(BaseModel):
     words: list[list[list[tuple[str, float]]]]
 
 
-class Refused(Exception):
-    """What a client is told: a status, and what was expected, found, and what to do."""
-
-    def __init__(self, status: int, text: str):
-        self.status, self.text = status, text
-
-
 def refusal(status: int, text: str, **headers: str) -> JSONResponse:
     return JSONResponse({"error": " ".join(text.split())}, status, headers)
 
@@ -99,8 +92,8 @@ class Bounded:
         self.inside += 1
         try:
             body = await self.body(receive)
-        except Refused as refused:  # and perhaps not read to its end
-            await refusal(refused.status, refused.text, connection="close")(scope, receive, send)
+        except HTTPException as refused:  # and perhaps not read to its end
+            await refusal(refused.status_code, refused.detail, connection="close")(scope, receive, send)
         else:
             await self.app(scope, receive_once(body, receive), send)
         finally:
@@ -109,14 +102,14 @@ class Bounded:
     async def body(self, receive: Receive) -> bytes:
         limits = self.limits
         if self.inside > limits.max_requests:
-            raise Refused(503, f"expected {limits.max_requests} requests at once; found one more; try later")
+            raise HTTPException(503, f"expected {limits.max_requests} requests at once; found one more; try later")
         try:
             body, size = await asyncio.wait_for(self.read(receive), limits.max_seconds)
         except asyncio.TimeoutError:
             expected = f"expected the request within {limits.max_seconds:g} seconds"
-            raise Refused(408, f"{expected}; found a part of it; send less at once") from None
+            raise HTTPException(408, f"{expected}; found a part of it; send less at once") from None
         if size > limits.max_bytes:
-            raise Refused(413, f"expected {limits.max_bytes:,} bytes at most; found {size:,}; send less at once")
+            raise HTTPException(413, f"expected {limits.max_bytes:,} bytes at most; found {size:,}; send less at once")
         return body
 
     async def read(self, receive: Receive) -> tuple[bytes, int]:
@@ -164,13 +157,15 @@ def checked(sides: dict[str, list[str]], most: int) -> list[tuple[str, ...]]:
     """Texts, or the two sides of pairs, as rows."""
     for name, texts in sides.items():
         if not 0 < len(texts) <= most:
-            raise Refused(413 if texts else 422, f"{name}: expected 1 to {most} texts; found {len(texts)}")
+            raise HTTPException(413 if texts else 422, f"{name}: expected 1 to {most} texts; found {len(texts)}")
         for row, text in enumerate(texts):
             if is_blank(text) or SURROGATE.search(text):
-                raise Refused(422, f"{name}[{row}]: expected a text; found {reprlib.repr(text)}; leave the row out")
+                raise HTTPException(
+                    422, f"{name}[{row}]: expected a text; found {reprlib.repr(text)}; leave the row out"
+                )
     if len({len(texts) for texts in sides.values()}) > 1:
         found = " and ".join(str(len(texts)) for texts in sides.values())
-        raise Refused(422, f"{' and '.join(sides)}: expected as many of both; found {found}; send pairs")
+        raise HTTPException(422, f"{' and '.join(sides)}: expected as many of both; found {found}; send pairs")
     return list(zip(*sides.values(), strict=True))
 
 
@@ -184,12 +179,12 @@ def make_app(model: MultitaskBert, name: str, batcher: Batcher, limits: Limits) 
         try:
             check_name("task", model.tasks, name)
         except UsageError as unknown:
-            raise Refused(404, str(unknown)) from None
+            raise HTTPException(404, str(unknown)) from None
         wanted = ["texts"] if len(model.tasks[name].texts) == 1 else ["texts_a", "texts_b"]
         given = {side: texts for side, texts in body if texts}
         if [*given] != wanted:
             found = " and ".join(given) or "none"
-            raise Refused(422, f"{name}: expected {' and '.join(wanted)}; found {found}; see /docs")
+            raise HTTPException(422, f"{name}: expected {' and '.join(wanted)}; found {found}; see /docs")
         return checked(given, limits.max_texts)
 
     async def answered(key: tuple, rows: Sequence[tuple[str, ...]]) -> list:
@@ -197,7 +192,7 @@ def make_app(model: MultitaskBert, name: str, batcher: Batcher, limits: Limits) 
             return await asyncio.wait_for(asyncio.wrap_future(batcher.submit(key, rows)), limits.max_seconds)
         except asyncio.TimeoutError:
             found = "found a busy server; send fewer texts or try later"
-            raise Refused(503, f"expected an answer within {limits.max_seconds:g} seconds; {found}") from None
+            raise HTTPException(503, f"expected an answer within {limits.max_seconds:g} seconds; {found}") from None
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
@@ -232,9 +227,9 @@ def make_app(model: MultitaskBert, name: str, batcher: Batcher, limits: Limits) 
             """The words as the model reads them, weighted by the attention that they receive."""
             return {"words": await answered((attend, task), rows_of(task, body))}
 
-    @app.exception_handler(Refused)
-    async def refused(request: Request, refused: Refused) -> JSONResponse:
-        return refusal(refused.status, refused.text)
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, refused: HTTPException) -> JSONResponse:
+        return refusal(refused.status_code, refused.detail)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, invalid: RequestValidationError) -> JSONResponse:
@@ -248,7 +243,7 @@ def make_app(model: MultitaskBert, name: str, batcher: Batcher, limits: Limits) 
         return refusal(422, f"{place}: {expected}; found {reprlib.repr(first['input'])}; see /docs")
 
     @app.exception_handler(StarletteHTTPException)
-    async def http(request: Request, other: HTTPException) -> JSONResponse:
+    async def http(request: Request, other: StarletteHTTPException) -> JSONResponse:
         return refusal(other.status_code, f"{request.method} {request.url.path}: {other.detail}; see /docs")
 
     @app.exception_handler(Exception)
