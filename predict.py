@@ -12,7 +12,6 @@ TASK_CLASS for each class.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import sys
 from argparse import Namespace
@@ -24,7 +23,7 @@ from typing import TextIO
 
 from bert.precision import DEVICES, PRECISIONS, resolve_device, resolve_precision
 from data.reader import is_blank
-from data.table import DELIMITERS, check_columns, data_error, rows_of
+from data.table import DELIMITERS, check_columns, data_error, rows_of, text_lines
 from data.tasks import names
 from heads import MultitaskBert
 from heads.inference import answers, outputs
@@ -70,28 +69,13 @@ def in_words(model: MultitaskBert, tasks: Sequence[str], sides: list[list[str]],
 
 @contextmanager
 def lines_of(path: Path | None) -> Iterator[Iterator[str]]:
-    """The physical lines of a file, or of stdin, with their ends. They raise DataError for what is no text in UTF-8."""
-
-    def checked(file: TextIO) -> Iterator[str]:
-        place, number = path or "stdin", 0
-        try:
-            for number, line in enumerate(file, start=1):
-                if "\0" in line:
-                    raise data_error(f"{place}:{number}", "text", "a byte of 0", "save the file as UTF-8")
-                yield line
-        except UnicodeDecodeError as error:
-            found = f"byte 0x{error.object[error.start]:02x} after line {number}"
-            raise data_error(place, "text in UTF-8", found, "save the file as UTF-8") from None
-
-    if path is None:
-        yield checked(io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", newline="\n"))
-        return
+    """The physical lines of a file, or of stdin, as `text_lines` gives them."""
     try:
-        file = open(path, encoding="utf-8-sig", newline="\n")  # noqa: SIM115 - closed below
+        file = open(path, "rb") if path else sys.stdin.buffer  # noqa: SIM115 - closed below
     except OSError as error:
         raise data_error(path, "a file", error.strerror, "check the path") from None
     with file:
-        yield checked(file)
+        yield text_lines(file, path or "stdin")
 
 
 def rows_in(lines: Iterable[str], args: Namespace, new: Sequence[str]) -> Iterator[Row]:

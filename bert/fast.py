@@ -17,11 +17,6 @@ from bert.model import BertModel, Layer, SelfAttention
 from bert.tokenizer import Batch
 
 
-def tokens_computed(batch: Batch) -> int:
-    """How many of a batch's B T tokens the layers compute: a CPU the real ones, a GPU all."""
-    return batch.real if batch["input_ids"].is_cpu else batch["input_ids"].numel()
-
-
 class Packing:
     """The tokens of padded batches (B_1, T_1), (B_2, T_2), ..., one after another: N in all, real ones on a CPU.
 
@@ -38,7 +33,7 @@ class Packing:
         cpu = batches[0]["input_ids"].is_cpu
         # Of the tokens that are computed, in (B T,), each; None where they are all
         self.places = [batch.places if gaps and cpu else None for batch, gaps in both]
-        self.sizes = [tokens_computed(batch) for batch in batches]
+        self.sizes = [batch.real if cpu else shape.numel() for batch, shape in zip(batches, self.shapes, strict=True)]
 
     def pack(self, padded: Sequence[Tensor]) -> Tensor:
         """(B, T) or (B, T, D) each -> (N,) or (N, D)"""

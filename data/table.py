@@ -38,7 +38,7 @@ def read_table(path: Path, columns: Sequence[str | None], course: bool = False) 
     if not course and path.suffix not in DELIMITERS:
         raise data_error(path, "a .csv, .tsv or .jsonl file", path.suffix or "no ending", "correct it")
     delimiter = "\t" if course else DELIMITERS[path.suffix]
-    header, rows = rows_of(_lines(content, path), path, delimiter)
+    header, rows = rows_of(text_lines(io.BytesIO(content), path), path, delimiter)
     rows = list(rows)
     line, names = header or (1, list(dict.fromkeys(name for _, row in rows for name in row)))
     if not rows:
@@ -69,15 +69,17 @@ def rows_of(
     return (line, names), ((line, dict(zip(names, row, strict=True))) for line, row in rows)
 
 
-def _lines(content: bytes, path: Path) -> io.StringIO:
-    """The text, to be read by physical lines with their ends, as csv.reader wants them."""
-    try:
-        if b"\0" in content:
-            raise UnicodeDecodeError("utf-8", content, content.index(b"\0"), len(content), "no character of a text")
-        return io.StringIO(content.decode("utf-8-sig"), newline="\n")
-    except UnicodeDecodeError as error:
-        line, byte = error.object.count(b"\n", 0, error.start) + 1, error.object[error.start]
-        raise data_error(f"{path}:{line}", "text in UTF-8", f"byte 0x{byte:02x}", "save the file as UTF-8") from None
+def text_lines(file: Iterable[bytes], place: object) -> Iterator[str]:
+    """Physical lines with their ends, as csv.reader wants them. They raise DataError for what is no text in UTF-8."""
+    for number, line in enumerate(file, start=1):
+        try:
+            if b"\0" in line:
+                raise UnicodeDecodeError("utf-8", line, line.index(b"\0"), len(line), "no character of a text")
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            found = f"byte 0x{error.object[error.start]:02x}"
+            raise data_error(f"{place}:{number}", "text in UTF-8", found, "save the file as UTF-8") from None
+        yield text
 
 
 def _csv_rows(lines: Iterable[str], path: object, delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from bert import BertModel, BertTokenizer
 from bert.hub import resolve
-from experiments.pictures import new_figure, save
+from experiments.pictures import file_name, new_figure, save
 from heads.files import model_folder
 from runtime.errors import UsageError, run_cli
-from runtime.settings import OptionParser, file_name, negative_int, non_negative_int
+from runtime.settings import OptionParser, negative_int, non_negative_int
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

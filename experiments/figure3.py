@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evaluate import load_model, read_run
-from experiments.pictures import new_figure, save
+from experiments.pictures import file_name, new_figure, save
 from heads import MultitaskBert
 from runtime.errors import UsageError, run_cli
 from runtime.files import write_atomic
-from runtime.settings import OptionParser, file_name
+from runtime.settings import OptionParser
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,6 +5,7 @@ Needs the extra: pip install -e '.[pictures]'
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import reprlib
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
 
 DPI = 200  # of a PNG
 COLUMNS, MOST_ROWS = 4, 99  # most panels in a row, and rows: a PNG has 65,536 pixels at most
+
+
+def file_name(text: str) -> Path:
+    """A type of option: a file to write."""
+    if not Path(text).name or Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"expected a file's name; found {text!r}")
+    return Path(text)
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -22,6 +22,7 @@ from experiments.pictures import (
     draw_cosines,
     draw_mean,
     draw_shares,
+    file_name,
     names,
     new_panels,
     read_log,
@@ -29,7 +30,7 @@ from experiments.pictures import (
     series,
 )
 from runtime.errors import UsageError, run_cli
-from runtime.settings import OptionParser, file_name
+from runtime.settings import OptionParser
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

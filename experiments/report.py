@@ -33,14 +33,14 @@ import numpy as np
 
 from data.tasks import Task
 from evaluate import read_run, score
-from experiments.pictures import DPI, new_figure, png
+from experiments.pictures import DPI, file_name, new_figure, png
 from experiments.plot import PARTS, Run, picture, read_runs
 from heads.kinds import KINDS
 from heads.metrics import calibration
 from heads.readable import NONE, by_class, confusion
 from runtime.errors import DataError, UsageError, run_cli
 from runtime.files import read_json, read_plain, write_atomic
-from runtime.settings import OptionParser, file_name
+from runtime.settings import OptionParser
 from training.card import SETTINGS, SYNTHETIC, card, of_sample
 from training.folder import READABLE, is_run
 from training.log import span

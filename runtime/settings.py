@@ -8,7 +8,6 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from inspect import signature
-from pathlib import Path
 from types import UnionType
 from typing import Any, NoReturn, get_args, get_origin
 
@@ -99,13 +98,6 @@ class OptionParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message.removeprefix("argument "))
-
-
-def file_name(text: str) -> Path:
-    """A type of option: a file to write."""
-    if not Path(text).name or Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"expected a file's name; found {text!r}")
-    return Path(text)
 
 
 def _number(kind: type, fits: Callable[[float], bool], expected: str) -> Callable[[str], Any]:

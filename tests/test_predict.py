@@ -179,8 +179,8 @@ def test_two_texts_are_no_pair_for_a_model_that_reads_single_ones(home, capsys):
         (("--input", "rows.csv", "--text_columns", "c"), 3, "rows.csv:1: expected one column 'c'; found 0 among"),
         (("--input", "header.csv", "--text_columns", "a"), 3, "header.csv: expected rows; found none"),
         (("--input", "short.csv", "--text_columns", "a"), 3, "short.csv:4: expected 3 fields with commas between"),
-        (("--input", "latin.csv", "--text_columns", "a"), 3, "latin.csv: expected text in UTF-8; found byte 0xfc"),
-        (("--input", "zero.csv", "--text_columns", "a"), 3, "zero.csv:2: expected text; found a byte of 0"),
+        (("--input", "latin.csv", "--text_columns", "a"), 3, "latin.csv:3: expected text in UTF-8; found byte 0xfc"),
+        (("--input", "zero.csv", "--text_columns", "a"), 3, "zero.csv:2: expected text in UTF-8; found byte 0x00"),
         (("--input", "sst.csv", "--text_columns", "a"), 3, "sst.csv:2: expected columns other than predictions'"),
         (("--input", "null.jsonl", "--text_columns", "a"), 3, "null.jsonl:2: expected texts in a; found [3]"),
         (
