@@ -34,7 +34,7 @@ import train_multitask
 from evaluate import score
 from experiments.claims import over_seeds
 from experiments.tables import with_spread
-from runtime.errors import DivergedError, UsageError, run_cli, say
+from runtime.errors import DataError, DivergedError, UsageError, run_cli, say
 from runtime.files import read_json, remove
 from runtime.ranks import ALONE, World
 from runtime.settings import OptionParser, non_negative_int, positive_int
@@ -120,7 +120,10 @@ def train(words: Sequence[str], out: Path, make_session: Callable[..., Session] 
                 raise
     for name in ("checkpoints", "best"):
         remove(out / name)
-    return score(read_json(out / "metrics.json")["dev"], options.tasks)
+    value = score(read_json(out / "metrics.json")["dev"], options.tasks)
+    if value is None:
+        raise DataError(f"{out}: expected a score on dev; found none, a metric is not defined; see {out}.log")
+    return value
 
 
 def study_of(storage: str, words: Sequence[str]) -> Study:

@@ -140,6 +140,12 @@ def test_a_trial_that_diverges_is_none_of_those_asked_for(home, monkeypatch):
     assert [trial.state.name for trial in study(home / "diverged").trials] == ["FAIL", "COMPLETE"]
 
 
+def test_a_search_without_a_score_ends(home, monkeypatch, capsys):
+    monkeypatch.setattr(search, "score", lambda metrics, tasks: None)
+    assert searched(home, home / "unscored", 1) == 3
+    assert "trial-0000: expected a score on dev; found none" in capsys.readouterr().err
+
+
 def test_what_no_database_is_is_refused(home, capsys):
     assert searched(home, home / "none", 1, "--storage", "abc") == 2
     assert "--storage: expected a database's URL" in capsys.readouterr().err
