@@ -16,13 +16,31 @@ from torch import Tensor, nn
 from bert.model import BertModel, Layer, SelfAttention
 from bert.tokenizer import Batch
 
+# On a CPU oneDNN compiles each product anew for each shape: 5 to 12 ms, where the product itself takes 1 to 4, and 1 MB
+# that it keeps. So numbers of tokens are rounded up to multiples of this, and shapes come again.
+MULTIPLE = 64
+
+
+def tokens_computed(batches: Sequence[Batch]) -> list[int]:
+    """How many of each batch's B T tokens the layers compute: a GPU all, a CPU the real ones and a few copies more.
+
+    For gradients, which are taken batch by batch, each batch's number is a multiple; else their sum.
+    """
+    if not batches[0]["input_ids"].is_cpu:
+        return [batch["input_ids"].numel() for batch in batches]
+    sizes = [batch.real for batch in batches]
+    if torch.is_grad_enabled():
+        return [size + -size % MULTIPLE for size in sizes]
+    return [*sizes[:-1], sizes[-1] + -sum(sizes) % MULTIPLE]
+
 
 class Packing:
     """The tokens of padded batches (B_1, T_1), (B_2, T_2), ..., one after another: N in all, real ones on a CPU.
 
     What a layer computes token by token it computes on (N, D), for all batches at once and not for padding. Tokens meet
-    in attention alone, so only there is each batch padded again. (A GPU computes padding, too: what it would save is
-    less than what it costs to pack.)
+    in attention alone, so only there is each batch padded again. What `tokens_computed` adds are copies of a batch's
+    first token, which nobody reads. (A GPU computes padding, too: what it would save is less than what it costs to
+    pack.)
     """
 
     def __init__(self, batches: Sequence[Batch]):
@@ -30,10 +48,13 @@ class Packing:
         padded = [batch.real < shape.numel() for batch, shape in zip(batches, self.shapes, strict=True)]
         both = [*zip(batches, padded, strict=True)]
         self.masks = [batch["attention_mask"].bool() if gaps else None for batch, gaps in both]  # (B, T) each
-        cpu = batches[0]["input_ids"].is_cpu
-        # Of the tokens that are computed, in (B T,), each; None where they are all
-        self.places = [batch.places if gaps and cpu else None for batch, gaps in both]
-        self.sizes = [batch.real if cpu else shape.numel() for batch, shape in zip(batches, self.shapes, strict=True)]
+        self.sizes = tokens_computed(batches)
+        # Of the real tokens, in (B T,), each, and of all that are computed; None where these are B T in their order
+        self.real = [batch.places if gaps and batch["input_ids"].is_cpu else None for batch, gaps in both]
+        self.places = [
+            places if places is None and size == shape.numel() else with_copies(places, shape.numel(), size)
+            for places, shape, size in zip(self.real, self.shapes, self.sizes, strict=True)
+        ]
 
     def pack(self, padded: Sequence[Tensor]) -> Tensor:
         """(B, T) or (B, T, D) each -> (N,) or (N, D)"""
@@ -44,11 +65,18 @@ class Packing:
     def pad(self, x: Tensor) -> list[Tensor]:
         """(N, D) -> (B, T, D) each; on a CPU zeros for padding"""
         padded = []
-        for part, places, shape in zip(x.split(self.sizes), self.places, self.shapes, strict=True):
+        for part, places, shape in zip(x.split(self.sizes), self.real, self.shapes, strict=True):
+            part = part[: shape.numel() if places is None else len(places)]
             if places is not None:
                 part = part.new_zeros(shape.numel(), part.shape[1]).index_copy(0, places, part)  # (B T, D)
             padded.append(part.view(*shape, -1))  # (B, T, D)
         return padded
+
+
+def with_copies(places: Tensor | None, count: int, size: int) -> Tensor:
+    """The places of real tokens, None for all `count` in order, and the first one again, `size` in all."""
+    places = torch.arange(count) if places is None else places
+    return torch.cat([places, places[:1].expand(size - len(places))])
 
 
 def dropout(x: Tensor, layer: nn.Dropout) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bert.fast import hidden_states
+from bert.fast import hidden_states, tokens_computed
 from bert.model import BertModel
 from bert.tokenizer import Batch
 
@@ -85,7 +85,7 @@ def one_batch(batches: Sequence[Batch]) -> Batch:
 def row_counts(batches: Sequence[Batch]) -> list[tuple[int, int]]:
     """Of each batch the sentences, and the tokens, that `sentence_vectors` of all of them has the layers compute."""
     if batches[0].input_ids.is_cpu:
-        return [(len(batch.input_ids), batch.real) for batch in batches]
+        return [(len(b.input_ids), tokens) for b, tokens in zip(batches, tokens_computed(batches), strict=True)]
     longest = max(batch.input_ids.shape[1] for batch in batches)
     return [(len(batch.input_ids), len(batch.input_ids) * longest) for batch in batches]
 

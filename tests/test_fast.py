@@ -123,16 +123,23 @@ def test_dropout_stands_where_the_plain_model_has_it(form, monkeypatch):
 # ---- what is computed, and where -------------------------------------------------------------------------------------
 
 
-def test_every_layer_is_called_once_with_the_real_tokens_of_all_batches():
-    """Which the hooks of optim/task_gradients.py need."""
+def test_every_layer_is_called_once_with_the_real_tokens_of_all_batches(monkeypatch):
+    """Which the hooks of optim/task_gradients.py need. Each batch's are a multiple; without gradients their sum is."""
+    monkeypatch.setattr(fast, "MULTIPLE", 8)
     model, batches = make_model(), make_batches()
     rows = {}
     for name, part in model.named_modules():
         if list(part.parameters(recurse=False)):
             part.register_forward_hook(lambda _, inputs, y, name=name: rows.setdefault(name, []).append(len(inputs[0])))
     hidden_states(model, batches)
-    tokens = sum(int(batch.attention_mask.sum()) for batch in batches)
-    assert tokens == sum(LENGTHS) + 2 * 5 + 2 + 3
+    real = [int(batch.attention_mask.sum()) for batch in batches]
+    assert sum(real) == sum(LENGTHS) + 2 * 5 + 2 + 3
+    tokens = sum(8 * math.ceil(count / 8) for count in real)
+    assert len(rows) == 4 + 3 * 6 and all(sizes == [tokens] for sizes in rows.values()), rows
+    rows.clear()
+    with torch.no_grad():
+        hidden_states(model, batches)
+    tokens = 8 * math.ceil(sum(real) / 8)
     assert len(rows) == 4 + 3 * 6 and all(sizes == [tokens] for sizes in rows.values()), rows
     rows.clear()
     hidden_states(model, batches, layer=-2)  # nothing of the layers above
