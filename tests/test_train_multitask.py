@@ -291,7 +291,7 @@ def test_a_toy_kind_trains(home, tmp_path, monkeypatch):
     (tmp_path / "moods.csv").write_text("\n".join(["text,rank", *rows]) + "\n")
     content = '[tasks.mood]\nkind = "ranks"\ntexts = ["text"]\nlabel = "rank"\ntrain = "moods.csv"\ndev = 0.25\n'
     (tmp_path / "ranks.toml").write_text(content)
-    options = ("--task_file", tmp_path / "ranks.toml", *SINGLE[:2], "--max_steps", 60, "--hidden_dropout_prob", 0)
+    options = ("--task_file", tmp_path / "ranks.toml", *SINGLE[:2], "--max_steps", 120, "--hidden_dropout_prob", 0)
     assert train(home, tmp_path / "run", *options, "--lr", 0.01) == 0
     low, high = MultitaskBert.from_pretrained(tmp_path / "run" / "best").predict("mood", ["bad", "great"])
     assert low < high and metrics_of(tmp_path / "run")["dev"]["mood_acc"] > 0.7
