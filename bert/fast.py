@@ -48,13 +48,13 @@ class Packing:
         padded = [batch.real < shape.numel() for batch, shape in zip(batches, self.shapes, strict=True)]
         both = [*zip(batches, padded, strict=True)]
         self.masks = [batch["attention_mask"].bool() if gaps else None for batch, gaps in both]  # (B, T) each
-        self.sizes = tokens_computed(batches)
-        # Of the real tokens, in (B T,), each, and of all that are computed; None where these are B T in their order
-        self.real = [batch.places if gaps and batch["input_ids"].is_cpu else None for batch, gaps in both]
-        self.places = [
-            places if places is None and size == shape.numel() else with_copies(places, shape.numel(), size)
-            for places, shape, size in zip(self.real, self.shapes, self.sizes, strict=True)
-        ]
+        # Of the tokens that are read, in (B T,), each, and of all that are computed; None where these are B T in order
+        self.read = [batch.places if gaps and batch["input_ids"].is_cpu else None for batch, gaps in both]
+        self.places, self.cuts = [], []  # cuts: how many of each batch are read, and how many are copies
+        for places, shape, size in zip(self.read, self.shapes, tokens_computed(batches), strict=True):
+            count = shape.numel() if places is None else len(places)
+            self.places.append(places if size == count else with_copies(places, count, size))
+            self.cuts += [count, size - count]
 
     def pack(self, padded: Sequence[Tensor]) -> Tensor:
         """(B, T) or (B, T, D) each -> (N,) or (N, D)"""
@@ -65,8 +65,7 @@ class Packing:
     def pad(self, x: Tensor) -> list[Tensor]:
         """(N, D) -> (B, T, D) each; on a CPU zeros for padding"""
         padded = []
-        for part, places, shape in zip(x.split(self.sizes), self.real, self.shapes, strict=True):
-            part = part[: shape.numel() if places is None else len(places)]
+        for part, places, shape in zip(x.split(self.cuts)[::2], self.read, self.shapes, strict=True):
             if places is not None:
                 part = part.new_zeros(shape.numel(), part.shape[1]).index_copy(0, places, part)  # (B T, D)
             padded.append(part.view(*shape, -1))  # (B, T, D)
@@ -74,9 +73,9 @@ class Packing:
 
 
 def with_copies(places: Tensor | None, count: int, size: int) -> Tensor:
-    """The places of real tokens, None for all `count` in order, and the first one again, `size` in all."""
+    """The places of the `count` tokens that are read, None for 0, 1, ..., and the first one again, `size` in all."""
     places = torch.arange(count) if places is None else places
-    return torch.cat([places, places[:1].expand(size - len(places))])
+    return torch.cat([places, places[:1].expand(size - count)])
 
 
 def dropout(x: Tensor, layer: nn.Dropout) -> Tensor:

@@ -69,6 +69,11 @@ def autocast(device: torch.device, mode: str) -> torch.autocast:
     return torch.autocast(device.type, DTYPES.get(mode), enabled=mode != "off")
 
 
+def make_scaler(mode: str) -> torch.amp.GradScaler:
+    """Scales the loss under fp16, whose small gradients would vanish; does nothing under the others."""
+    return torch.amp.GradScaler("cuda", enabled=mode == "fp16")
+
+
 def set_deterministic(wanted: bool) -> None:
     """Whether operations whose result may vary on a GPU are refused."""
     if wanted:  # cuBLAS asks for this, before its first use

@@ -7,7 +7,7 @@ import platform
 import pytest
 import torch
 
-from bert.precision import autocast, resolve_device, resolve_precision
+from bert.precision import autocast, make_scaler, resolve_device, resolve_precision
 from runtime.errors import UnavailableError, UsageError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -75,7 +75,8 @@ def test_devices(hardware):
 
 
 @pytest.mark.parametrize("mode, dtype", [("off", torch.float32), ("bf16", torch.bfloat16)])
-def test_autocast_on_a_cpu(mode, dtype):
+def test_autocast_and_the_scaler_that_a_cpu_does_not_need(mode, dtype):
     x = torch.ones(2, 3)
     with autocast(CPU, mode):
         assert (x @ x.mT).dtype == dtype
+    assert make_scaler(mode).state_dict() == {} and make_scaler(mode).scale(x) is x
