@@ -68,7 +68,7 @@ class Session:
         self.splits = {"test": {}} | read_splits(options.tasks, wanted, options.data_dir, seed)  # by split and task
         self.device = precision.resolve_device(options.device)
         self.amp = precision.resolve_precision(options.amp, self.device)
-        self.scaler = torch.amp.GradScaler("cuda", enabled=self.amp == "fp16")  # whose small gradients would vanish
+        self.scaler = precision.make_scaler(self.amp)
         with seeded(seed, "heads"):
             model = MultitaskBert.from_pretrained(options.checkpoint, options.tasks, options.heads)
         self.model = model.to(self.device).train()
