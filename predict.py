@@ -157,8 +157,8 @@ def chosen(args: Namespace, model: MultitaskBert) -> list[str]:
             raise UsageError(f"--{option}: expected {FILE}; found {path}")
     if args.output and args.input and args.output.resolve() == args.input.resolve():
         raise UsageError(f"--output: expected another file than --input; found {args.output}")
-    if any(map(is_blank, args.texts)):
-        raise UsageError(f"expected texts; found {next(filter(is_blank, args.texts))!r}; give one with a word in it")
+    if blank := [text for text in args.texts if is_blank(text)]:
+        raise UsageError(f"expected texts; found {blank[0]!r}; give one with a word in it")
     if args.from_file and len(args.text_columns) not in (1, 2):
         expected = "expected A or A,B, the column of the text or the two of a pair"
         raise UsageError(f"--text_columns: {expected}; found {len(args.text_columns)} names; name one or two")
