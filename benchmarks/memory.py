@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     ]
     gs, mtl = (int(subprocess.check_output([*command, strategy])) / 2**30 for strategy in ("gs", "mtl"))
     report = Report(args.device)
-    report.figure("peak memory: gs / mtl", gs, mtl, gs / mtl, at_most=2.0, unit="GiB", rows=args.rows)
+    report.figure("peak memory: gs / mtl", gs, mtl, gs / mtl, at_most=1.5, unit="GiB", rows=args.rows)
     return report.exit_code(args.check)
 
 
