@@ -8,7 +8,8 @@ load, with graphs beside it. They take any number of rows:
 
     onnx/model.onnx         input_ids, attention_mask, token_type_ids, (B, T)
                             -> last_hidden_state (B, T, D), vector (B, D)
-    onnx/heads/TASK.onnx    vector, or for pairs vector_a and vector_b, (B, D)
+    onnx/heads/TASK.onnx    vector, or for pairs vector_a and vector_b, and
+                            vector_ab where they are read at once too, (B, D)
                             -> y: a score's number (B,), a binary task's second
                             probability (B,), probabilities (B, K) of labels,
                             logits (B, K) of classes
@@ -43,7 +44,8 @@ from runtime.settings import OptionParser
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 ENCODER, SMALL = "onnx/model.onnx", "onnx/model_int8.onnx"  # the first is where sentence-transformers looks
-SIDES = {1: ("vector",), 2: ("vector_a", "vector_b")}  # inputs of a head
+VECTORS = {1: ("vector",), 2: ("vector_a", "vector_b")}  # inputs of a head, by its task's sequences
+VECTORS[3] = (*VECTORS[2], "vector_ab")
 
 
 class Encoder(nn.Module):
@@ -71,9 +73,9 @@ class Head(nn.Module):
         super().__init__()
         self.shared, self.head = model.heads.shared, model.heads[name]
 
-    def forward(self, vector_a: Tensor, vector_b: Tensor | None = None) -> Tensor:
-        """X of a text, or of each of a pair's, (B, D) each -> (B,) or (B, K)"""
-        x = vector_a if vector_b is None else torch.cat([vector_a, vector_b])
+    def forward(self, vector_a: Tensor, vector_b: Tensor | None = None, vector_ab: Tensor | None = None) -> Tensor:
+        """X of each of a row's sequences, (B, D) each -> (B,) or (B, K)"""
+        x = torch.cat([x for x in (vector_a, vector_b, vector_ab) if x is not None])
         return self.head(self.head.own(self.shared(x)))
 
 
@@ -105,7 +107,7 @@ def export(model: MultitaskBert, folder: Path, int8: bool = False) -> None:
         ids = {name: torch.ones(3, 7, dtype=torch.int64) for name in INPUTS}
         write_graph(Encoder(model), new / ENCODER, ids, ["last_hidden_state", "vector"], batch, tokens)
         for name, task in model.tasks.items():
-            vectors = {side: torch.ones(3, model.bert.config.hidden_size) for side in SIDES[task.sides]}
+            vectors = {side: torch.ones(3, model.bert.config.hidden_size) for side in VECTORS[task.sequences]}
             write_graph(Head(model, name), new / head_file(name), vectors, ["y"], batch)
         if int8:
             from onnxruntime.quantization import quantize_dynamic  # an extra, as torch.onnx's own needs are
@@ -139,9 +141,10 @@ class OnnxModel:
 
     def outputs(self, task: str, sides: Sequence[Sequence[str]]) -> Tensor:
         """y of N texts, or of N pairs as two sides, as the task's kind has it"""
-        at_once = len(sides) > self.model.tasks[task].sides
-        vectors = map(self.encode, [list(zip(*sides, strict=True))] if at_once else sides)
-        inputs = {side: x.numpy() for side, x in zip(SIDES[self.model.tasks[task].sides], vectors, strict=True)}
+        own = self.model.tasks[task]
+        texts = [*sides] * own.apart + [list(zip(*sides, strict=True))] * own.at_once
+        vectors = [self.encode(each).numpy() for each in texts]
+        inputs = dict(zip(VECTORS[own.sequences], vectors, strict=True))
         return torch.from_numpy(self.heads[task].run(["y"], inputs)[0])
 
     def metrics(self, splits: Mapping[str, Split]) -> dict[str, float | None]:

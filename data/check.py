@@ -29,8 +29,7 @@ def summary(task: Task, split: Split, counts: dict[str, int], tokenizer: BertTok
     """Rows; tokens, uncut, [CLS] and [SEP] included, of a row's longer text, or of both where they are read at once;
     the share of each label."""
     columns = [[*column] for column in zip(*(example.texts for example in split.examples), strict=True)]
-    at_once = len(columns) > task.sides
-    lengths = [tokenizer.lengths(*columns)] if at_once else [tokenizer.lengths(column) for column in columns]
+    lengths = [tokenizer.lengths(*columns)] if task.at_once else [tokenizer.lengths(column) for column in columns]
     tokens = np.max(lengths, axis=0)
     labelled = max(1, sum(example.label is not None for example in split.examples))
     line = f"{len(tokens):9,} rows   median {np.median(tokens):4.0f} tokens, longest {tokens.max():5,}"

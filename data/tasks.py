@@ -16,7 +16,7 @@ from runtime.settings import of_type
 
 SPLITS = ("train", "dev", "test")
 NAME = re.compile("[A-Za-z0-9_-]{1,99}")  # of a task: in options, metrics and file names
-PAIRS = ("siamese", "cross")  # each text read by itself, then compared; or both as one sequence
+PAIRS = ("siamese", "cross", "both")  # each text read by itself, then compared; both as one sequence; in both ways
 ALL = ""  # in what `by_name` gives: the value of every task
 
 
@@ -52,9 +52,19 @@ class Task:
     course: Course | None = None
 
     @property
-    def sides(self) -> int:
-        """Sequences that the encoder reads for a row: 2 for a siamese pair, else 1."""
-        return 2 if len(self.texts) == 2 and self.pairs == "siamese" else 1
+    def apart(self) -> bool:
+        """Whether each text is read by itself: single ones, and of pairs all but cross ones."""
+        return len(self.texts) == 1 or self.pairs != "cross"
+
+    @property
+    def at_once(self) -> bool:
+        """Whether the two texts of a pair are read as one sequence."""
+        return len(self.texts) == 2 and self.pairs != "siamese"
+
+    @property
+    def sequences(self) -> int:
+        """That the encoder reads for a row: 1, 2 of a siamese pair, 3 of one that is read in both ways."""
+        return len(self.texts) * self.apart + self.at_once
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ SPACE = {
     "weight_decay": (0.001, 0.1),
     "hidden_dropout_prob": (0.0, 0.6),
     "loss_scale": {"sst": (0.3, 3.0), "sts": (0.3, 3.0)},  # para's is 1: only their ratios matter
-    "pairs": {"para": ("siamese", "cross"), "sts": ("siamese", "cross")},
+    "pairs": {"para": ("siamese", "cross", "both"), "sts": ("siamese", "cross", "both")},
     "pooling": ("cls", "mean", "attention_mean"),
     "layer": ("-1", "-2"),
     "sts_gamma": (0.0, 1.0),

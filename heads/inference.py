@@ -119,11 +119,12 @@ def outputs(
     weight = next(model.heads.parameters())
     heads, x = inference_copy(model.heads, weight.dtype), {}
     for name in names:
-        at_once = len(sides) > model.tasks[name].sides
-        if at_once not in x:
-            texts = list(zip(*sides, strict=True)) if at_once else [text for side in sides for text in side]
-            x[at_once] = encode(model, texts, amp=amp, progress=progress).to(weight)  # (N, D), of two sides (2 N, D)
-        y = heads[name](heads.vectors({name: x[at_once]})[name])
+        task = model.tasks[name]
+        ways = [way for way, wanted in (("apart", task.apart), ("at once", task.at_once)) if wanted]
+        for way in [way for way in ways if way not in x]:
+            texts = [text for side in sides for text in side] if way == "apart" else list(zip(*sides, strict=True))
+            x[way] = encode(model, texts, amp=amp, progress=progress).to(weight)  # (N, D), of two sides (2 N, D)
+        y = heads[name](heads.vectors({name: torch.cat([x[way] for way in ways])})[name])
         if not y.isfinite().all():
             row = (~y.isfinite()).nonzero()[0, 0]
             advice = "train with a lower --lr, or take --amp off"

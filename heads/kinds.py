@@ -146,7 +146,7 @@ class Score(Kind):
 
     def output(self, task: Task, f: Tensor) -> Tensor:
         """(B, 1) -> number (B,). For siamese pairs f is z, as in the paper; others start from the range's middle."""
-        return self.of_scale(task, f[:, 0] if task.sides == 2 else f[:, 0] + 2.5)
+        return self.of_scale(task, f[:, 0] if task.sequences == 2 else f[:, 0] + 2.5)
 
     def of_cosine(self, task: Task, cos: Tensor) -> Tensor:
         """(B,) in [-1, 1] -> number (B,): z = 5 cos"""

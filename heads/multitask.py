@@ -114,7 +114,7 @@ class MultitaskBert(nn.Module):
     ) -> dict[str, Tensor]:
         """Each task's loss, not scaled, a float32 scalar, from one pass over the rows of all tasks in `batches`.
 
-        Args: previous: of the triplets, read and added to with the full loss of siamese contrastive tasks alone.
+        Args: previous: of the triplets, read and added to with the full loss of contrastive siamese tasks alone.
               generator: a CPU generator for the draw of negatives, fresh, the same for all micro-batches of a step.
         """
         tokens = [batch.tokens for batch in batches.values()]
@@ -124,7 +124,8 @@ class MultitaskBert(nn.Module):
             for name, v in self.heads.vectors(dict(zip(batches, x, strict=True))).items():
                 head, labels = self.heads[name], batches[name].labels
                 losses[name] = head.kind.loss(head.task, head(v), labels, settings)
-                if head.task.contrastive and head.task.sides == 2 and settings.para_loss == "full":
+                if head.task.contrastive and head.task.sequences > 1 and settings.para_loss == "full":
+                    v = v[: 2 * len(labels)]
                     v_a, v_b = v.chunk(2)  # (B, D) each
                     places = batches[name].places or range(len(v_a))
                     negatives = previous.draw(name, places, generator)

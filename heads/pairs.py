@@ -15,7 +15,8 @@ X here are the vectors after the MLP, f is `kind.output` of a head's numbers, an
 
 Kinds whose output is no single number have no cosine in it: alpha is 1, as it is for single texts, and for pairs that
 the encoder reads at once (`cross`, Devlin et al. 2019), where f sees the one vector alone. A further kind with a cosine
-has 0.5. Letters: B batch, D hidden size.
+has 0.5. Of pairs that are read in both ways (`both`) y is the mean of (1) and of an f of the third vector, X_ab.
+Letters: B batch, D hidden size.
 """
 
 from collections.abc import Sequence
@@ -60,29 +61,31 @@ class ResidualMLP(nn.Module):
 
 
 class TaskHead(nn.Module):
-    """One task's own part: from the vector, or the two vectors of a pair, to y as the task's kind has it."""
+    """One task's own part: from a row's vector, or vectors, to y as the task's kind has it."""
 
     def __init__(self, task: Task, arch: str, size: int, dropout: float):
         super().__init__()
         self.task, self.kind = task, KINDS[task.kind]
-        self.alpha = ALPHA[arch].get(task.kind, 0.5) if task.sides == 2 and self.kind.of_cosine else 1.0
+        siamese, outputs = task.sequences > 1, self.kind.width(task)
+        self.alpha = ALPHA[arch].get(task.kind, 0.5) if siamese and self.kind.of_cosine else 1.0
         self.own = ResidualMLP(size, dropout) if self.alpha == 0 else nn.Identity()  # v1 and v2: the MLP of each side
-        inputs = 3 * size if task.sides == 2 else size
-        self.f = mlp(inputs, size, self.kind.width(task), dropout) if self.alpha > 0 else None
+        self.f = mlp(3 * size if siamese else size, size, outputs, dropout) if self.alpha > 0 else None
+        self.f_ab = mlp(size, size, outputs, dropout) if siamese and task.at_once else None
 
     def forward(self, v: Tensor) -> Tensor:
-        """v: (B, D), for siamese pairs (2 B, D): the first sides, then the second ones -> y of B rows."""
-        if self.task.sides == 1:
+        """v: (B, D), for siamese pairs (2 B, D): the first texts, then the second ones; of `both` (3 B, D): then both
+        at once -> y of B rows."""
+        if self.task.sequences == 1:
             return self.kind.output(self.task, self.f(v))
-        rows = v.shape[0] // 2  # not chunk, which torch.export takes for a fixed number of rows
-        v_a, v_b = v[:rows], v[rows:]  # (B, D) each
+        rows = v.shape[0] // self.task.sequences  # not chunk, which torch.export takes for a fixed number of rows
+        v_a, v_b, v_ab = v[:rows], v[rows : 2 * rows], v[2 * rows :]  # (B, D) each; siamese: no v_ab
         y = 0.0
         if self.alpha > 0:
             features = torch.cat([v_a, v_b, (v_a - v_b).abs()], dim=-1)  # (B, 3 D)
             y = y + self.alpha * self.kind.output(self.task, self.f(features))
         if self.alpha < 1:
             y = y + (1 - self.alpha) * self.kind.of_cosine(self.task, F.cosine_similarity(v_a, v_b, dim=-1))
-        return y
+        return (y + self.kind.output(self.task, self.f_ab(v_ab))) / 2 if self.f_ab else y
 
 
 class Heads(nn.Module):

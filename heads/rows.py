@@ -19,7 +19,7 @@ from heads.pooling import one_batch
 class TaskBatch:
     """One task's rows of a step."""
 
-    tokens: Batch  # (B, T); for siamese pairs (2 B, T): the first sentences, then the second ones
+    tokens: Batch  # (B, T); of siamese pairs (2 B, T): the first texts, then the second ones; of `both` (3 B, T)
     labels: Tensor  # of B rows, as the task's kind makes them
     ids: list[str]  # the rows' names, for error messages
     number: int = 0  # of the batch that the rows are of, in the step
@@ -30,14 +30,13 @@ class TaskRows:
     """A task's rows as token ids, and their endless, seeded stream of batches."""
 
     def __init__(self, task: Task, split: Split, tokenizer: BertTokenizer, max_length: int, batch_size: int, seed: int):
-        self.task, self.examples, self.tokenizer, self.types = task, split.examples, tokenizer, None
+        self.task, self.examples, self.tokenizer = task, split.examples, tokenizer
         columns = [[*column] for column in zip(*(example.texts for example in split.examples), strict=True)]
-        if len(columns) > task.sides:  # both texts of a pair are read at once
-            ids, self.types = tokenizer.pair_ids(*columns, max_length)
-            self.sides = [ids]
-        else:
-            self.sides = [tokenizer.ids(column, max_length) for column in columns]
-        lengths = [max(map(len, row)) for row in zip(*self.sides, strict=True)]
+        apart = [tokenizer.ids(column, max_length) for column in columns] if task.apart else []
+        self.sequences = [(ids, [[0] * len(row) for row in ids]) for ids in apart]  # ids and segment ids, by row
+        if task.at_once:
+            self.sequences.append(tokenizer.pair_ids(*columns, max_length))
+        lengths = [max(map(len, row)) for row in zip(*(ids for ids, _ in self.sequences), strict=True)]
         self.stream = BatchStream(lengths, batch_size, seed, task.name)
 
     def batches(self, step: int, grad_accum: int) -> list[list[int]]:
@@ -57,8 +56,8 @@ class TaskRows:
 
     def batch(self, rows: list[int], number: int = 0, places: Sequence[int] | None = None) -> TaskBatch:
         """These rows, by their numbers in the file. number, places: see TaskBatch."""
-        types = self.types and [self.types[row] for row in rows]
-        tokens = self.tokenizer.pad([side[row] for side in self.sides for row in rows], types)
+        ids, types = ([of_row[row] for of_row in part for row in rows] for part in zip(*self.sequences, strict=True))
+        tokens = self.tokenizer.pad(ids, types)
         examples = [self.examples[row] for row in rows]
         labels = KINDS[self.task.kind].target(self.task, [example.label for example in examples])
         return TaskBatch(tokens, labels, [example.id for example in examples], number, places)

@@ -14,11 +14,11 @@ LABELS = {"classes": [2, 0, 1], "binary": [1, 0, 1], "score": [0.0, 5.0, 2.75], 
 
 
 def task_of(kind: str, sides: int, **settings) -> Task:
-    """Named KIND-SIDES, such as score-2, or KIND-cross. settings: in place of what it would have."""
+    """Named KIND-SIDES, such as score-2, or KIND-cross, KIND-both. settings: in place of what it would have."""
     return Task(
         f"{kind}-{settings.get('pairs', sides)}", kind, ("one", "other")[:sides], "label", {}, **WORDS[kind] | settings
     )
 
 
 EVERY = [task_of(kind, sides) for kind in WORDS for sides in (1, 2)]
-EVERY += [task_of(kind, 2, pairs="cross") for kind in WORDS]
+EVERY += [task_of(kind, 2, pairs=pairs) for pairs in ("cross", "both") for kind in WORDS]

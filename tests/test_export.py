@@ -29,7 +29,7 @@ PAGE = (Path(__file__).parent.parent / "docs" / "export.md").read_text(encoding=
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     with tiny_run.workshop(tmp_path_factory.mktemp("home")) as home:
-        assert train(home, home / "run", "--pairs", "sts=cross", "--max_steps", 2) == 0
+        assert train(home, home / "run", "--pairs", "sts=both", "--max_steps", 2) == 0
         yield home
 
 

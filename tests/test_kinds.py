@@ -33,7 +33,7 @@ each_task = pytest.mark.parametrize("task", EVERY, ids=lambda task: task.name)
 def certain(task, labels: list) -> Tensor:
     """What a head must compute for the model to be sure of these labels: (N, width) float64"""
     if task.kind == "score":  # low + 2 z, and single texts start from z = 2.5
-        return torch.tensor(labels, dtype=torch.float64)[:, None] / 2 + (0.5 if task.sides == 2 else -2)
+        return torch.tensor(labels, dtype=torch.float64)[:, None] / 2 + (0.5 if task.sequences == 2 else -2)
     gold = torch.zeros(len(labels), len(task.classes), dtype=torch.float64)
     for row, label in enumerate(labels):
         gold[row, list(np.atleast_1d(np.array(label, dtype=int)))] = 1

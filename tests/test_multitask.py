@@ -64,8 +64,14 @@ def sides_of(task: Task, texts: list[str] = TEXTS) -> list[list[str]]:
 def batch(model: MultitaskBert, task: Task) -> TaskBatch:
     """Three rows."""
     sides = sides_of(task, TEXTS[:3])
-    one_sequence = len(sides) == 1 or task.pairs == "cross"
-    tokens = model.tokenizer(*sides) if one_sequence else model.tokenizer([text for side in sides for text in side])
+    ids = (
+        [row for side in sides for row in model.tokenizer.ids(side)] if task.pairs != "cross" or len(sides) == 1 else []
+    )
+    types = [[0] * len(row) for row in ids]
+    if len(sides) == 2 and task.pairs != "siamese":
+        for all_of_them, those_at_once in zip((ids, types), model.tokenizer.pair_ids(*sides), strict=True):
+            all_of_them += those_at_once
+    tokens = model.tokenizer.pad(ids, types)
     return TaskBatch(tokens, KINDS[task.kind].target(task, LABELS[task.kind]), ["x", "y", "z"])
 
 
@@ -181,11 +187,13 @@ def test_a_pass_ends_where_it_is_full_and_not_before(model, monkeypatch):
 @each_arch
 def test_predictions_are_the_heads_of_the_vectors_in_the_users_words(tiny_bert, arch, pooling, task):
     model, kind = make(tiny_bert, [task], arch=arch, pooling=pooling), KINDS[task.kind]
-    if task.pairs == "cross":  # each pair by itself, by the plain model
-        tokens, layer = [model.tokenizer(*pair) for pair in zip(*sides_of(task), strict=True)], model.config.layer
-        x = torch.cat([plain(model, each, pooling, layer) for each in tokens]).detach()
-    else:
-        x = torch.from_numpy(np.concatenate([model.encode(side) for side in sides_of(task)]))
+    sides, layer = sides_of(task), model.config.layer
+    tokens = [model.tokenizer([text]) for side in sides for text in side] if "cross" not in task.name else []
+    if len(sides) == 2 and task.pairs != "siamese":
+        tokens += [model.tokenizer(*pair) for pair in zip(*sides, strict=True)]
+    x = torch.cat(
+        [plain(model, each, pooling, layer) for each in tokens]
+    ).detach()  # each by itself, by the plain model
     with torch.no_grad():
         y = model.heads[task.name](model.heads.vectors({task.name: x})[task.name])
     found = model.predict(task.name, *sides_of(task))

@@ -171,10 +171,13 @@ def test_which_tasks(tmp_path):
 
 def test_how_pairs_meet():
     assert parse([]).pairs == {"sst": "siamese", "para": "siamese", "sts": "siamese"}
-    for words, ways in (("cross", ["siamese", "cross", "cross"]), ("sts=cross", ["siamese", "siamese", "cross"])):
+    for words, ways in (("cross", ["siamese", "cross", "cross"]), ("sts=both", ["siamese", "siamese", "both"])):
         options = parse(["--pairs", words])
         assert [task.pairs for task in options.tasks] == [*options.pairs.values()] == ways
-        assert [task.sides for task in options.tasks] == [1, *(2 - (way == "cross") for way in ways[1:])]
+        assert [task.sequences for task in options.tasks] == [
+            1,
+            *({"cross": 1, "siamese": 2, "both": 3}[way] for way in ways[1:]),
+        ]
 
 
 def test_the_default_folder_and_the_command_that_goes_on_with_it():
@@ -211,7 +214,10 @@ def test_the_default_folder_and_the_command_that_goes_on_with_it():
         ("--surgery cagrad:d=2", ["--surgery cagrad: expected settings among c=0.5; found 'd'"]),
         ("--surgery mgda:c=2", ["--surgery mgda: expected no settings; found 'c'"]),
         ("--surgery fairgrad:p=x", ["--surgery fairgrad: could not convert string to float: 'x'"]),
-        ("--pairs para=crossed", ["--pairs: expected one of siamese, cross; found 'crossed'; did you mean cross?"]),
+        (
+            "--pairs para=crossed",
+            ["--pairs: expected one of siamese, cross, both; found 'crossed'; did you mean cross?"],
+        ),
         ("--pairs sst=cross", ["--pairs: expected tasks of pairs; found sst, whose texts are single"]),
         ("--pairs pra=cross", ["--pairs: expected one of sst, para", "did you mean para?"]),
         ("--weigh famoo", ["--weigh: expected one of fixed, equal", "found 'famoo'; did you mean famo?"]),

@@ -48,23 +48,28 @@ def mlp_by_hand(layers: nn.Sequential, x: np.ndarray) -> np.ndarray:
 
 def by_hand(heads: Heads, arch: str, task: Task, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A task's vectors and outputs."""
-    head, is_pair = heads[task.name], len(task.texts) == 2 and task.pairs == "siamese"
+    head, is_pair, both = heads[task.name], len(task.texts) == 2 and task.pairs != "cross", task.pairs == "both"
     alpha = {"binary": ALPHAS[arch][0], "score": ALPHAS[arch][1]}.get(task.kind, 1) if is_pair else 1
     v = x
     if arch in ("v3a", "v3b"):
         v = x + mlp_by_hand(heads.shared.mlp, x)
     elif alpha == 0:
         v = x + mlp_by_hand(head.own.mlp, x)
-    a, b = v[:B], v[-B:]
+    a, b = v[:B], v[B : 2 * B]
     low, unit = (task.range[0], (task.range[1] - task.range[0]) / 5) if task.range else (0, 1)
+
+    def output(f: np.ndarray) -> np.ndarray:
+        score = low + unit * (f[:, 0] + (0 if is_pair and not both else 2.5))
+        return {"classes": f, "binary": expit(f[:, 0]), "score": score, "labels": expit(f)}[task.kind]
+
     y = 0
     if alpha > 0:
-        f = mlp_by_hand(head.f, np.concatenate([a, b, abs(a - b)], axis=1) if is_pair else v)
-        score = low + unit * (f[:, 0] + (0 if is_pair else 2.5))
-        y = alpha * {"classes": f, "binary": expit(f[:, 0]), "score": score, "labels": expit(f)}[task.kind]
+        y = alpha * output(mlp_by_hand(head.f, np.concatenate([a, b, abs(a - b)], axis=1) if is_pair else v))
     if alpha < 1:
         cos = (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
         y = y + (1 - alpha) * {"binary": (1 + cos) / 2, "score": low + unit * 5 * cos}[task.kind]
+    if both:
+        y = (y + output(mlp_by_hand(head.f_ab, v[2 * B :]))) / 2
     return v, y
 
 
@@ -76,7 +81,7 @@ def assert_close(actual: Tensor, expected: np.ndarray) -> None:
 @each_task
 def test_vectors_and_outputs_by_hand(arch, task):
     """y = alpha f(concat(a, b, |a - b|)) + (1 - alpha) cos(a, b), as its kind maps them; of all tasks in one pass."""
-    heads, x = make(arch), {other.name: vectors(other.sides, seed=seed) for seed, other in enumerate(EVERY)}
+    heads, x = make(arch), {other.name: vectors(other.sequences, seed=seed) for seed, other in enumerate(EVERY)}
     v, y = by_hand(heads, arch, task, x[task.name].numpy())
     found = heads.vectors(x)[task.name]
     assert_close(found, v)
@@ -88,7 +93,7 @@ def test_shared_is_what_more_than_one_task_uses(arch):
     heads = make(arch)
     used = dict.fromkeys(heads.parameters(), 0)
     for task in EVERY:
-        v = heads.vectors({task.name: vectors(task.sides)})[task.name]
+        v = heads.vectors({task.name: vectors(task.sequences)})[task.name]
         gradients = torch.autograd.grad(heads[task.name](v).sum(), list(used), allow_unused=True)
         for parameter, gradient in zip(used, gradients, strict=True):
             used[parameter] += gradient is not None
@@ -122,7 +127,7 @@ def test_identical_and_opposite_pairs_with_the_wrong_label_have_a_small_gradient
 
 @each_arch
 def test_fresh_heads_compare_the_encoders_own_vectors_and_learn(arch):
-    heads, x = make(arch, random=False), {task.name: vectors(task.sides) for task in EVERY}
+    heads, x = make(arch, random=False), {task.name: vectors(task.sequences) for task in EVERY}
     v = heads.vectors(x)
     assert all(torch.equal(v[name], x[name]) for name in x)
     sum(rows.sum() for rows in v.values()).backward()

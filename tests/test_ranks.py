@@ -91,7 +91,10 @@ RUNS = {  # the options; how many ranks
     ),
     "random weights, losses of equal size": (("--surgery", "random", "--weigh", "equal", "--layer", -2), 2),
     "db_mtl, which reads the losses; cnn": (("--surgery", "db_mtl", "--pooling", "cnn", "--max_grad_norm", 0.1), 2),
-    "the plain sum, pairs at once": (("--strategy", "mtl", "--pairs", "sts=cross", "--pooling", "attention_mean"), 2),
+    "the plain sum, pairs in all ways": (
+        ("--strategy", "mtl", "--pairs", "para=both,sts=cross", "--pooling", "attention_mean"),
+        2,
+    ),
     "ended by early stopping": (("--eval_every", 1, "--patience", 1), 2),
     "heads alone": (("--strategy", "mtl", "--option", "pretrain", "--arch", "v2"), 2),
 }

@@ -129,7 +129,7 @@ def test_a_task_that_says_everything_is_not_read(tmp_path):
     *(({"dev": dev}, " dev", "a .csv, .tsv or .jsonl file, or a share", toml(dev)) for dev in (0.0, 1.0, 1, -0.1, "d")),
     ({"dev": None}, " dev", "a .csv, .tsv or .jsonl file, or a share", "none"),
     ({"kind": "labels", "classes": ["a;b", "c"]}, " separator", "one that none of ['a;b', 'c'] holds", "';'"),
-    ({"pairs": "crossed"}, " pairs", "siamese or cross", "'crossed'"),
+    ({"pairs": "crossed"}, " pairs", "siamese or cross or both", "'crossed'"),
     *(({"batch_size": size}, " batch_size", "a whole number, 1 or more", repr(size)) for size in (0, 2.0, True, "8")),
     *(({"loss_scale": scale}, " loss_scale", "a number above 0", repr(scale)) for scale in (0, -1.5, "1")),
     ({"metric": "pearson"}, " metric", "one of acc, macro_f1", "'pearson'"),

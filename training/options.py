@@ -29,7 +29,9 @@ usual = partial(setting, usual=True)  # in the short help
 free = partial(setting, may_change=True)  # when a run goes on: the weights do not depend on it
 OF = {"metavar": "X|TASK=X,TASK=X"}  # one for all tasks, or by name
 N, X, OWN = {"metavar": "N"}, {"metavar": "X"}, {"metavar": "NAME[:SETTING=X,...]"}
-PAIRS_HELP = "siamese: each text of a pair is read by itself; cross: both at once (default: each task's)"
+PAIRS_HELP = (
+    "siamese: each text of a pair is read by itself; cross: both at once; both: both ways (default: each task's)"
+)
 DATA_HELP = "folder of the course's files (default: the downloaded ones, else the sample)"
 FOLDER_HELP = "the run's folder (default: in runs/, named for what was chosen)"
 # First option -> heading in the help

@@ -138,7 +138,7 @@ def predict(model: MultitaskBert, amp: str, task: str, sides: list[list[str]]) -
 
 
 def attend(model: MultitaskBert, amp: str, task: str, sides: list[list[str]]) -> list[list[list[tuple[str, float]]]]:
-    if len(sides) > model.tasks[task].sides:
+    if not model.tasks[task].apart:
         return [[words] for words in word_weights(model, list(zip(*sides, strict=True)), amp)]
     return [list(texts) for texts in zip(*(word_weights(model, side, amp) for side in sides), strict=True)]
 
