@@ -123,7 +123,8 @@ class MultitaskBert(nn.Module):
         with torch.autocast(x[0].device.type, enabled=False):
             for name, v in self.heads.vectors(dict(zip(batches, x, strict=True))).items():
                 head, labels = self.heads[name], batches[name].labels
-                losses[name] = head.kind.loss(head.task, head(v), labels, settings)
+                each = [head.kind.loss(head.task, y, labels, settings) for y in head.readings(v)]
+                losses[name] = sum(each) / len(each)
                 if head.task.contrastive and head.task.sequences > 1 and settings.para_loss == "full":
                     v = v[: 2 * len(labels)]
                     v_a, v_b = v.chunk(2)  # (B, D) each

@@ -15,8 +15,8 @@ X here are the vectors after the MLP, f is `kind.output` of a head's numbers, an
 
 Kinds whose output is no single number have no cosine in it: alpha is 1, as it is for single texts, and for pairs that
 the encoder reads at once (`cross`, Devlin et al. 2019), where f sees the one vector alone. A further kind with a cosine
-has 0.5. Of pairs that are read in both ways (`both`) y is the mean of (1) and of an f of the third vector, X_ab.
-Letters: B batch, D hidden size.
+has 0.5. Of pairs that are read in both ways (`both`) y is the mean of (1) and of an f of the third vector, X_ab, and
+the loss is the mean of their losses. Letters: B batch, D hidden size.
 """
 
 from collections.abc import Sequence
@@ -75,8 +75,13 @@ class TaskHead(nn.Module):
     def forward(self, v: Tensor) -> Tensor:
         """v: (B, D), for siamese pairs (2 B, D): the first texts, then the second ones; of `both` (3 B, D): then both
         at once -> y of B rows."""
+        ys = self.readings(v)
+        return sum(ys) / len(ys)
+
+    def readings(self, v: Tensor) -> list[Tensor]:
+        """v as in forward -> y by each way of reading a pair, two of `both`, else one. Each is trained by itself."""
         if self.task.sequences == 1:
-            return self.kind.output(self.task, self.f(v))
+            return [self.kind.output(self.task, self.f(v))]
         rows = v.shape[0] // self.task.sequences  # not chunk, which torch.export takes for a fixed number of rows
         v_a, v_b, v_ab = v[:rows], v[rows : 2 * rows], v[2 * rows :]  # (B, D) each; siamese: no v_ab
         y = 0.0
@@ -85,7 +90,7 @@ class TaskHead(nn.Module):
             y = y + self.alpha * self.kind.output(self.task, self.f(features))
         if self.alpha < 1:
             y = y + (1 - self.alpha) * self.kind.of_cosine(self.task, F.cosine_similarity(v_a, v_b, dim=-1))
-        return (y + self.kind.output(self.task, self.f_ab(v_ab))) / 2 if self.f_ab else y
+        return [y, self.kind.output(self.task, self.f_ab(v_ab))] if self.f_ab else [y]
 
 
 class Heads(nn.Module):
