@@ -256,7 +256,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--predictions_dir", type=Path, help="where the files go (default: RUN/predictions)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: %(default)s)")
     parser.add_argument("--amp", choices=PRECISIONS, help="the precision (default: the run's)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     if args.report and args.split == "test":
         raise UsageError("--report: expected --split dev or all; found test, whose labels are never read; take one")

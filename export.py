@@ -174,7 +174,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output_dir", type=Path, required=True, metavar="DIR", help="a folder that is not there yet")
     parser.add_argument("--int8", action="store_true", help="also the encoder in 8 bits, and what that costs on dev")
     parser.add_argument("--data_dir", type=Path, metavar="DIR", help="of dev's files (default: the run's own)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if not find_spec(name)]:
         raise UsageError(f"expected the package {missing[0]}; found none; pip install -e '.[export]'")

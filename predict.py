@@ -187,7 +187,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--probabilities", action="store_true", help="those of all classes, a column each")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
     parser.add_argument("--amp", choices=PRECISIONS, default="auto", help="precision (default: auto, the fastest)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     args.from_file = args.input is not None
     args.input, args.output = (None if name in (None, "-") else Path(name) for name in (args.input, args.output))

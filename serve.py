@@ -60,7 +60,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{option}", type=kind, default=default, metavar="N", help=help)
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
     parser.add_argument("--amp", choices=PRECISIONS, default="auto", help="precision (default: auto, the fastest)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     limits = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)})
     device = resolve_device(args.device)

@@ -67,7 +67,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data_dir", type=Path, metavar="DIR", help="of the course files (default: as in training)")
     parser.add_argument("--max_length", type=positive_int, default=128, metavar="TOKENS", help="(default: %(default)s)")
     parser.add_argument("--checkpoint", default="minilm", metavar="SOURCE", help="whose tokens (default: %(default)s)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     errors, odd = [], []
     tasks = choose_tasks(args.tasks, TASKS | (load(args.task_file, KINDS) if args.task_file else {}))

@@ -49,7 +49,6 @@ def main(argv: Sequence[str] | None = None, blob_ids: Mapping[str, str] = BLOB_I
     parser = OptionParser(__doc__)
     parser.add_argument("--dest", type=Path, default=DEFAULT_DIR, metavar="DIR", help="to (default: %(default)s)")
     parser.add_argument("--base_url", default=BASE_URL, metavar="URL", help="from (default: %(default)s)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     with disk_errors(args.dest):
         args.dest.mkdir(parents=True, exist_ok=True)

@@ -53,7 +53,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--output", type=file_name, default=Path("attention.png"), help="the PNG (default: attention.png)"
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     folder = model_folder(resolve(args.checkpoint))
     model, tokenizer = BertModel.from_pretrained(folder), BertTokenizer.from_pretrained(folder)

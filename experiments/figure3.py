@@ -121,7 +121,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("run", type=Path, help="a run's folder, of train_multitask.py")
     parser.add_argument("--checkpoint", help="the untouched encoder (default: what the run started from)")
     parser.add_argument("--output", type=file_name, default=Path("figure3.png"), help="the PNG (default: figure3.png)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     if (numbers := args.output.with_suffix(".json")) == args.output:
         raise UsageError(f"--output: expected a name for the PNG; found {numbers}, the numbers' own; take .png")

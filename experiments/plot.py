@@ -157,7 +157,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = OptionParser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="run", help="a run's folder, of train_multitask.py")
     parser.add_argument("--output", type=file_name, default=Path("plot.png"), help="the PNG (default: plot.png)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     save(picture(read_runs(Run, args.runs)), args.output)
     print(args.output)

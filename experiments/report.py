@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 WORST, MOST_LETTERS = 10, 500  # mistakes of a task; letters of a text
 MOST_CLASSES = 16  # of a matrix
-NO_SETTINGS = ("output_dir", "predictions_dir", "resume", "overwrite", "debug", "task_definitions", "heads")
+NO_SETTINGS = ("output_dir", "predictions_dir", "resume", "overwrite", "task_definitions", "heads")
 RESULTS = "Metrics on dev, by the weights in best/: the best step's. A step's time is the median, memory the peak."
 CALIBRATION = "Accuracy by confidence, ideally equal<br>off by: expected calibration error"
 HEAD = """<!DOCTYPE html>
@@ -363,7 +363,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--open", action="store_true", help="show it in the browser")
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="a new folder, for TensorBoard's files too")
     parser.add_argument("--card", action="store_true", help="put the spread over the runs on the first's model card")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     if args.tensorboard and args.tensorboard.exists():
         raise UsageError(f"--tensorboard: expected a new folder; found one, {args.tensorboard}; choose another")

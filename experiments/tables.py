@@ -173,7 +173,6 @@ def parser_for(description: str) -> OptionParser:
     parser.add_argument("--checkpoint", metavar="SOURCE", help="to start from (default: the preset's)")
     parser.add_argument("--seeds", type=numbers, default=[0], help="of the runs, 0,1,2 say (default: 0)", metavar="N,N")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/tables"), help="(default: %(default)s)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(rows=None)
     return parser
 

@@ -47,6 +47,7 @@ class OptionParser(argparse.ArgumentParser):
         description = "\n\n".join(parts)
         super().__init__(description=description, allow_abbrev=False, formatter_class=kind, add_help=add_help)
         self.rare: list[argparse.Action] = []  # that `--help all` alone shows
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")  # see run_cli
 
     def add_settings(self, settings: type, groups: Mapping[str, str]) -> None:
         """An option for every setting of a dataclass. groups: of some options, the heading that begins with them."""

@@ -29,14 +29,16 @@ class Settings:
     layer: int | None = setting(None, "which", settings.negative_int)
     lr: float = setting(0.5, "peak", settings.positive)
     name: str = setting("x", "of it", choices=("x", "a-b_c", "--a-b"))
-    debug: bool = setting(False, "more", bool)
+    quick: bool = setting(False, "more", bool)
     hidden: int = 3
 
 
 def given_options(argv: list[str] | None) -> dict:
     parser = OptionParser("what it does")
-    parser.add_settings(Settings, {"batch_size": "steps", "debug": "rest"})
-    return vars(parser.parse_args(argv))
+    parser.add_settings(Settings, {"batch_size": "steps", "quick": "rest"})
+    given = vars(parser.parse_args(argv))
+    assert given.pop("debug") == ("--debug" in (argv or ()))
+    return given
 
 
 def test_underscores_and_hyphens_and_values_as_they_are(monkeypatch):
@@ -45,7 +47,7 @@ def test_underscores_and_hyphens_and_values_as_they_are(monkeypatch):
         monkeypatch.setattr("sys.argv", ["train", *words])
         assert given_options(None) == {"batch_size": 5}
     assert given_options(["--name", "a-b_c", "--layer", "-2"]) == {"name": "a-b_c", "layer": -2}
-    assert given_options(["--name=--a-b", "--debug"]) == {"name": "--a-b", "debug": True}
+    assert given_options(["--name=--a-b", "--quick", "--debug"]) == {"name": "--a-b", "quick": True}
 
 
 @pytest.mark.parametrize(

@@ -348,7 +348,7 @@ SEEN_IN_TWO_STEPS = [
 ]
 SEEN_ELSEWHERE = [
     *("device", "amp", "deterministic", "patience", "eval_every", "save_every", "log_every", "predictions_dir"),
-    *("output_dir", "overwrite", "dry_run", "debug", "resume", "allow_change", "no_test"),
+    *("output_dir", "overwrite", "dry_run", "resume", "allow_change", "no_test"),
 ]
 
 

@@ -89,7 +89,6 @@ class Options:
     eval_every: int | None = usual(None, "steps between evaluations (default: 1 to 4 an epoch)", positive_int, **N)
     log_every: int = free(1, "steps between two lines of log.jsonl", positive_int, **N)
     dry_run: bool = free(False, "check all, take two steps, tell time and disk, leave nothing", bool, usual=True)
-    debug: bool = free(False, "show the traceback of an error", bool)
 
     heads: HeadsConfig = HeadsConfig()
     losses: LossSettings = LossSettings()
@@ -131,6 +130,7 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
     parser.add_settings(HeadsConfig, {"arch": "model"})
     parser.add_settings(LossSettings, {"para_loss": "losses"})
     given = vars(parser.parse_args(argv))
+    del given["debug"]
     name = folder_name(given)
     heads, losses = (
         {field.name: given.pop(field.name) for field in fields(part) if field.name in given}
