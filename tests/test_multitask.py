@@ -411,7 +411,8 @@ def test_losses_of_one_pass_over_all_tasks(tiny_bert, arch, pooling):
     for task in EACH:
         rows, kind = batches[task.name], KINDS[task.kind]
         v = model.heads.vectors({task.name: plain(model, rows.tokens, pooling, -2)})[task.name]
-        expected[task.name] = kind.loss(task, model.heads[task.name](v), rows.labels, settings)
+        each = [kind.loss(task, y, rows.labels, settings) for y in model.heads[task.name].readings(v)]
+        expected[task.name] = sum(each) / (2 if task.pairs == "both" else 1)
         if task.name == "para":
             negatives, stored = previous_step(vectors).draw("para", range(3), generator()), v
             expected["para"] = expected["para"] + contrastive_loss(v[:3], v[3:], rows.labels, negatives, settings)
@@ -426,6 +427,20 @@ def test_losses_of_one_pass_over_all_tasks(tiny_bert, arch, pooling):
         *zip(*gradients, strict=True),
     ):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_of_pairs_read_in_both_ways_the_contrastive_loss_compares_the_texts_alone(tiny_bert):
+    found, tasks = [], [replace(TASKS["para"], pairs=pairs) for pairs in ("siamese", "both")]
+    models = [make(tiny_bert, [task]).double() for task in tasks]
+    models[1].heads.shared.load_state_dict(models[0].heads.shared.state_dict())
+    for task, model in zip(tasks, models, strict=True):
+        rows, previous = batch(model, task), previous_step(torch.ones(5, D, dtype=torch.float64))
+        (loss,) = model.losses({"para": rows}, LossSettings(), previous, generator()).values()
+        (plain,) = model.losses({"para": rows}, LossSettings(para_loss="bce"), previous, generator()).values()
+        previous.end_step()
+        found.append((loss - plain, previous.vectors["para"]))
+    for siamese, both in zip(*found, strict=True):
+        torch.testing.assert_close(both, siamese, rtol=1e-12, atol=1e-12)
 
 
 @each_arch
