@@ -1,4 +1,4 @@
-"""The best single model that this program makes of minilm, in less than 90 minutes on two cores.
+"""The best recipe so far for one small model, of minilm: about an hour on two cores.
 
     python -m experiments.best --data_dir DIR --output_dir DIR --seed N
 
