@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
     multiply = flops / products.flops * 1000 * statistics.median(seconds["products"])
     limits = {name: multiply + 1000 * statistics.median(seconds["copy"]) / 2 * count for name, count in PASSES.items()}
     report, setting = Report(args.device), {"unit": "ms a step", "rows": args.rows, "precision": amp}
-    for strategy, library, bar in (("mtl", "transformers", 1.5), ("gs", "torchjd", 4.0)):
+    for strategy, library, bar, share in (("mtl", "transformers", 1.5, 0.4), ("gs", "torchjd", 4.0, 0)):  # 0: no bar
         peers = [name for name in actions if name.startswith(library)]
         limit = limits[strategy]
         quickest = min([name for name in peers if name.endswith("shuffled")], key=ms.get)
@@ -179,9 +179,8 @@ def main(argv: list[str] | None = None) -> int:
             bars = {"at_least": bar, "needs_bfloat16": True} if name == quickest else {}
             ratio = quotient(seconds[name], seconds[strategy])
             report.figure(f"{strategy} step / {name}", ms[strategy], ms[name], ratio, limit, **bars, **setting)
-        share, bar = limit / ms[strategy], {"at_least": 0.4} if strategy == "mtl" else {}
         name = f"{strategy} step / limit: matrix products and passes over memory"
-        report.figure(name, ms[strategy], None, share, limit, **bar, **setting)
+        report.figure(name, ms[strategy], None, limit / ms[strategy], limit, share, **setting)
     price = quotient(seconds["gs"], seconds["mtl"])
     report.figure("surgery's price: gs / mtl", ms["gs"], ms["mtl"], price, at_most=1.2, **setting)
     tokens = {name: sum(lengths(run)) for name, run in runs.items()}

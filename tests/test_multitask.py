@@ -64,9 +64,7 @@ def sides_of(task: Task, texts: list[str] = TEXTS) -> list[list[str]]:
 def batch(model: MultitaskBert, task: Task) -> TaskBatch:
     """Three rows."""
     sides = sides_of(task, TEXTS[:3])
-    ids = (
-        [row for side in sides for row in model.tokenizer.ids(side)] if task.pairs != "cross" or len(sides) == 1 else []
-    )
+    ids = [row for side in sides for row in model.tokenizer.ids(side)] if task.pairs != "cross" else []
     types = [[0] * len(row) for row in ids]
     if len(sides) == 2 and task.pairs != "siamese":
         for all_of_them, those_at_once in zip((ids, types), model.tokenizer.pair_ids(*sides), strict=True):
@@ -188,12 +186,11 @@ def test_a_pass_ends_where_it_is_full_and_not_before(model, monkeypatch):
 def test_predictions_are_the_heads_of_the_vectors_in_the_users_words(tiny_bert, arch, pooling, task):
     model, kind = make(tiny_bert, [task], arch=arch, pooling=pooling), KINDS[task.kind]
     sides, layer = sides_of(task), model.config.layer
-    tokens = [model.tokenizer([text]) for side in sides for text in side] if "cross" not in task.name else []
+    tokens = [model.tokenizer([text]) for side in sides for text in side] if task.pairs != "cross" else []
     if len(sides) == 2 and task.pairs != "siamese":
         tokens += [model.tokenizer(*pair) for pair in zip(*sides, strict=True)]
-    x = torch.cat(
-        [plain(model, each, pooling, layer) for each in tokens]
-    ).detach()  # each by itself, by the plain model
+    each_alone = [plain(model, each, pooling, layer) for each in tokens]
+    x = torch.cat(each_alone).detach()
     with torch.no_grad():
         y = model.heads[task.name](model.heads.vectors({task.name: x})[task.name])
     found = model.predict(task.name, *sides_of(task))
