@@ -1,9 +1,10 @@
-"""The best recipe so far for one small model, of minilm: about an hour on two cores.
+"""The recipe that is to make the best small model, of minilm: about an hour on two cores; so far no better than the
+defaults of train_multitask.py.
 
     python -m experiments.best --data_dir DIR --output_dir DIR --seed N
 
 A run of train_multitask.py with the options of RECIPE. Its other options can be given too, and those of RECIPE again:
-what is given wins. docs/recipes.md says what each part brings.
+what is given wins. docs/recipes.md says what it brings and what it costs.
 """
 
 from __future__ import annotations
