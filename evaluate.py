@@ -26,6 +26,7 @@ import numpy as np
 from torch import Tensor
 
 from bert.checkpoint import check_fit
+from bert.lora import add_low_rank
 from bert.precision import DEVICES, PRECISIONS, peak_memory, resolve_device, resolve_precision
 from data import SAMPLE_DIR, find_data_dir
 from data.reader import Split, read_splits
@@ -220,6 +221,7 @@ def read_run(run: Path) -> tuple[dict, Mapping[str, Task]]:
         if [*map(type, values)] != [int, str, str, str] or not 0 <= values[0] < LARGE or values[-1] not in PRECISIONS:
             raise ValueError(f"{values!r:.300} as seed, data_dir, checkpoint and machine.precision")
         of_type(config.setdefault("data", {}), dict[str, str])
+        of_type(config.setdefault("lora", None), int | None)
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path}: expected all that a run writes; found {error!r}; copy it back") from None
     return config, tasks
@@ -240,6 +242,8 @@ def load_model(run: Path) -> MultitaskBert:
     (path, tensors, _), (config, tasks) = newest, read_run(run)
     say(f"no best model yet: taking checkpoint {path.name}")
     model = MultitaskBert.from_pretrained(config["checkpoint"], list(tasks.values()), config["heads"])
+    if config["lora"]:
+        add_low_rank(model.bert, config["lora"])
     weights = tensors.get("model", {}) | tensors.get("heads", {})
     check_fit(model.state_dict(), weights, path, advice="copy the run's config.json back")
     model.load_state_dict(weights)

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from bert.lora import whole_state
 from runtime.errors import CheckpointError, say
 from runtime.files import MOST_TENSORS, check_plain, read_plain
 
@@ -129,7 +130,8 @@ def load_folder(model: nn.Module, folder: Path) -> None:
 
 
 def save_folder(model: nn.Module, folder: Path) -> None:
-    """Write config.json and model.safetensors with Hugging Face's names; the tokenizer saves itself beside them."""
+    """Write config.json and model.safetensors with Hugging Face's names, LoRA's matrices in the weights that they are
+    added to; the tokenizer saves itself beside them."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(model.config.to_json(), encoding="utf-8")
-    write_tensors(folder / "model.safetensors", to_hugging_face(model.state_dict()))
+    write_tensors(folder / "model.safetensors", to_hugging_face(whole_state(model)))

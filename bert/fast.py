@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bert.lora import LowRankLinear
 from bert.model import BertModel, Layer, SelfAttention
 from bert.tokenizer import Batch
 
@@ -165,7 +166,8 @@ class InferenceLinear(nn.Module):
 
     def __init__(self, layer: nn.Linear, dtype: torch.dtype):
         super().__init__()
-        self.weight, self.bias = layer.weight.detach().to(dtype), layer.bias.detach().to(dtype)
+        weight = layer.whole_weight() if isinstance(layer, LowRankLinear) else layer.weight.detach()
+        self.weight, self.bias = weight.to(dtype), layer.bias.detach().to(dtype)
         self.fused = layer.weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
         if dtype != torch.float32 and self.fused:
             self.fused = dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()

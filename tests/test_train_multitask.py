@@ -338,7 +338,7 @@ def test_a_cased_vocabulary_sees_one_text_in_training_and_predictions(home, tmp_
 BASE = ("--max_steps", 8)
 SEEN_IN_TWO_STEPS = [
     *("--option pretrain", "--strategy mtl", "--tasks sst,sts", "--task_file {home}/own/tasks.toml"),
-    *("--checkpoint {home}/bert-1", "--data_dir {home}/data-1"),
+    *("--checkpoint {home}/bert-1", "--data_dir {home}/data-1", "--lora 2"),
     *("--init_from {home}/run --pooling mean", "--arch v1", "--arch v2", "--arch v3b", "--layer -2", "--seed 3"),
     *("--pooling cls", "--pooling attention_mean", "--pooling cnn", "--hidden_dropout_prob 0.1", "--max_length 5"),
     *("--epochs 1", "--max_steps 5", "--batch_size 7", "--batch_size sts=5", "--grad_accum 2", "--lr 2e-4"),

@@ -32,6 +32,8 @@ N, X, OWN = {"metavar": "N"}, {"metavar": "X"}, {"metavar": "NAME[:SETTING=X,...
 PAIRS_HELP = (
     "siamese: each text of a pair is read by itself; cross: both at once; both: both ways (default: each task's)"
 )
+LORA_HELP = "train matrices of this rank beside the encoder's, which stay (default: train the encoder's own)"
+LORA_LR = 5e-4  # A and B start small, and B at 0
 DATA_HELP = "folder of the course's files (default: the downloaded ones, else the sample)"
 FOLDER_HELP = "the run's folder (default: in runs/, named for what was chosen)"
 # First option -> heading in the help
@@ -58,6 +60,7 @@ class Options:
     tasks: tuple[Task, ...] = usual((), "which tasks (default: sst,para,sts, or the file's)", names, metavar="A,B")
     task_file: Path | None = free(None, "tasks of your own: docs/tasks.md", Path, usual=True, metavar="TOML")
     pairs: Mapping[str, str] = usual(None, PAIRS_HELP, by_name(str), metavar="WAY|TASK=WAY,TASK=WAY")
+    lora: int | None = setting(None, LORA_HELP, positive_int, **N)
     checkpoint: str = usual("minilm", "minilm, bert-base-uncased, a folder or a Hub id", metavar="SOURCE")
     init_from: Path | None = free(None, "start from a run's best model, heads too", Path, usual=True, metavar="RUN")
 
@@ -69,7 +72,7 @@ class Options:
     max_steps: int | None = usual(None, "steps at most; the learning rate falls to 0 over these", positive_int, **N)
     batch_size: Mapping[str, int] = usual(None, "rows in a batch (default: each task's)", by_name(positive_int), **OF)
     grad_accum: int = setting(1, "batches of each task that make a step", positive_int, **N)
-    lr: float = usual(1e-4, "peak learning rate", positive, **X)
+    lr: float = usual(1e-4, f"peak learning rate (default: 1e-4; with --lora {LORA_LR:g})", positive, **X)
     warmup: float = setting(0.1, "share of the steps in which the learning rate rises", rate, **X)
     weight_decay: float = setting(0.01, "weight decay of matrices, per unit of learning rate", non_negative, **X)
     max_grad_norm: float = setting(1.0, "most that the norm of all gradients together may be", positive, **X)
@@ -146,6 +149,8 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
     given |= {name: by_task(name, given.get(name), tasks, known) for name in ("batch_size", "loss_scale")}
     if given.get("strategy", Options.strategy) == "gs":
         given.setdefault("surgery", "pcgrad")
+    if "lora" in given:
+        given.setdefault("lr", LORA_LR)
     if "output_dir" not in given:
         given["output_dir"] = default_folder(name, given)
     given.setdefault("predictions_dir", given["output_dir"] / "predictions")
@@ -239,6 +244,8 @@ def check_options(options: Options) -> None:
         raise UsageError(f"--strategy {strategy}: expected {expected}; found {chosen}; {advice}")
     if options.surgery and strategy != "gs":
         raise UsageError(f"--surgery {options.surgery}: belongs to --strategy gs; found --strategy {strategy}")
+    if options.lora and options.option == "pretrain":
+        raise UsageError("--lora: trains the encoder, which --option pretrain leaves as it is; take one of the two")
     if options.surgery:
         built("--surgery", SURGERIES, options.surgery)
     built("--weigh", WEIGHINGS, options.weigh, options.loss_scale)

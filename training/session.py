@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bert import precision
 from bert.checkpoint import check_fit
+from bert.lora import add_low_rank
 from data.reader import read_splits
 from data.tasks import SPLITS
 from heads import MultitaskBert
@@ -71,6 +72,9 @@ class Session:
         self.scaler = precision.make_scaler(self.amp)
         with seeded(seed, "heads"):
             model = MultitaskBert.from_pretrained(options.checkpoint, options.tasks, options.heads)
+        if options.lora:
+            with seeded(seed, "lora"):
+                add_low_rank(model.bert, options.lora)
         self.model = model.to(self.device).train()
         if options.option == "pretrain":
             self.model.bert.requires_grad_(False).eval()  # a frozen encoder gives its plain features, without dropout

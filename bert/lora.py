@@ -1,0 +1,57 @@
+"""LoRA (Hu et al. 2022): a layer's weights stay as they are, and a product of two thin matrices is trained beside them.
+
+    y = x W^T + b + 2 (x A^T) B^T        W: (out, in), frozen; A: (r, in), normal; B: (out, r), from 0
+
+The factor is the paper's alpha / r with alpha = 2 r. The paper adds to the attention's query and value alone; here to
+every Linear of the layers, as Dettmers et al. 2023 found to be what matters, and query, key and value have one A, for
+they are one Linear. W + 2 B A is a weight as any other: so it is what is saved, and what predicts.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+SCALE = 2.0
+
+
+class LowRankLinear(nn.Linear):
+    """A Linear of which only what is added to it is trained. It starts by computing what `layer` does."""
+
+    def __init__(self, layer: nn.Linear, rank: int):
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.weight, self.bias = layer.weight, layer.bias
+        self.down = nn.Linear(layer.in_features, rank, bias=False)  # A
+        self.up = nn.Linear(rank, layer.out_features, bias=False)  # B
+        nn.init.normal_(self.down.weight, std=1 / math.sqrt(layer.in_features))
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)"""
+        return super().forward(x) + self.up(SCALE * self.down(x))
+
+    @torch.no_grad()
+    def whole_weight(self) -> Tensor:
+        """(out, in): W + 2 B A"""
+        return self.weight + SCALE * self.up.weight @ self.down.weight
+
+
+def add_low_rank(model: nn.Module, rank: int) -> None:
+    """Freeze a BertModel, and put fresh matrices of this rank beside each Linear of its layers, to be trained."""
+    model.requires_grad_(False)
+    for layer in model.layers:
+        for part in [*layer.modules()]:
+            for name, child in part.named_children():
+                if isinstance(child, nn.Linear):
+                    setattr(part, name, LowRankLinear(child, rank))
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """A BertModel's state dict without LoRA's matrices: added to the weights beside which they stand."""
+    state = model.state_dict()
+    for name, layer in model.named_modules():
+        if isinstance(layer, LowRankLinear):
+            state[f"{name}.weight"] = layer.whole_weight()
+            del state[f"{name}.down.weight"], state[f"{name}.up.weight"]
+    return state
