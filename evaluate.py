@@ -236,8 +236,9 @@ def load_model(run: Path) -> MultitaskBert:
     if (folder / "heads.json").is_file():
         return MultitaskBert.from_pretrained(folder)
     if not (newest := load_latest(run / "checkpoints")):
-        advice = "wait for its first checkpoint, or go on with --resume auto" if run.is_dir() else "check the path"
-        found = "none yet" if run.is_dir() else "no such folder"
+        found, advice = "no such folder", "check the path"
+        if run.is_dir():
+            found, advice = "none yet", "wait for its first checkpoint; a BERT alone is to be trained first"
         raise UsageError(f"{run}: expected best/heads.json or a checkpoint in it; found {found}; {advice}")
     (path, tensors, _), (config, tasks) = newest, read_run(run)
     say(f"no best model yet: taking checkpoint {path.name}")
@@ -293,13 +294,13 @@ def evaluate(args: Namespace, home: Path) -> None:
         say(f"warning: {line}")
     device = resolve_device(args.device)
     amp = resolve_precision(args.amp or config["machine"]["precision"], device)
-    out = args.predictions_dir or args.run / "predictions"
+    out = args.predictions_dir or home / "predictions"
     for folder in (out.resolve(), out.resolve().parent):
         if folder != home and is_run(folder):
             raise UsageError(f"--predictions_dir: {out} is of another run, {folder}; choose another folder")
     check_own(out, READABLE)
     if not args.predictions_dir:
-        check_own(args.run, out.name)
+        check_own(home, out.name)
     check_space(out, 0, option="--predictions_dir")
     pages = [] if args.report else None
     metrics = predict_and_score(model.to(device), splits, amp, out, pages)

@@ -22,6 +22,7 @@ this program: docs/export.md.
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -33,8 +34,9 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from data.reader import Split, read_splits
-from evaluate import averages, read_run, task_metrics
+from evaluate import averages, load_model, read_run, task_metrics
 from heads import MultitaskBert
+from heads.files import model_folder
 from heads.inference import token_passes
 from heads.kinds import KINDS
 from heads.pooling import pooled
@@ -99,10 +101,12 @@ def write_graph(
     program.save(path)
 
 
-def export(model: MultitaskBert, folder: Path, int8: bool = False) -> None:
-    """Write the folder: the model's own files, and the graphs."""
+def export(model: MultitaskBert, folder: Path, int8: bool = False, card: Path | None = None) -> None:
+    """Write the folder: the model's own files, its card where it has one, and the graphs."""
     with new_folder(folder) as new:
         model.save(new)
+        if card and card.is_file():
+            shutil.copyfile(card, new / card.name)
         batch, tokens = Dim("batch"), Dim("tokens", max=model.bert.config.max_position_embeddings)
         ids = {name: torch.ones(3, 7, dtype=torch.int64) for name in INPUTS}
         write_graph(Encoder(model), new / ENCODER, ids, ["last_hidden_state", "vector"], batch, tokens)
@@ -179,9 +183,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UsageError(f"expected the package {missing[0]}; found none; pip install -e '.[export]'")
     if args.output_dir.exists():
         raise UsageError(f"--output_dir: expected a folder that is not there; found {args.output_dir}; choose another")
-    model = MultitaskBert.from_pretrained(args.run)
+    model = load_model(args.run)
     dev = dev_of(model, args.run, args.data_dir) if args.int8 else {}  # before the work: it may be refused
-    export(model, args.output_dir, args.int8)
+    export(model, args.output_dir, args.int8, model_folder(args.run) / "README.md")
     files = sorted(args.output_dir.rglob("*.onnx"))
     say("\n".join(f"{path}  {path.stat().st_size / 1e6:.1f} MB" for path in files))
     if args.int8:

@@ -26,7 +26,7 @@ def chosen() -> str:
 
     Raises UsageError, also where another package of the same name, Hugging Face's evaluate say, hides one of ours.
     """
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+    if len(sys.argv) < 2:
         raise UsageError(f"expected one of {', '.join(COMMANDS)}; found none; --help after it shows its options")
     name = sys.argv.pop(1)
     check_name("minimal-bert", [*COMMANDS], name)
@@ -43,6 +43,9 @@ def chosen() -> str:
 
 
 def main() -> int:
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print("\n".join(f"minimal-bert {name:<9} --help" for name in COMMANDS))
+        return 0
     return run_cli(lambda argv: import_module(chosen()).main(argv))
 
 

@@ -23,8 +23,9 @@ from typing import TextIO
 
 from bert.precision import DEVICES, PRECISIONS, resolve_device, resolve_precision
 from data.reader import is_blank
-from data.table import DELIMITERS, check_columns, data_error, rows_of, text_lines
+from data.table import DELIMITERS, check_columns, data_error, plain, rows_of, text_lines
 from data.tasks import names
+from evaluate import load_model
 from heads import MultitaskBert
 from heads.inference import answers, outputs
 from runtime.errors import UsageError, check_name, printable, run_cli, say, show
@@ -86,7 +87,7 @@ def rows_in(lines: Iterable[str], args: Namespace, new: Sequence[str]) -> Iterat
         check_columns(f"{place}:{header[0]}", header[1], columns)
     whole, known = args.output and not DELIMITERS[args.output.suffix], header and header[1]
     for line, row in rows:
-        if not all(isinstance(row.get(name), str) for name in columns):
+        if not all(isinstance(plain(row.get(name, 0)), str) for name in columns):
             found = f"{[row.get(name) for name in columns]!r:.60}"
             raise data_error(f"{place}:{line}", f"texts in {' and '.join(columns)}", found, "correct the row")
         if clash := row.keys() & {*new}:
@@ -111,7 +112,7 @@ class Writer:
         if self.columns is None:
             self.columns = [*row]
             self.table.writerow(self.columns)
-        cells = [row.get(name, "") for name in self.columns]
+        cells = [plain(row.get(name)) for name in self.columns]
         self.table.writerow(";".join(map(str, cell)) if isinstance(cell, list) else cell for cell in cells)
 
 
@@ -137,7 +138,7 @@ def predict_file(model: MultitaskBert, tasks: Sequence[str], args: Namespace, am
     with lines_of(args.input) as lines, writing(args.output) as out:
         rows = rows_in(lines, args, new)
         while chunk := list(islice(rows, CHUNK)):
-            sides = [[row[name] for row in chunk] for name in args.text_columns]
+            sides = [[plain(row[name]) for row in chunk] for name in args.text_columns]
             for row, cells in zip(chunk, cells_of(model, tasks, sides, amp, args.probabilities), strict=True):
                 out.write({**row, **cells})
             done += len(chunk)
@@ -152,6 +153,9 @@ def chosen(args: Namespace, model: MultitaskBert) -> list[str]:
     """The tasks to predict. Raises UsageError for what the model has not, and for what does not fit together."""
     if bool(args.texts) == args.from_file:
         raise UsageError(f"expected texts, or --input; found {'both' if args.texts else 'none'}")
+    for option in ("output", "text_columns", "probabilities"):
+        if args.texts and getattr(args, option):
+            raise UsageError(f"--{option}: belongs to --input; found texts; leave it out, or give them in a file")
     for option, path in (("input", args.input), ("output", args.output)):
         if path is not None and path.suffix not in DELIMITERS:
             raise UsageError(f"--{option}: expected {FILE}; found {path}")
@@ -159,14 +163,22 @@ def chosen(args: Namespace, model: MultitaskBert) -> list[str]:
         raise UsageError(f"--output: expected another file than --input; found {args.output}")
     if blank := [text for text in args.texts if is_blank(text)]:
         raise UsageError(f"expected texts; found {blank[0]!r}; give one with a word in it")
-    if args.from_file and len(args.text_columns) not in (1, 2):
-        expected = "expected A or A,B, the column of the text or the two of a pair"
-        raise UsageError(f"--text_columns: {expected}; found {len(args.text_columns)} names; name one or two")
     if args.task != ALL:
         for name in args.task.split(","):
             check_name("--task", [*model.tasks, ALL], name)
-        return args.task.split(",")
+    asked = [*model.tasks] if args.task == ALL else args.task.split(",")
+    own = {model.tasks[name].texts for name in asked}
+    if args.from_file and not args.text_columns and len(own) > 1:
+        there = " and ".join(sorted(map(",".join, own)))
+        expected = f"expected names, for the tasks' own columns differ ({there})"
+        raise UsageError(f"--text_columns: {expected}; found none; give them, or one --task")
+    args.text_columns = args.text_columns or (*own,)[0] * args.from_file
+    if len(args.text_columns) not in (0, 1, 2):
+        expected = "expected A or A,B, the column of the text or the two of a pair"
+        raise UsageError(f"--text_columns: {expected}; found {len(args.text_columns)} names; name one or two")
     given = len(args.text_columns) or 1 + (len(args.texts) == 2)
+    if args.task != ALL:
+        return asked
     wanted = [name for name, task in model.tasks.items() if len(task.texts) == given]
     left = [name for name in model.tasks if name not in wanted]
     if wanted and left:
@@ -180,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("texts", nargs="*", help="texts, or the two texts of a pair")
     parser.add_argument("--task", default=ALL, metavar="NAME,NAME", help="which of the model's (default: all that fit)")
     parser.add_argument("--input", metavar="FILE", help=f"rows to predict: {FILE}")
-    parser.add_argument("--output", metavar="FILE", default="-", help="where to (default: -, csv)")
+    parser.add_argument("--output", metavar="FILE", help="where to (default: -, csv)")
     parser.add_argument(
         "--text_columns", type=names, default=(), metavar="A,B", help="of the text, or a pair's (default: the task's)"
     )
@@ -190,9 +202,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     args.from_file = args.input is not None
     args.input, args.output = (None if name in (None, "-") else Path(name) for name in (args.input, args.output))
-    model, device = MultitaskBert.from_pretrained(args.run), resolve_device(args.device)
-    if args.from_file and args.task in model.tasks:
-        args.text_columns = args.text_columns or model.tasks[args.task].texts
+    model, device = load_model(args.run), resolve_device(args.device)
     tasks, amp = chosen(args, model), resolve_precision(args.amp, device)
     model = model.to(device)
     if args.from_file:

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from bert.precision import DEVICES, PRECISIONS, resolve_device, resolve_precision
-from heads import MultitaskBert
+from evaluate import load_model
 from runtime.errors import UsageError, run_cli, say
 from runtime.settings import OptionParser, non_negative_int, positive, positive_int
 
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = resolve_device(args.device)
     amp = resolve_precision(args.amp, device)
     with listening(args.host, args.port) as door:
-        model = MultitaskBert.from_pretrained(args.run).to(device)
+        model = load_model(args.run).to(device)
         with Batcher(partial(compute, model, amp), limits.max_texts) as batcher:
             app = make_app(model, str(args.run), batcher, limits)
             patience = int(2 * limits.max_seconds) + 1  # longer than any request: for clients that do not read

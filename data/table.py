@@ -23,7 +23,7 @@ def data_error(place: object, expected: str, found: object, advice: str, kind: t
 def read_table(path: Path, columns: Sequence[str | None], course: bool = False) -> tuple[str, list[tuple[int, list]]]:
     """Read a file, of the course or a user's: its sha256, and of each row (line, cells of the columns).
 
-    A cell of csv is a text; one of JSON may be anything but null, which is "" as in csv. So is a column's that is None.
+    A cell of csv is a text; one of JSON is as `plain` gives it. Of a column that is None it is "".
     Raises: DataError.
     """
     try:
@@ -44,7 +44,8 @@ def read_table(path: Path, columns: Sequence[str | None], course: bool = False) 
     if not rows:
         raise data_error(path, "rows", "only a header" if names else "an empty file", "copy it anew")
     check_columns(f"{path}:{line}", names, columns)
-    return hashlib.sha256(content).hexdigest(), [(line, [row.get(name, "") for name in columns]) for line, row in rows]
+    cells = [(line, [plain(row.get(name)) for name in columns]) for line, row in rows]
+    return hashlib.sha256(content).hexdigest(), cells
 
 
 def check_columns(place: str, names: Sequence[str], columns: Sequence[str | None]) -> None:
@@ -66,6 +67,8 @@ def rows_of(
         return None, _json_rows(lines, path)
     rows = _csv_rows(lines, path, delimiter)
     line, names = next(rows, (1, []))
+    if delimiter == "," and len(names) == 1 and "\t" in names[0]:
+        raise data_error(f"{path}:{line}", "commas between the columns", "tabs", "give it as a .tsv file")
     return (line, names), ((line, dict(zip(names, row, strict=True))) for line, row in rows)
 
 
@@ -100,14 +103,14 @@ def _csv_rows(lines: Iterable[str], path: object, delimiter: str) -> Iterator[tu
                 yield line, row
             line = reader.line_num + 1
     except csv.Error as error:
-        expected = f"{fields} fields with {'commas' if delimiter == ',' else 'tabs'} between, as in the header"
+        fields = f"{fields} fields, as in the header," if fields else "a header of columns"
+        expected = f"{fields} with {'commas' if delimiter == ',' else 'tabs'} between"
         advice = "correct the row that starts here; see whether a quote is not closed"
         raise data_error(f"{path}:{line}", expected, error, advice) from None
 
 
 def _json_rows(lines: Iterable[str], path: object) -> Iterator[tuple[int, dict]]:
-    """The same of a JSON object a line, with its cells by key. true, false and null become texts."""
-    words = {True: "true", False: "false", None: ""}
+    """The same of a JSON object a line, with its cells by key."""
     for line, text in enumerate(lines, start=1):
         try:
             row = json.loads(text) if text.strip() else {}
@@ -117,4 +120,9 @@ def _json_rows(lines: Iterable[str], path: object) -> Iterator[tuple[int, dict]]
         except (ValueError, RecursionError) as error:
             raise data_error(f"{path}:{line}", "a JSON object", error, "correct the line") from None
         if row:
-            yield line, {key: words[v] if v is None or isinstance(v, bool) else v for key, v in row.items()}
+            yield line, row
+
+
+def plain(cell: object) -> object:
+    """JSON's true, false and null as texts, the last one "", as in csv; anything else as it is."""
+    return {True: "true", False: "false", None: ""}[cell] if cell is None or isinstance(cell, bool) else cell

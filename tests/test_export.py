@@ -104,7 +104,11 @@ def test_the_pages_program_needs_neither_torch_nor_us(exported, model):
     [
         (("run", "--output_dir", "data"), 2, "--output_dir: expected a folder that is not there; found"),
         (("run/best", "--output_dir", "new", "--int8"), 2, "--int8: expected a run's folder, whose dev"),
-        (("none", "--output_dir", "new"), 4, "expected a folder or a Hub id; found neither"),
+        (
+            ("none", "--output_dir", "new"),
+            2,
+            "none: expected best/heads.json or a checkpoint in it; found no such folder",
+        ),
     ],
 )
 def test_what_is_refused(home, capsys, monkeypatch, words, code, message):

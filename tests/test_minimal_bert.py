@@ -68,6 +68,7 @@ def test_a_package_that_hides_one_of_ours_is_named(site, tmp_path, beside_ours):
 
 def test_without_a_command_it_names_them(site, tmp_path):
     assert "expected one of train, evaluate" in command(site, tmp_path).stderr
+    assert command(site, tmp_path, "--help").stdout.split()[:3] == ["minimal-bert", "train", "--help"]
     assert command(site, tmp_path, "evaluate", "--help").stdout.startswith("usage: minimal-bert evaluate")
     assert command(site, tmp_path, "serve", "--help").stdout.startswith("usage: minimal-bert serve")
     assert (site / "web" / "page.html").exists()

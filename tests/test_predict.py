@@ -101,6 +101,21 @@ def test_a_tasks_own_columns_need_not_be_named(run, model, tmp_path):
     assert [int(row["sst"]) for row in read(out)] == model.predict("sst", [row["a"] for row in ROWS]).tolist()
 
 
+def test_what_json_holds_comes_back_as_it_was(run, tmp_path):
+    """In csv true, false and null are texts; so is one as a text to predict."""
+    row = {"sentence": None, "n": None, "yes": True, "x": 1.5, "list": [1, {"k": None}]}
+    source = write(tmp_path / "rows.jsonl", [row])
+    for kind, expected in (("jsonl", row), ("csv", {"sentence": "", "n": "", "yes": "true", "x": "1.5"})):
+        assert called(run, "--input", source, "--task", "sst", "--output", tmp_path / f"out.{kind}") == 0
+        (found,) = read(tmp_path / f"out.{kind}")
+        assert {name: found[name] for name in expected} == expected
+
+
+def test_a_bert_without_heads_has_nothing_to_say(home, capsys):
+    assert called(home / "bert", "--task", "sst", "a film") == 2
+    assert "a BERT alone is to be trained first" in capsys.readouterr().err
+
+
 def test_all_probabilities_and_several_labels(run, model, tmp_path):
     source, out = write(tmp_path / "rows.csv", ROWS), tmp_path / "out.jsonl"
     words = ("--input", source, "--text_columns", "a", "--output", out, "--probabilities", "--task", "topics,sst")
@@ -170,7 +185,11 @@ def test_two_texts_are_no_pair_for_a_model_that_reads_single_ones(home, capsys):
         (("x", "--task", "para"), 2, "para: expected pairs; found single texts"),
         (("x", "y", "z", "--task", "para"), 2, "para: expected pairs; found single texts"),
         (("x", "y", "--task", "sst,para"), 2, "para: expected pairs; found single texts"),
-        (("--input", "rows.csv"), 2, "--text_columns: expected A or A,B, the column of the text or the two"),
+        (("x", "--output", "out.csv"), 2, "--output: belongs to --input; found texts"),
+        (("x", "--probabilities"), 2, "--probabilities: belongs to --input; found texts"),
+        (("--input", "rows.csv"), 2, "--text_columns: expected names, for the tasks' own columns differ"),
+        (("--input", "rows.csv", "--text_columns", "a,b,c"), 2, "--text_columns: expected A or A,B, the column of the"),
+        (("--input", "tabs.csv", "--task", "sst"), 3, "tabs.csv:1: expected commas between the columns; found tabs"),
         (("--input", "rows.csv", "--text_columns", "a", "--task", "nli"), 2, "nli: expected pairs; found single texts"),
         (("--input", "rows.xlsx", "--text_columns", "a"), 2, "--input: expected a .csv, .tsv or .jsonl file, or -"),
         (("--input", "rows.csv", "--text_columns", "a", "--output", "out.txt"), 2, "--output: expected a .csv"),
@@ -178,7 +197,7 @@ def test_two_texts_are_no_pair_for_a_model_that_reads_single_ones(home, capsys):
         (("--input", "none.csv", "--text_columns", "a"), 3, "none.csv: expected a file; found No such file"),
         (("--input", "rows.csv", "--text_columns", "c"), 3, "rows.csv:1: expected one column 'c'; found 0 among"),
         (("--input", "header.csv", "--text_columns", "a"), 3, "header.csv: expected rows; found none"),
-        (("--input", "short.csv", "--text_columns", "a"), 3, "short.csv:4: expected 3 fields with commas between"),
+        (("--input", "short.csv", "--text_columns", "a"), 3, "short.csv:4: expected 3 fields, as in the header, with"),
         (("--input", "latin.csv", "--text_columns", "a"), 3, "latin.csv:3: expected text in UTF-8; found byte 0xfc"),
         (("--input", "zero.csv", "--text_columns", "a"), 3, "zero.csv:2: expected text in UTF-8; found byte 0x00"),
         (("--input", "sst.csv", "--text_columns", "a"), 3, "sst.csv:2: expected columns other than predictions'"),
@@ -195,6 +214,7 @@ def test_what_is_refused_leaves_the_output_as_it_was(run, tmp_path, capsys, monk
     monkeypatch.chdir(tmp_path)
     write(Path("rows.csv"), ROWS)
     Path("header.csv").write_text("a,b\n")
+    Path("tabs.csv").write_text("id\tsentence\n1\tx\n")
     Path("short.csv").write_text("id,a,b\n1,x,y\n2,x,y\n3,x\n")
     Path("latin.csv").write_bytes("a\nx\nü\n".encode("latin-1"))
     Path("zero.csv").write_bytes(b"a\nx\0y\n")
