@@ -294,7 +294,7 @@ def evaluate(args: Namespace, home: Path) -> None:
         say(f"warning: {line}")
     device = resolve_device(args.device)
     amp = resolve_precision(args.amp or config["machine"]["precision"], device)
-    out = args.predictions_dir or home / "predictions"
+    out = args.predictions_dir or (home if args.run.name == "best" else args.run) / "predictions"
     for folder in (out.resolve(), out.resolve().parent):
         if folder != home and is_run(folder):
             raise UsageError(f"--predictions_dir: {out} is of another run, {folder}; choose another folder")

@@ -152,8 +152,8 @@ def draw_shares(ax: Axes, bars: Sequence[tuple[str, np.ndarray, str]]) -> None:
     """
     for row, (_, cosines, color) in enumerate(bars):
         share, chance = 100 * (cosines < 0).mean(), 100 / len(cosines) ** 0.5
-        ax.barh(row, share, color=color, height=0.5)
-        ax.barh(row, 2 * chance, left=50 - chance, color="black", alpha=0.25, height=0.8, linewidth=0)
+        ax.barh(row, 2 * chance, left=50 - chance, color="#ccc", height=0.8, linewidth=0)
+        ax.barh(row, share, color=color, height=0.4)
         ax.text(102, row, f"{share:.0f} %", va="center", color=color)
     ax.axvline(50, color="black", linestyle=":", linewidth=1)
     ax.set(xlim=(0, 100), ylim=(len(bars) - 0.5, -0.5), yticks=range(len(bars)), yticklabels=[bar[0] for bar in bars])

@@ -53,7 +53,7 @@ WORST, MOST_LETTERS = 10, 500  # mistakes of a task; letters of a text
 MOST_CLASSES = 16  # of a matrix
 NO_SETTINGS = ("output_dir", "predictions_dir", "resume", "overwrite", "task_definitions", "heads")
 RESULTS = "Metrics on dev, by the weights in best/: the best step's. A step's time is the median, memory the peak."
-CALIBRATION = "Accuracy by confidence, ideally equal<br>off by: expected calibration error"
+CALIBRATION = "Accuracy by confidence; the dotted line: equal<br>ECE: the expected calibration error"
 HEAD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">"""
 STYLE = """
@@ -254,7 +254,7 @@ def calibrations(runs: Sequence[tuple[Whole, Predicted]]) -> Html:
         right = predicted.predictions == predicted.gold
         error, bins = calibration(predicted.confidence, right.all(axis=1) if predicted.task.several else right)
         _, _, shares, confidence, accuracy = np.array(bins).T
-        ax.plot(confidence, accuracy, color=run.color, linewidth=1, label=f"off by {error:.3f}")
+        ax.plot(confidence, accuracy, color=run.color, linewidth=1, label=f"ECE {error:.3f}")
         ax.scatter(confidence, accuracy, 150 * shares, color=run.color, alpha=0.6)
     ax.plot([0, 1], [0, 1], ":", color="black", linewidth=1)
     ax.legend(frameon=False)

@@ -113,7 +113,7 @@ def test_only_its_matrices_move_and_what_stands_on_the_encoder(home, strategy):
     added = {name for name in before if name.endswith(("down.weight", "up.weight"))}
     assert len(added) == 8 * session.model.bert.config.num_hidden_layers
     assert moved(before, session.model.state_dict()) == added | {n for n in before if not n.startswith("bert.")}
-    assert session.options.lr == 5e-4 and make_session(home, *LORA, "--lr", 0.1).options.lr == 0.1
+    assert session.options.lr == 1e-3 and make_session(home, *LORA, "--lr", 0.1).options.lr == 0.1
 
 
 def test_a_run_its_files_and_going_on(home, tmp_path, capsys):
