@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from runtime.errors import UsageError
+
 SCALE = 2.0
 
 
@@ -38,7 +40,13 @@ class LowRankLinear(nn.Linear):
 
 
 def add_low_rank(model: nn.Module, rank: int) -> None:
-    """Freeze a BertModel, and put fresh matrices of this rank beside each Linear of its layers, to be trained."""
+    """Freeze a BertModel, and put fresh matrices of this rank beside each Linear of its layers, to be trained.
+
+    Raises UsageError (a ValueError) for a rank that no product of D columns can have.
+    """
+    size = model.config.hidden_size
+    if not 1 <= rank <= size:
+        raise UsageError(f"--lora: expected a rank from 1 to {size}, the width of the model; found {rank}")
     model.requires_grad_(False)
     for layer in model.layers:
         for part in [*layer.modules()]:

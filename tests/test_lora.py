@@ -134,4 +134,5 @@ def test_a_run_its_files_and_going_on(home, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[1:] == of_best.splitlines()[1:]
     assert train(home, out, *LORA[:1], 2, *words[2:], "--resume", "auto") == 2
     assert "--lora was 3, is 2" in capsys.readouterr().err
+    assert train(home, tmp_path / "wide", "--lora", 9999) == 2 and "a rank from 1 to" in capsys.readouterr().err
     assert train(home, out, *LORA, "--option", "pretrain") == 2 and "--lora: " in capsys.readouterr().err
