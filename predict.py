@@ -163,17 +163,17 @@ def chosen(args: Namespace, model: MultitaskBert) -> list[str]:
         raise UsageError(f"--output: expected another file than --input; found {args.output}")
     if blank := [text for text in args.texts if is_blank(text)]:
         raise UsageError(f"expected texts; found {blank[0]!r}; give one with a word in it")
-    if args.task != ALL:
-        for name in args.task.split(","):
-            check_name("--task", [*model.tasks, ALL], name)
     asked = [*model.tasks] if args.task == ALL else args.task.split(",")
-    own = {model.tasks[name].texts for name in asked}
-    if args.from_file and not args.text_columns and len(own) > 1:
-        there = " and ".join(sorted(map(",".join, own)))
-        expected = f"expected names, for the tasks' own columns differ ({there})"
-        raise UsageError(f"--text_columns: {expected}; found none; give them, or one --task")
-    args.text_columns = args.text_columns or (*own,)[0] * args.from_file
-    if len(args.text_columns) not in (0, 1, 2):
+    for name in asked:
+        check_name("--task", model.tasks, name)
+    if args.from_file and not args.text_columns:
+        own = {model.tasks[name].texts for name in asked}
+        if len(own) > 1:
+            there = " and ".join(sorted(map(",".join, own)))
+            expected = f"expected names, for the tasks' own columns differ ({there})"
+            raise UsageError(f"--text_columns: {expected}; found none; give them, or one --task")
+        (args.text_columns,) = own
+    if len(args.text_columns) > 2:
         expected = "expected A or A,B, the column of the text or the two of a pair"
         raise UsageError(f"--text_columns: {expected}; found {len(args.text_columns)} names; name one or two")
     given = len(args.text_columns) or 1 + (len(args.texts) == 2)
