@@ -19,7 +19,9 @@ from pathlib import Path
 from bert.precision import DEVICES, PRECISIONS, resolve_device, resolve_precision
 from evaluate import load_model
 from runtime.errors import UsageError, run_cli, say
-from runtime.settings import OptionParser, non_negative_int, positive, positive_int
+from runtime.settings import OptionParser, non_negative_int
+from web.batcher import Batcher
+from web.limits import Limits
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -37,30 +39,22 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    try:
-        import uvicorn
-
-        from web.app import Limits, compute, make_app
-        from web.batcher import Batcher
-    except ImportError as error:
-        raise UsageError(f"serve.py: expected fastapi and uvicorn; {error}; pip install -e '.[serve]'") from None
-    limits, parser = Limits(), OptionParser(__doc__)
+    parser = OptionParser(__doc__)
     parser.add_argument("run", type=Path, help="a run's folder, or a model's")
     free = "0: any that is free (default: 8000)"
     parser.add_argument("--port", type=non_negative_int, default=8000, metavar="N", help=free)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for other machines too (default: 127.0.0.1)")
-    for option, kind, what in (
-        ("max_texts", positive_int, "texts or pairs of a request"),
-        ("max_bytes", positive_int, "bytes of a request"),
-        ("max_requests", positive_int, "requests at once"),
-        ("max_seconds", positive, "seconds for a request to come, and then for its answer"),
-    ):
-        default = getattr(limits, option)
-        help = f"most {what} (default: {default:,})"
-        parser.add_argument(f"--{option}", type=kind, default=default, metavar="N", help=help)
+    for field in fields(Limits):
+        parser.add_argument(f"--{field.name}", default=field.default, **field.metadata["word"])
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
     parser.add_argument("--amp", choices=PRECISIONS, default="auto", help="precision (default: auto, the fastest)")
     args = parser.parse_args(argv)
+    try:
+        import uvicorn
+
+        from web.app import compute, make_app
+    except ImportError as error:
+        raise UsageError(f"serve.py: expected fastapi and uvicorn; {error}; pip install -e '.[serve]'") from None
     limits = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)})
     device = resolve_device(args.device)
     amp = resolve_precision(args.amp, device)

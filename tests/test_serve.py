@@ -31,8 +31,9 @@ from tiny_run import train
 import serve
 from heads import MultitaskBert
 from runtime.errors import DivergedError, run_cli
-from web.app import Limits, compute, make_app
+from web.app import compute, make_app
 from web.batcher import Batcher
+from web.limits import Limits
 
 TEXTS = ["the film was very good !", "a dull story , and a bad film", "dog", "zebras walked", "<b>a man</b>"]
 OTHERS = ["a man is walking the dog", "the best film", "a cat", "do you play the guitar ?", "what ?"]
@@ -238,6 +239,8 @@ def test_an_address_that_is_taken_and_what_is_missing(server, run, capsys, monke
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert run_cli(serve.main, [str(run)]) == 2
     assert re.search(r"expected fastapi and uvicorn; .*; pip install -e '.\[serve\]'\n$", capsys.readouterr().err)
+    with pytest.raises(SystemExit, match=r"^0$"):  # its help needs no extra
+        serve.main(["--help"])
 
 
 def test_what_arrives_meanwhile_shares_a_pass_and_one_fault_is_one_jobs():

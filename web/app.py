@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import reprlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -26,19 +25,10 @@ from heads import MultitaskBert
 from heads.inference import answers, encode, outputs, word_weights
 from runtime.errors import UsageError, check_name, nearest
 from web.batcher import Batcher
+from web.limits import Limits
 
 PAGE = Path(__file__).parent / "page.html"
 Texts = Annotated[list[str], FailFast()]  # one bad text is told, not a million
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one client may ask of the others' server."""
-
-    max_texts: int = 256  # or pairs, of a request
-    max_bytes: int = 1_000_000  # of a request
-    max_requests: int = 256  # at once
-    max_seconds: float = 30  # for a request to come, and then for its answer
 
 
 class Rows(BaseModel, extra="forbid"):
@@ -204,6 +194,7 @@ def make_app(model: MultitaskBert, name: str, batcher: Batcher, limits: Limits) 
         tasks = [
             {"name": task.name, "texts": task.texts, "classes": task.classes, "several": task.several}
             | ({"range": task.range} if task.range else {})
+            | ({"meaning": task.meaning} if task.meaning else {})
             for task in model.tasks.values()
         ]
         counts = {"requests": batcher.jobs, "passes": batcher.passes}
