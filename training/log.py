@@ -76,10 +76,11 @@ def header(session: Session) -> str:
     """What is odd about the data, and what runs on what, for people."""
     options, by_name, model, config = session.options, session.splits, session.model, session.model.config
     splits = [split for by_task in by_name.values() for split in by_task.values()]
-    lines = [f"warning: {line}" for split in splits for line in split.warnings]
+    odd = [line for split in splits for line in split.warnings]
     for learnt, dev in zip(by_name["train"].values(), by_name["dev"].values(), strict=True):
         if count := overlap(learnt, dev):
-            lines.append(f"warning: {dev.path}: texts that are in {learnt.path.name} too: {count}; its scores flatter")
+            odd.append(f"{dev.path}: texts that are in {learnt.path.name} too: {count}; its scores flatter")
+    lines = [f"warning: {line}" for line in dict.fromkeys(odd)]  # of tasks that share a file once
     lines.append(f"{options.option}, {options.strategy} on {', '.join(session.rows)}; data: {options.data_name}")
     for task in options.tasks:
         counts = [f"{len(by_name[name][task.name].examples)} {name}" for name in task.splits if by_name[name]]

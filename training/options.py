@@ -145,7 +145,8 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
     there = {task.name: task.pairs for task in trained if task.name in known and len(task.texts) == 2}
     tasks = paired(tasks, given.get("pairs", there), known)
     given |= source
-    given |= {"tasks": tasks, "losses": LossSettings(**losses), "pairs": {task.name: task.pairs for task in tasks}}
+    ways = {task.name: task.pairs for task in tasks if len(task.texts) == 2}
+    given |= {"tasks": tasks, "losses": LossSettings(**losses), "pairs": ways}
     given |= {name: by_task(name, given.get(name), tasks, known) for name in ("batch_size", "loss_scale")}
     if given.get("strategy", Options.strategy) == "gs":
         given.setdefault("surgery", "pcgrad")
