@@ -195,6 +195,7 @@ def finish(session: Session) -> None:
         "dev": metrics,
         "undefined": undefined(metrics),
         "step": state.best_step,
+        "steps": state.step,
         "data": options.data_name,
         "seconds": round(state.seconds, 1),
         "peak_gb": peak_memory(session.device),

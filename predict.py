@@ -59,9 +59,9 @@ def in_words(model: MultitaskBert, tasks: Sequence[str], sides: list[list[str]],
         for row, texts in enumerate(zip(*sides, strict=True)):
             lines.append(f"{name}: {' | '.join(texts)}")
             if task.range:
-                low, high = task.range
-                lines.append(f"  {kind.predict(task, y)[row]:.2f}, from {low:g} to {high:g}")
+                lines.append(f"  {kind.predict(task, y)[row]:.2f}, {task.explained}")
                 continue
+            lines += [f"  {task.meaning}"] * bool(task.meaning)
             shares = zip(task.classes, kind.probabilities(task, y)[row].tolist(), strict=True)
             for label, share in sorted(shares, key=lambda pair: -pair[1]):
                 lines.append(f"  {label!s:<12} {share:.3f} {'#' * round(40 * share)}".rstrip())

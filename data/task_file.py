@@ -28,7 +28,7 @@ usage_error = partial(data_error, advice="docs/tasks.md has examples", kind=Usag
 TEXT = ("a text", lambda v: isinstance(v, str) and v.strip() != "")
 FILE = ("a .csv, .tsv or .jsonl file", lambda v: isinstance(v, str) and Path(v).suffix in DELIMITERS)
 KEYS = {  # of a task: what its value must be, in words and as a function
-    **dict.fromkeys(("kind", "label", "id", "separator", "metric"), TEXT),
+    **dict.fromkeys(("kind", "label", "id", "separator", "metric", "meaning"), TEXT),
     **dict.fromkeys(("train", "test"), FILE),
     "dev": (f"{FILE[0]}, or a share of train like 0.1", lambda v: FILE[1](v) or (type(v) is float and 0 < v < 1)),
     "texts": ('a list of one column or two, as ["text"]', lambda v: is_list(v, {str}, 1, 2)),

@@ -45,6 +45,7 @@ class Task:
     separator: str = ";"  # between several labels in one cell
     range: tuple[float, float] | None = None  # smallest and largest number
     pairs: str = "siamese"  # how the two texts of a pair meet: one of PAIRS
+    meaning: str = ""  # of the classes or of the range's ends, for people
     contrastive: bool = False  # siamese binary pairs: the paper's cosine-embedding and triplet losses are added
     batch_size: int = 16
     loss_scale: float = 1.0
@@ -105,6 +106,11 @@ class Task:
             return f"a number from {self.range[0]:g} to {self.range[1]:g}"
         return f"{'some' if self.several else 'one'} of {', '.join(map(str, self.classes))}"
 
+    @property
+    def explained(self) -> str:
+        """What a label is, for people."""
+        return self.expected + f" ({self.meaning})" * bool(self.meaning)
+
     def to_json(self, files: bool = True) -> dict:
         """The task as JSON holds it; without its files and folder where a model is saved that others may get."""
         content = asdict(self)
@@ -113,7 +119,7 @@ class Task:
     @classmethod
     def from_json(cls, content: dict) -> "Task":
         """What `to_json` wrote. Raises ValueError or KeyError for anything else."""
-        task = of_type(content, cls)
+        task = of_type({"meaning": ""} | content, cls)  # which models of before have not
         shares = [split for split, file in task.files.items() if not isinstance(file, str)]
         fits = NAME.fullmatch(task.name) and len(task.texts) in (1, 2) and task.pairs in PAIRS
         if not fits or shares not in ([], ["dev"]):
@@ -137,19 +143,22 @@ COURSE_TASKS = (
     course_task(
         "sst", "classes", ("sentence",), "sentiment", "ids-sst-{}.csv", batch_size=8, metric="acc",
         classes=(0, 1, 2, 3, 4),  # the paper prints 0, 1, 2, 3, 5
+        meaning="0 very negative, 2 neutral, 4 very positive",
         course=Course("id \t Predicted_Sentiment \n", metric_names={"macro_f1": "f1"}),
     ),
     course_task(
         "para", "binary", ("sentence1", "sentence2"), "is_duplicate", "quora-{}.csv", batch_size=24, metric="acc",
-        classes=(0, 1), contrastive=True, course=Course("id \t Predicted_Is_Paraphrase \n", as_float=True),
+        classes=(0, 1), meaning="1: both ask the same", contrastive=True,
+        course=Course("id \t Predicted_Is_Paraphrase \n", as_float=True),
     ),
     course_task(
         "sts", "score", ("sentence1", "sentence2"), "similarity", "sts-{}.csv", batch_size=8, metric="pearson",
-        range=(0.0, 5.0), course=Course("id \t Predicted_Similiary \n", as_float=True),  # misspelt officially
+        range=(0.0, 5.0), meaning="0 unrelated, 5 equivalent",
+        course=Course("id \t Predicted_Similiary \n", as_float=True),  # misspelt officially
     ),
     course_task(
         "cfimdb", "binary", ("sentence",), "sentiment", "ids-cfimdb-{}.csv", batch_size=8, metric="acc",
-        classes=(0, 1), course=Course("id \t Predicted_Sentiment \n"),
+        classes=(0, 1), meaning="0 negative, 1 positive", course=Course("id \t Predicted_Sentiment \n"),
     ),
 )  # fmt: skip
 TASKS = {task.name: task for task in COURSE_TASKS}

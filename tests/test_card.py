@@ -97,5 +97,5 @@ def test_a_run_that_starts_from_another_names_what_that_began_with(best, home, t
 
 
 def test_a_class_s_name_stays_in_its_cell(monkeypatch):
-    monkeypatch.setitem(TASKS, "sst", replace(TASKS["sst"], classes=("a|b", "<i>\n")))
-    assert "| one of a\\|b, &lt;i&gt; |" in made("--data_dir", SAMPLE_DIR)
+    monkeypatch.setitem(TASKS, "sst", replace(TASKS["sst"], classes=("a|b", "<i>\n"), meaning="|"))
+    assert "| one of a\\|b, &lt;i&gt; (\\|) |" in made("--data_dir", SAMPLE_DIR)

@@ -132,7 +132,7 @@ def of_sample(config: Mapping, tasks: Iterable[Task]) -> bool:
 
 def described(task: Task) -> list[str]:
     pairs = f" ({task.pairs})" * (len(task.texts) == 2)
-    return [task.name, task.kind, cell(", ".join(task.texts) + pairs), cell(task.expected)]
+    return [task.name, task.kind, cell(", ".join(task.texts) + pairs), cell(task.explained)]
 
 
 def base_model(config: Mapping) -> str | None:
@@ -188,7 +188,7 @@ def card(config: Mapping, tasks: Mapping[str, Task], results: Sequence[Mapping])
             for metric in KINDS[task.kind].metrics:
                 measured.append((task, title, metric, [of["dev"][task.metric_key(metric)] for of in results]))
     rows = [row(task.metric_key(metric), data[dev].split()[0], values) for task, dev, metric, values in measured]
-    settings = {name: config[name] for name in SETTINGS if name in config} | {"checkpoint": source}
+    settings = {name: config[name] for name in SETTINGS if config.get(name) is not None} | {"checkpoint": source}
     synthetic = of_sample(config, tasks.values())
     several = len(results) > 1
     return CARD.format(
@@ -199,7 +199,7 @@ def card(config: Mapping, tasks: Mapping[str, Task], results: Sequence[Mapping])
         way=WAYS[config["strategy"]] + f" ({config['surgery']})" * bool(config["surgery"]),
         tasks=markdown(["task", "kind", "texts", "label"], map(described, tasks.values())),
         metrics=markdown(["metric", "value", "rows", *[f"{len(results)} runs"] * several], rows),
-        step=results[0]["step"],
+        step=" of ".join(str(results[0][name]) for name in ("step", "steps") if name in results[0]),
         spread=SPREAD.format(len(results)) * several,
         synthetic=SYNTHETIC * synthetic,
         data=markdown(["file", "contents"], ([cell(title), contents] for title, contents in data.items())),
