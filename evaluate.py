@@ -266,8 +266,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.report and args.split == "test":
         raise UsageError("--report: expected --split dev or all; found test, whose labels are never read; take one")
     with ExitStack() as locks:
-        home = args.run.resolve()
-        home = home.parent if home.name == "best" else home
+        folder = args.run.resolve()
+        home = folder.parent if folder.name == "best" else args.run
         if any((home / name).is_dir() for name in ("best", "checkpoints")) and os.access(home, os.W_OK):
             locks.enter_context(lock(home))  # a run that trains there replaces its model
         evaluate(args, home)
@@ -295,9 +295,9 @@ def evaluate(args: Namespace, home: Path) -> None:
         say(f"warning: {line}")
     device = resolve_device(args.device)
     amp = resolve_precision(args.amp or config["machine"]["precision"], device)
-    out = args.predictions_dir or (home if args.run.name == "best" else args.run) / "predictions"
+    out = args.predictions_dir or home / "predictions"
     for folder in (out.resolve(), out.resolve().parent):
-        if folder != home and is_run(folder):
+        if folder != home.resolve() and is_run(folder):
             raise UsageError(f"--predictions_dir: {out} is of another run, {folder}; choose another folder")
     check_own(out, READABLE)
     if not args.predictions_dir:

@@ -208,6 +208,13 @@ def test_the_best_folder_alone_and_other_data(run, tmp_path, capsys):
     assert contents(tmp_path / "p")["sts-dev-output.csv"] != contents(run)["predictions/sts-dev-output.csv"]
 
 
+def test_from_inside_the_best_folder_files_go_beside_it(home, run, tmp_path, monkeypatch):
+    shutil.copytree(run, tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "run" / "best")
+    assert evaluate_run(".", "--data_dir", home / "data") == 0
+    assert contents(tmp_path / "run").keys() == contents(run).keys()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
