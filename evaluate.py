@@ -279,7 +279,9 @@ def evaluate(args: Namespace, home: Path) -> None:
     config, tasks = read_run(args.run)
     known = {name: task for name, task in tasks.items() if name in model.tasks}
     if without := [name for name in model.tasks if name not in known]:
-        say(f"left out: {', '.join(without)}; to have them too, give the run's folder, which says where their data are")
+        reason = "to have them too, give the run's folder, which says where their data are"
+        reason = "the run did not train them" if is_run(args.run) else reason
+        say(f"left out: {', '.join(without)}; {reason}")
     if not known:
         there = ", ".join(model.tasks)
         raise UsageError(f"{args.run}: does not say where the data of {there} are; give the run's folder")
@@ -291,7 +293,7 @@ def evaluate(args: Namespace, home: Path) -> None:
     for split in splits.get("dev", {}).values():
         if config.get("data", {split.title: split.contents}).get(split.title) != split.contents:
             warnings.append(f"{split.path}: not the rows that the run chose its best model by")
-    for line in warnings:
+    for line in dict.fromkeys(warnings):
         say(f"warning: {line}")
     device = resolve_device(args.device)
     amp = resolve_precision(args.amp or config["machine"]["precision"], device)

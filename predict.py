@@ -84,7 +84,7 @@ def rows_in(lines: Iterable[str], args: Namespace, new: Sequence[str]) -> Iterat
     place, columns = args.input or "stdin", args.text_columns
     header, rows = rows_of(lines, place, DELIMITERS[args.input.suffix] if args.input else ",")
     if header:
-        check_columns(f"{place}:{header[0]}", header[1], columns)
+        check_columns(f"{place}:{header[0]}", header[1], columns, "name the texts' columns by --text_columns")
     whole, known = args.output and not DELIMITERS[args.output.suffix], header and header[1]
     for line, row in rows:
         if not all(isinstance(plain(row.get(name, 0)), str) for name in columns):

@@ -48,12 +48,14 @@ def read_table(path: Path, columns: Sequence[str | None], course: bool = False) 
     return hashlib.sha256(content).hexdigest(), cells
 
 
-def check_columns(place: str, names: Sequence[str], columns: Sequence[str | None]) -> None:
+def check_columns(
+    place: str, names: Sequence[str], columns: Sequence[str | None], advice: str = "correct the name"
+) -> None:
     """Raise DataError, with the place, unless each of these columns, but None, is there once."""
     for name in columns:
         if name is not None and names.count(name) != 1:
             found = f"{names.count(name)} among {reprlib.repr(names)}{nearest(name, names)}"
-            raise data_error(place, f"one column {name!r}", found, "correct the name")
+            raise data_error(place, f"one column {name!r}", found, advice)
 
 
 def rows_of(

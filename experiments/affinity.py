@@ -3,16 +3,18 @@
     python -m experiments.affinity                                   # the sample, or the downloaded files
     python -m experiments.affinity --data_dir DIR --task_file my.toml --batches 60
 
-All options of train_multitask.py are there. First the heads learn by themselves, on the encoder as it is, for a head
-that knows nothing says nothing of its task. Then, in each of --batches measurements, two batches A and B of each task
-give its gradient of what tasks share, and nothing moves. From the Gramian of these 2 T gradients:
+All options of train_multitask.py are there, and --batches (default: 40). First the heads learn by themselves, on the
+encoder as it is, for a head that knows nothing says nothing of its task. Then, in each of --batches measurements, two
+batches A and B of each task give its gradient of what tasks share, and nothing moves. From the Gramian of these 2 T
+gradients:
 
-cosine      of two tasks; and of a task with itself, cos(A, B), the noise floor: what is missing to 1 is noise.
-signal      the cosine of the two mean gradients, without the noise: E[g_i . g_j] / sqrt(E[g_iA . g_iB] E[g_jA . g_jB])
-transfer    what a step on task i does for task j, to first order, beside what a step on j itself does:
-            E[g_i . g_j] / E[g_jA . g_jB]; plain, and with the gradients scaled as AdamW would by their squares' mean.
-affinity    TAG's (Fifty et al. 2021): a plain step of --lr on i takes the share lr E[g_i . g_j] / l_j off the loss of j
-turn        the angle between the plain sum and PCGrad's update, beside that between the sums of two batches.
+    cosine     of two tasks; and of a task with itself, cos(A, B): what is missing to 1 is noise
+    signal     the cosine of the two mean gradients, without the noise:
+               E[g_i . g_j] / sqrt(E[g_iA . g_iB] E[g_jA . g_jB])
+    transfer   what a step on task i does for task j, to first order, beside what a step on j itself does:
+               E[g_i . g_j] / E[g_jA . g_jB]; plain, and with gradients scaled as AdamW would, by their squares' mean
+    affinity   TAG's (Fifty et al. 2021): a plain step of --lr on i takes the share lr E[g_i . g_j] / l_j off j's loss
+    turn       the angle between the plain sum and PCGrad's update, beside that between the sums of two batches
 
 Writes affinity.json and affinity.png to --output_dir (default: runs/affinity). Needs: pip install -e '.[pictures]'
 """

@@ -53,7 +53,7 @@ WORST, MOST_LETTERS = 10, 500  # mistakes of a task; letters of a text
 MOST_CLASSES = 16  # of a matrix
 NO_SETTINGS = ("output_dir", "predictions_dir", "resume", "overwrite", "task_definitions", "heads")
 RESULTS = "Metrics on dev, by the weights in best/: the best step's. A step's time is the median, memory the peak."
-CALIBRATION = "Accuracy by confidence; the dotted line: equal<br>ECE: the expected calibration error"
+CALIBRATION = "Accuracy by confidence, which are equal on the dotted line<br>ECE: the expected calibration error"
 HEAD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">"""
 STYLE = """
@@ -198,11 +198,12 @@ def results(runs: Sequence[Whole]) -> Html:
     """A line for each run."""
     tasks = {task.name: task for run in runs for task in run.tasks}
     keys = [task.metric_key(task.metric) for task in tasks.values()]
-    head = ["run", *keys, *["mean"] * (len(keys) > 1), "best step", "steps", "time", "a step", "memory"]
+    several = len(keys) > 1 and all([task.name for task in run.tasks] == [*tasks] for run in runs)
+    head = ["run", *keys, *["average"] * several, "best step", "steps", "time", "a step", "memory"]
     rows = []
     for run in runs:
         own = [task.metric_key(task.metric) for task in run.tasks]
-        mean = [score(dict.fromkeys(own) | run.end["dev"], run.tasks)] * (len(keys) > 1)
+        mean = [score(dict.fromkeys(own) | run.end["dev"], run.tasks)] * several
         last, step, peak = run.log[-1], run.seconds_a_step, run.end.get("peak_gb")
         spent = [f"{step:.3g} s" if step else None, f"{peak:.2f} GB" if peak else None]
         of_run = [*map(run.end["dev"].get, keys), *mean, run.end["step"], last["step"], span(last["seconds"]), *spent]

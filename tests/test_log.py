@@ -94,7 +94,7 @@ def test_plain_progress_and_the_time_left(capsys):
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert (out, [line.split("  ")[0] for line in lines]) == ("", [f"step {n}/40" for n in range(2, 41, 2)])
-    assert lines[0] == "step 2/40  2.1 minutes left  sst 0.500  sts nan"
+    assert lines[0] == "step 2/40  2.1 minutes left  losses: sst 0.500  sts nan"
 
 
 TRAINING = """

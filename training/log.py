@@ -93,7 +93,7 @@ def header(session: Session) -> str:
     lines += [
         f"model: {options.checkpoint}, {config.arch}, {config.pooling} of layer {config.layer}; "
         f"{sum(trained) / 1e6:.1f} million parameters, trained",
-        *[f"heads that stay as they are: {', '.join(idle)}"] * bool(idle),
+        *[f"heads that are not trained, and may get worse by it: {', '.join(idle)}"] * bool(idle),
         f"texts: up to {max(lengths)} tokens, {sum(n > model.max_length for n in lengths)} cut to {model.max_length}",
         f"device: {session.device}, processes: {session.world.size}, threads: {torch.get_num_threads()}, "
         f"precision: {session.amp}, seed: {options.seed}",
@@ -116,7 +116,8 @@ def most_frequent(task: Task, split: Split) -> str:
 def progress(session: Session, losses: Mapping[str, float]) -> None:
     """Where a run stands after a step: a bar on a terminal, elsewhere a line for each twentieth of the run."""
     step, total = session.state.step, session.total_steps
-    rest = "  ".join([f"{span(seconds_left(session))} left", *(f"{name} {loss:.3f}" for name, loss in losses.items())])
+    named = "  ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+    rest = f"{span(seconds_left(session))} left  losses: {named}"
     show("training", step, total, rest)
     if not sys.stderr.isatty() and (step % max(1, total // 20) == 0 or step == total):
         say(f"step {step}/{total}  {rest}")

@@ -376,5 +376,5 @@ def said(value: object) -> str:
     if isinstance(value, dict):
         return ",".join(f"{name}={each}" for name, each in value.items())
     if isinstance(value, (list, tuple)):
-        return ",".join(map(str, value))
-    return "left out" if value is None else str(value)
+        return ",".join(map(str, value)) or "none"
+    return "not given" if value is None else str(value)

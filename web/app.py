@@ -211,12 +211,13 @@ def make_app(model: MultitaskBert, name: str, batcher: Batcher, limits: Limits) 
         rows = checked({"texts": body.texts}, limits.max_texts)
         return {"vectors": await answered((vectors, body.normalize), rows)}
 
-    if attends:
-
-        @app.post("/attention/{task}", response_model=Words)
-        async def attention(task: str, body: Rows) -> dict:
-            """The words as the model reads them, weighted by the attention that they receive."""
-            return {"words": await answered((attend, task), rows_of(task, body))}
+    @app.post("/attention/{task}", response_model=Words)
+    async def attention(task: str, body: Rows) -> dict:
+        """The words as the model reads them, weighted by the attention that they receive."""
+        if not attends:
+            found = f"found {model.config.pooling}; train one with --pooling attention_mean"
+            raise HTTPException(404, f"expected a model that pools by attention_mean; {found}")
+        return {"words": await answered((attend, task), rows_of(task, body))}
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, refused: HTTPException) -> JSONResponse:
