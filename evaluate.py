@@ -9,8 +9,6 @@ believed. Beside dev's prediction files lies readable/TASK-dev.tsv: its rows
 with their texts, the worst first.
 """
 
-import csv
-import io
 import json
 import os
 import re
@@ -30,6 +28,7 @@ from bert.lora import add_low_rank
 from bert.precision import DEVICES, PRECISIONS, peak_memory, resolve_device, resolve_precision
 from data import SAMPLE_DIR, find_data_dir
 from data.reader import Split, read_splits
+from data.table import csv_writer
 from data.tasks import LEADERBOARD, TASKS, Task, choose_tasks, names
 from heads import MultitaskBert
 from heads.config import HeadsConfig
@@ -104,11 +103,11 @@ def prediction_text(task: Task, ids: Sequence[str], y: Tensor) -> str:
         return task.course.header + "".join(f"{i} , {word} \n" for i, word in zip(ids, words, strict=True))
     words = [task.separator.join(map(str, v)) if task.several else float(v) if task.range else v for v in values]
     shares = kind.probabilities(task, y).tolist() if task.classes else [[] for _ in ids]
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
+    lines: list[str] = []
+    table = csv_writer(lines.append, ",")
     table.writerow(["id", "prediction", *task.classes])
     table.writerows([i, word, *row] for i, word, row in zip(ids, words, shares, strict=True))
-    return text.getvalue()
+    return "".join(lines)
 
 
 def predict_and_score(

@@ -11,7 +11,7 @@ TASK_CLASS for each class.
 
 from __future__ import annotations
 
-import csv
+import errno
 import json
 import sys
 from argparse import Namespace
@@ -23,7 +23,7 @@ from typing import TextIO
 
 from bert.precision import DEVICES, PRECISIONS, resolve_device, resolve_precision
 from data.reader import is_blank
-from data.table import DELIMITERS, check_columns, data_error, plain, rows_of, text_lines
+from data.table import DELIMITERS, check_columns, csv_writer, data_error, plain, rows_of, text_lines
 from data.tasks import names
 from evaluate import load_model
 from heads import MultitaskBert
@@ -43,11 +43,15 @@ def cells_of(model: MultitaskBert, tasks: Sequence[str], sides: list[list[str]],
     cells: list[Row] = [{} for _ in sides[0]]
     for name, y in outputs(model, tasks, sides, amp).items():
         for cell, answer in zip(cells, answers(model, name, y), strict=True):
-            cell[name], shares = answer["prediction"], answer.get("probabilities", {})
+            new, shares = {name: answer["prediction"]}, answer.get("probabilities", {})
             if every or model.tasks[name].several:
-                cell |= {f"{name}_{label}": share for label, share in shares.items()}
+                new |= {f"{name}_{label}": share for label, share in shares.items()}
             elif shares:
-                cell[f"{name}_probability"] = max(shares.values())
+                new[f"{name}_probability"] = max(shares.values())
+            if clash := cell.keys() & new:
+                found = f"found {min(clash)} twice; predict these tasks one by one"
+                raise UsageError(f"--task: expected columns of different names; {found}")
+            cell |= new
     return cells
 
 
@@ -72,19 +76,23 @@ def in_words(model: MultitaskBert, tasks: Sequence[str], sides: list[list[str]],
 def lines_of(path: Path | None) -> Iterator[Iterator[str]]:
     """The physical lines of a file, or of stdin, as `text_lines` gives them."""
     try:
+        if path and path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "none")  # a pipe, say, which cannot be read twice
         file = open(path, "rb") if path else sys.stdin.buffer  # noqa: SIM115 - closed below
     except OSError as error:
-        raise data_error(path, "a file", error.strerror, "check the path") from None
+        raise data_error(path, "a plain file", error.strerror, "check the path, or take - for stdin") from None
     with file:
         yield text_lines(file, path or "stdin")
 
 
 def rows_in(lines: Iterable[str], args: Namespace, new: Sequence[str]) -> Iterator[Row]:
-    """The input's rows. Raises DataError where a row lacks a text, or a column is missing or also one of the new."""
+    """The input's rows. Raises DataError where a row lacks a text, or a column is missing, there twice or one of the
+    new."""
     place, columns = args.input or "stdin", args.text_columns
     header, rows = rows_of(lines, place, DELIMITERS[args.input.suffix] if args.input else ",")
     if header:
         check_columns(f"{place}:{header[0]}", header[1], columns, "name the texts' columns by --text_columns")
+        check_columns(f"{place}:{header[0]}", header[1], header[1])
     whole, known = args.output and not DELIMITERS[args.output.suffix], header and header[1]
     for line, row in rows:
         if not all(isinstance(plain(row.get(name, 0)), str) for name in columns):
@@ -103,7 +111,7 @@ class Writer:
 
     def __init__(self, file: TextIO, delimiter: str):
         self.file, self.columns = file, None
-        self.table = csv.writer(file, delimiter=delimiter, lineterminator="\n") if delimiter else None
+        self.table = csv_writer(file.write, delimiter) if delimiter else None
 
     def write(self, row: Row) -> None:
         if not self.table:
@@ -144,6 +152,8 @@ def predict_file(model: MultitaskBert, tasks: Sequence[str], args: Namespace, am
             done += len(chunk)
             blank += sum(any(map(is_blank, texts)) for texts in zip(*sides, strict=True))
             show("rows", done, total or done)
+        if not done:
+            raise data_error("stdin", "rows", "none", "see what writes there")
     if blank:
         say(f"warning: {args.input or 'stdin'}: rows with an empty text: {blank} of {done}, predicted all the same")
     return done

@@ -31,7 +31,7 @@ def listening(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
         door = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         found = f"found {host}:{port}: {error}"
         raise UsageError(f"--host, --port: expected a free address of this machine; {found}; take another") from None
     door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else a small answer waits 40 ms for the client's ACK

@@ -123,9 +123,12 @@ def evaluate(session: Session, log: RunLog) -> None:
 
 def run_config(session: Session) -> dict:
     """Every option, version and fingerprint: what it takes to make the run again."""
+    options = session.options
+    source = os.path.abspath(options.checkpoint) if os.path.isdir(options.checkpoint) else options.checkpoint
     return {
-        **session.options.as_json(),
-        **{name: str(getattr(session.options, name).resolve()) for name in ("data_dir", "predictions_dir")},
+        **options.as_json(),
+        **{name: str(getattr(options, name).resolve()) for name in ("data_dir", "predictions_dir")},
+        "checkpoint": source,
         "versions": versions(),
         "machine": {"device": str(session.device), "precision": session.amp, "threads": torch.get_num_threads()},
         "data": session.fingerprints(),

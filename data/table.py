@@ -5,8 +5,10 @@ import hashlib
 import io
 import json
 import reprlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from runtime.errors import DataError, nearest
 from runtime.files import read_plain
@@ -123,6 +125,12 @@ def _json_rows(lines: Iterable[str], path: object) -> Iterator[tuple[int, dict]]
             raise data_error(f"{path}:{line}", "a JSON object", error, "correct the line") from None
         if row:
             yield line, row
+
+
+def csv_writer(write: Callable[[str], Any], delimiter: str) -> Any:
+    """csv's writer of lines that end in a new line. A lone \\r it quotes only where lines end in one."""
+    to = SimpleNamespace(write=lambda line: write(line.removesuffix("\r\n") + "\n"))  # csv calls it once a line
+    return csv.writer(to, delimiter=delimiter, lineterminator="\r\n")
 
 
 def plain(cell: object) -> object:

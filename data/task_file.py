@@ -28,7 +28,8 @@ usage_error = partial(data_error, advice="docs/tasks.md has examples", kind=Usag
 TEXT = ("a text", lambda v: isinstance(v, str) and v.strip() != "")
 FILE = ("a .csv, .tsv or .jsonl file", lambda v: isinstance(v, str) and Path(v).suffix in DELIMITERS)
 KEYS = {  # of a task: what its value must be, in words and as a function
-    **dict.fromkeys(("kind", "label", "id", "separator", "metric", "meaning"), TEXT),
+    **dict.fromkeys(("kind", "label", "id", "separator", "metric"), TEXT),
+    "meaning": ("a line of 99 letters at most", lambda v: TEXT[1](v) and v.isprintable() and len(v) < 100),
     **dict.fromkeys(("train", "test"), FILE),
     "dev": (f"{FILE[0]}, or a share of train like 0.1", lambda v: FILE[1](v) or (type(v) is float and 0 < v < 1)),
     "texts": ('a list of one column or two, as ["text"]', lambda v: is_list(v, {str}, 1, 2)),
@@ -59,8 +60,8 @@ def load(path: Path, kinds: Mapping[str, Any]) -> dict[str, Task]:
 
 def _task(path: Path, name: str, table: dict[str, Any], kinds: Mapping[str, Any]) -> Task:
     place, folder = f"{path}: [tasks.{name}]", path.resolve().parent
-    if not NAME.fullmatch(name) or name in TASKS:
-        raise usage_error(place, f"a name of letters, digits, _ and -, other than {', '.join(TASKS)}", repr(name))
+    if not NAME.fullmatch(name) or name in (*TASKS, "all"):  # --task all has a meaning of its own
+        raise usage_error(place, f"a name of letters, digits, _ and -, other than all, {', '.join(TASKS)}", repr(name))
     for key in [*table, *REQUIRED]:
         check_name(place, KEYS, key)
         expected, fits = KEYS[key]

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from runtime.errors import check_name
@@ -109,7 +110,7 @@ class Task:
     @property
     def explained(self) -> str:
         """What a label is, for people."""
-        return self.expected + f" ({self.meaning})" * bool(self.meaning)
+        return shorten(self.expected, 190, placeholder=" ...") + f" ({self.meaning})" * bool(self.meaning)
 
     def to_json(self, files: bool = True) -> dict:
         """The task as JSON holds it; without its files and folder where a model is saved that others may get."""

@@ -286,7 +286,7 @@ def section(name: str, runs: Sequence[Whole]) -> str:
     keys = [task.metric_key(metric) for metric in KINDS[task.kind].metrics]
     counts = [len(run.predicted[name].words) if name in run.predicted else None for run in with_task]
     rows = [[name_of(run), *map(run.end["dev"].get, keys), n] for run, n in zip(with_task, counts, strict=True)]
-    parts = [f"<h2>{name}</h2>", paragraph(f"{task.kind}: {task.explained[:MOST_LETTERS]}")]
+    parts = [f"<h2>{name}</h2>", paragraph(f"{task.kind}: {task.explained}")]
     parts.append(table(["dev", *keys, "rows"], rows, "figures"))
     if lacking := [run.name for run in with_task if name not in run.predicted]:
         parts.append(paragraph(f"No predictions of {', '.join(lacking)}: they are those of a run's end."))

@@ -3,16 +3,15 @@
 Letters: B rows, K classes.
 """
 
-import csv
 from collections.abc import Sequence
 from itertools import pairwise
-from types import SimpleNamespace
 from unicodedata import combining, east_asian_width
 
 import numpy as np
 from torch import Tensor
 
 from data.reader import Example
+from data.table import csv_writer
 from data.tasks import Task
 from heads.kinds import KINDS
 from heads.metrics import calibration
@@ -34,14 +33,13 @@ def mistakes(task: Task, examples: Sequence[Example], y: Tensor) -> str:
     golds = dict(zip(rows, words(task, kind.names(task, gold)), strict=True))
     predicted = words(task, kind.names(task, kind.predict(task, y)))
     shares = [short(share.prod()) for share in kind.confidence(task, y)] if task.classes else [""] * len(predicted)
-    # csv quotes a lone \r only where its lines end in one, and calls `write` once a line.
-    table = csv.writer(SimpleNamespace(write=lines.append), delimiter="\t", lineterminator="\r\n")
+    table = csv_writer(lines.append, "\t")
     table.writerow(["error", "gold", "prediction", "confidence", "id", *("text_a", "text_b")[: len(task.texts)]])
     for row in sorted(range(len(examples)), key=lambda row: -errors.get(row, -1)):  # of equals, the file's first
         error = short(errors[row]) if row in errors else ""
         said = golds.get(row, ""), predicted[row], shares[row]
         table.writerow([error, *said, examples[row].id, *examples[row].texts])
-    return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
+    return "".join(lines)
 
 
 def words(task: Task, values: Sequence) -> list:

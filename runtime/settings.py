@@ -65,8 +65,9 @@ class OptionParser(argparse.ArgumentParser):
             self.epilog = f"{len(self.rare)} more options: --help all"
             for action in self.rare:
                 action.help = argparse.SUPPRESS
-        for i, word in enumerate(words):
-            if word.startswith("--") and word != "--":
+        options = words[: words.index("--")] if "--" in words else words
+        for i, word in enumerate(options):
+            if word.startswith("--"):
                 given, equals, value = word.partition("=")
                 name = "--" + given[2:].replace("-", "_")
                 if name not in self._option_string_actions:
@@ -77,7 +78,9 @@ class OptionParser(argparse.ArgumentParser):
         values, left = super().parse_known_intermixed_args(words, namespace)
         if left:
             message, several = f"expected an option; found {left[0]!r}", words[: words.index(left[0]) + 1]
-            if options := [n for n, word in enumerate(several) if word.startswith("--")]:
+            if left[0].startswith("-"):
+                message += "; a text that begins with - comes after --"
+            elif options := [n for n, word in enumerate(several) if word.startswith("--")]:
                 option, *together = several[options[-1] :]
                 message += f"; several values have commas between: {option} {','.join(together)}"
             else:
@@ -137,7 +140,9 @@ def built(option: str, table: Mapping[str, type], text: str, *args: Any) -> Any:
     defaults = {key: p.default for key, p in signature(table[name]).parameters.items() if p.default is not p.empty}
     try:
         pairs = [part.partition("=") for part in rest.split(",") if part]
-        for key, _, _ in pairs:
+        for n, (key, _, _) in enumerate(pairs):
+            if key in [other for other, _, _ in pairs[:n]]:
+                raise ValueError(f"expected each setting once; found {key} twice")
             if key not in defaults:
                 known = ", ".join(f"{key}={value}" for key, value in defaults.items())
                 raise ValueError(f"expected {f'settings among {known}' if known else 'no settings'}; found {key!r}")

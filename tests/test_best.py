@@ -19,7 +19,7 @@ def test_a_run_by_the_recipe_with_all_prediction_files(tmp_path, capsys):
     config = json.loads((home / "run" / "config.json").read_text())
     assert config["batch_size"] == {"sst": 16, "para": 32, "sts": 16} and config["epochs"] == 3  # of the recipe
     assert (config["sts_gamma"], config["seed"]) == (0.25, 3)
-    assert config["pairs"] == {"para": "cross", "sts": "siamese"}  # in place of the recipe's
+    assert config["pairs"] == {"sst": "siamese", "para": "cross", "sts": "siamese"}  # in place of the recipe's
     files = {path.name for path in (home / "run" / "predictions").glob("*.csv")}
     assert files == {f"{task}-{split}-output.csv" for task in ("sst", "para", "sts") for split in ("dev", "test")}
     assert "para_acc" in capsys.readouterr().out

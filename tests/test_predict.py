@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -116,6 +117,28 @@ def test_a_bert_without_heads_has_nothing_to_say(home, capsys):
     assert "a BERT alone is to be trained first" in capsys.readouterr().err
 
 
+def test_columns_that_would_have_one_name_are_refused(home, tmp_path, capsys):
+    """Class b_c of task a, and class c of task a_b."""
+    rows = [{"t": f"text {n}", "x": ("b_c", "d")[n % 2], "y": ("c", "e")[n % 2]} for n in range(40)]
+    write(tmp_path / "rows.csv", rows)
+    text = '[tasks.{}]\ntexts = ["t"]\nlabel = "{}"\ntrain = "rows.csv"\ndev = 0.5\n'
+    (tmp_path / "own.toml").write_text(text.format("a", "x") + text.format("a_b", "y"))
+    assert train(home, tmp_path / "run", "--task_file", tmp_path / "own.toml", "--max_steps", 1) == 0
+    words = ("--input", tmp_path / "rows.csv", "--output", tmp_path / "out.csv")
+    assert called(tmp_path / "run", *words) == 0 and "a_b_probability" in read(tmp_path / "out.csv")[0]
+    assert called(tmp_path / "run", *words, "--probabilities") == 2
+    assert "--task: expected columns of different names; found a_b_c twice" in capsys.readouterr().err
+
+
+def test_csv_holds_a_lone_carriage_return(run, tmp_path):
+    """As any reader of csv has it, this one too."""
+    source = write(tmp_path / "rows.jsonl", [{"sentence": "a film", "note": "x\ry"}])
+    for name in ("out.csv", "out.tsv"):
+        assert called(run, "--input", source, "--task", "sst", "--output", tmp_path / name) == 0
+        assert b'"x\ry"' in (tmp_path / name).read_bytes()
+    assert called(run, "--input", tmp_path / "out.csv", "--task", "sts", "--text_columns", "sentence,note") == 0
+
+
 def test_all_probabilities_and_several_labels(run, model, tmp_path):
     source, out = write(tmp_path / "rows.csv", ROWS), tmp_path / "out.jsonl"
     words = ("--input", source, "--text_columns", "a", "--output", out, "--probabilities", "--task", "topics,sst")
@@ -156,6 +179,8 @@ def test_texts_on_the_command_line_are_answered_for_people(run, model, capsys):
         assert line.split()[:2] == [label, f"{share:.3f}"]
     assert called(run, "--task", "sst", *TEXTS[:3]) == 0
     assert len(capsys.readouterr().out.splitlines()) >= 3 * 6
+    assert called(run, "--task", "sst", "--", "--a film", "-b") == 0
+    assert "sst: --a film" in capsys.readouterr().out
     assert called(run, "--task", "urgency", "dog") == 0
     assert capsys.readouterr().out.splitlines()[1].endswith("from 1 to 7")
     assert called(run, "one text") == 0
@@ -194,8 +219,12 @@ def test_two_texts_are_no_pair_for_a_model_that_reads_single_ones(home, capsys):
         (("--input", "rows.xlsx", "--text_columns", "a"), 2, "--input: expected a .csv, .tsv or .jsonl file, or -"),
         (("--input", "rows.csv", "--text_columns", "a", "--output", "out.txt"), 2, "--output: expected a .csv"),
         (("--input", "rows.csv", "--text_columns", "a", "--output", "rows.csv"), 2, "another file than --input"),
-        (("--input", "none.csv", "--text_columns", "a"), 3, "none.csv: expected a file; found No such file"),
-        (("--input", "rows.csv", "--text_columns", "c"), 3, "rows.csv:1: expected one column 'c'; found 0 among"),
+        (("--input", "none.csv", "--text_columns", "a"), 3, "none.csv: expected a plain file; found No such file"),
+        (("--input", "pipe.csv", "--text_columns", "a"), 3, "pipe.csv: expected a plain file; found none"),
+        (("--input", "twice.csv", "--text_columns", "a"), 3, "twice.csv:1: expected one column 'b'; found 2 among"),
+        (("--input", "-", "--text_columns", "a"), 3, "stdin: expected rows; found none"),
+        (("-x", "--task", "sst"), 2, "a text that begins with - comes after --"),
+        (("--input", "rows.csv", "--text_columns", "c"), 3, "name the texts' columns by --text_columns"),
         (("--input", "header.csv", "--text_columns", "a"), 3, "header.csv: expected rows; found none"),
         (("--input", "short.csv", "--text_columns", "a"), 3, "short.csv:4: expected 3 fields, as in the header, with"),
         (("--input", "latin.csv", "--text_columns", "a"), 3, "latin.csv:3: expected text in UTF-8; found byte 0xfc"),
@@ -214,6 +243,9 @@ def test_what_is_refused_leaves_the_output_as_it_was(run, tmp_path, capsys, monk
     monkeypatch.chdir(tmp_path)
     write(Path("rows.csv"), ROWS)
     Path("header.csv").write_text("a,b\n")
+    Path("twice.csv").write_text("a,b,b\nx,1,2\n")
+    os.mkfifo("pipe.csv")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a,b\n")))
     Path("tabs.csv").write_text("id\tsentence\n1\tx\n")
     Path("short.csv").write_text("id,a,b\n1,x,y\n2,x,y\n3,x\n")
     Path("latin.csv").write_bytes("a\nx\nü\n".encode("latin-1"))

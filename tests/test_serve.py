@@ -236,6 +236,7 @@ def test_an_address_that_is_taken_and_what_is_missing(server, run, capsys, monke
     expected = "expected a free address of this machine; found 127.0.0.1"
     assert f"error: --host, --port: {expected}:{server.port}: " in capsys.readouterr().err
     assert run_cli(serve.main, [str(run), "--port", "65536"]) == 2
+    assert run_cli(serve.main, [str(run), "--host", ".."]) == 2
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert run_cli(serve.main, [str(run)]) == 2
     assert re.search(r"expected fastapi and uvicorn; .*; pip install -e '.\[serve\]'\n$", capsys.readouterr().err)

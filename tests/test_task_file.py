@@ -129,6 +129,7 @@ def test_a_task_that_says_everything_is_not_read(tmp_path):
     *(({"dev": dev}, " dev", "a .csv, .tsv or .jsonl file, or a share", toml(dev)) for dev in (0.0, 1.0, 1, -0.1, "d")),
     ({"dev": None}, " dev", "a .csv, .tsv or .jsonl file, or a share", "none"),
     ({"kind": "labels", "classes": ["a;b", "c"]}, " separator", "one that none of ['a;b', 'c'] holds", "';'"),
+    *(({"meaning": text}, " meaning", "a line of 99 letters at most", repr(text)) for text in ("x" * 100, 3, "")),
     ({"pairs": "crossed"}, " pairs", "siamese or cross or both", "'crossed'"),
     *(({"batch_size": size}, " batch_size", "a whole number, 1 or more", repr(size)) for size in (0, 2.0, True, "8")),
     *(({"loss_scale": scale}, " loss_scale", "a number above 0", repr(scale)) for scale in (0, -1.5, "1")),
@@ -141,14 +142,23 @@ def test_a_mistake_is_told_with_key_expected_found_and_nearest(tmp_path, changes
     assert f"; found {found}" in message
 
 
+def test_a_meaning_is_one_line_without_what_moves_a_cursor(tmp_path):
+    path = task_file(tmp_path, meaning="1: yes")
+    assert load(path, KINDS)["own"].explained == "one of x, y (1: yes)"
+    text = path.read_text()
+    for escaped in ("\\n", "\\u001b"):
+        path.write_text(text.replace("'1: yes'", f'"1{escaped}"'))
+        assert "meaning: expected a line of 99 letters at most" in error_of(path)
+
+
 @pytest.mark.fault(48)
 @pytest.mark.parametrize(("text", "found"), [
     ("[tasks.a]\nx = 1\n[tasks.a]\n", "line 3"), ("[tasks.a]\nx = 1\nx = 2\n", "line 3"), ("[tasks.a\n", "line 1"),
     ("\xff", "utf-8"), ("", "found nothing"), ("kind = 'classes'", "found kind"), ("[tasks]", "found tasks"),
     ("tasks = 3", "found tasks"), ("[task.a]", "found task"), ("[tasks.a]\n[other]\n", "found tasks, other"),
     ("[tasks]\na = 3", "found tasks"),
-    *((f"[tasks.{name}]", "a name of letters, digits, _ and -, other than sst, para, sts, cfimdb; found")
-      for name in ('"a b"', "'\xe4'", '""', "'a.b'", *TASKS)),
+    *((f"[tasks.{name}]", "a name of letters, digits, _ and -, other than all, sst, para, sts, cfimdb; found")
+      for name in ("all", '"a b"', "'\xe4'", '""', "'a.b'", *TASKS)),
 ])  # fmt: skip
 def test_what_is_no_task_file(tmp_path, text, found):
     (tmp_path / "my.toml").write_bytes(text.encode("latin-1" if text == "\xff" else "utf-8"))

@@ -188,7 +188,8 @@ def card(config: Mapping, tasks: Mapping[str, Task], results: Sequence[Mapping])
             for metric in KINDS[task.kind].metrics:
                 measured.append((task, title, metric, [of["dev"][task.metric_key(metric)] for of in results]))
     rows = [row(task.metric_key(metric), data[dev].split()[0], values) for task, dev, metric, values in measured]
-    settings = {name: config[name] for name in SETTINGS if config.get(name) is not None} | {"checkpoint": source}
+    given = [name for name in SETTINGS if name != "pairs" and config.get(name) is not None]  # pairs: with the tasks
+    settings = {name: config[name] for name in given} | {"checkpoint": source}
     synthetic = of_sample(config, tasks.values())
     several = len(results) > 1
     return CARD.format(

@@ -118,6 +118,8 @@ class Options:
                     value = getattr(part, field.name)
                     values[field.name] = str(value) if isinstance(value, Path) else value
         tasks = {task.name: task.to_json(files=all_of_them) for task in self.tasks}
+        for task in [] if all_of_them else tasks.values():
+            del task["meaning"]  # which is for people
         return values | {"tasks": [*tasks], "task_definitions": [*tasks.values()]}
 
     def of_all_ranks(self) -> dict[str, Any]:
@@ -145,8 +147,7 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
     there = {task.name: task.pairs for task in trained if task.name in known and len(task.texts) == 2}
     tasks = paired(tasks, given.get("pairs", there), known)
     given |= source
-    ways = {task.name: task.pairs for task in tasks if len(task.texts) == 2}
-    given |= {"tasks": tasks, "losses": LossSettings(**losses), "pairs": ways}
+    given |= {"tasks": tasks, "losses": LossSettings(**losses), "pairs": {task.name: task.pairs for task in tasks}}
     given |= {name: by_task(name, given.get(name), tasks, known) for name in ("batch_size", "loss_scale")}
     if given.get("strategy", Options.strategy) == "gs":
         given.setdefault("surgery", "pcgrad")
