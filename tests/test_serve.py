@@ -330,6 +330,12 @@ def test_a_model_that_computes_no_number(run):
         assert asyncio.run(post("/predict/urgency", b'{"texts": ["dog"]}'))[0] == 200
 
 
+def test_a_model_without_such_attention_says_so(run):
+    with application(MultitaskBert.from_pretrained(run.parent / "bert"), Limits()) as post:
+        status, answer = asyncio.run(post("/attention/sst", b'{"texts": ["dog"]}'))
+    assert status == 404 and answer["error"].startswith("expected a model that pools by attention_mean; found mean; ")
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=9),
     lambda value: st.lists(value, max_size=3) | st.dictionaries(st.sampled_from(("texts", "texts_a", "x")), value),
