@@ -117,10 +117,10 @@ class Options:
                 if "word" in field.metadata and (all_of_them or not field.metadata["may_change"]):
                     value = getattr(part, field.name)
                     values[field.name] = str(value) if isinstance(value, Path) else value
-        tasks = {task.name: task.to_json(files=all_of_them) for task in self.tasks}
-        for task in [] if all_of_them else tasks.values():
-            del task["meaning"]  # which is for people
-        return values | {"tasks": [*tasks], "task_definitions": [*tasks.values()]}
+        tasks = [task.to_json(files=all_of_them) for task in self.tasks]
+        if not all_of_them:
+            tasks = [{key: value for key, value in task.items() if key != "meaning"} for task in tasks]  # for people
+        return values | {"tasks": self.task_names, "task_definitions": tasks}
 
     def of_all_ranks(self) -> dict[str, Any]:
         """Those that the processes of a run must agree in: all but the places of files, which may differ by machine."""

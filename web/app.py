@@ -192,9 +192,8 @@ def make_app(model: MultitaskBert, name: str, batcher: Batcher, limits: Limits) 
     async def health() -> dict:
         """The model's tasks; how many requests were answered, in how many passes over the model."""
         tasks = [
-            {"name": task.name, "texts": task.texts, "classes": task.classes, "several": task.several}
+            {name: getattr(task, name) for name in ("name", "texts", "classes", "several", "meaning")}
             | ({"range": task.range} if task.range else {})
-            | ({"meaning": task.meaning} if task.meaning else {})
             for task in model.tasks.values()
         ]
         counts = {"requests": batcher.jobs, "passes": batcher.passes}
