@@ -39,7 +39,7 @@ setup(
             "scikit-learn>=1.4",  # F1
             "transformers>=5",  # BertModel, the reference of bert/, and a peer of benchmarks/
             "sentence-transformers>=5.2",  # embeddings, and a reader of what a run writes
-            "torchjd[full]>=0.18,<0.19",  # the reference of every surgery, with its solvers, and a peer
+            "torchjd[full]>=0.18,<0.19",  # the reference of most surgeries, with its solvers, and a peer
             "matplotlib>=3.8",  # pictures
             *SERVE,
             "onnxruntime>=1.20",  # runs what export.py writes

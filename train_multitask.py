@@ -234,10 +234,10 @@ def of_rank(options: Options, world: World, folders: ExitStack) -> Options:
     return replace(options, output_dir=folder, predictions_dir=folder, resume="never", overwrite=False)
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, description: str = __doc__) -> None:
     with join() as world:
         with world.together():
-            options = parse(argv, __doc__)
+            options = parse(argv, description)
         run(options, world=world)
 
 

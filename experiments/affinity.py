@@ -242,7 +242,7 @@ def balanced(sizes: Mapping[str, float]) -> dict[str, float]:
 
 
 def advice(content: Mapping) -> list[str]:
-    """In plain words: what to train together, with which scales, and whether surgery can matter."""
+    """In plain words: what to train together, with which scales, and whether PCGrad can matter."""
     lines = []
     for a, b in combinations(content["tasks"], 2):
         both = {(i, j): content["directions"][f"{i}>{j}"]["transfer, AdamW"] for i, j in ((a, b), (b, a))}
@@ -256,8 +256,8 @@ def advice(content: Mapping) -> list[str]:
             lines.append(f"for {way}: --loss_scale {','.join(f'{task}={x:g}' for task, x in scales.items())}")
     turned, noise = content["turn"].values()
     matter = "can hardly matter" if turned < noise / 3 else "may matter"
-    angles = f"PCGrad turns the plain sum by {turned:.0f} degrees on average, another batch by {noise:.0f}"
-    return [*lines, f"surgery {matter}: {angles}"]
+    angles = f"it turns the plain sum by {turned:.1f} degrees on average, another batch by {noise:.1f}"
+    return [*lines, f"PCGrad {matter}: {angles}"]
 
 
 def said_of(both: Sequence[Sequence[float | None]]) -> str:

@@ -3,8 +3,11 @@ defaults of train_multitask.py.
 
     python -m experiments.best --data_dir DIR --output_dir DIR --seed N
 
-A run of train_multitask.py with the options of RECIPE. Its other options can be given too, and those of RECIPE again:
-what is given wins. docs/recipes.md says what it brings and what it costs.
+A run of train_multitask.py with these options. Its other options can be given too, and these again: what is given wins.
+
+    {recipe}
+
+docs/recipes.md says what it brings and what it costs.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ RECIPE = ("--pairs", "both", "--epochs", "3", "--batch_size", "sst=16,para=32,st
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    train_multitask.main([*RECIPE, *(sys.argv[1:] if argv is None else argv)])
+    description = __doc__.format(recipe=" ".join(RECIPE))
+    train_multitask.main([*RECIPE, *(sys.argv[1:] if argv is None else argv)], description)
 
 
 if __name__ == "__main__":

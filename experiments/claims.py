@@ -116,7 +116,7 @@ def verdict(intervals: Sequence[Sequence[float] | None]) -> str:
         return "holds"
     if highest < 0:
         return "does not hold: the reverse"
-    return "does not hold: less than a point" if highest < 1 else "cannot be told"
+    return "does not hold: no gain of a point" if highest < 1 else "cannot be told"
 
 
 def over_seeds(differences: np.ndarray) -> tuple[float, float, list[float]]:

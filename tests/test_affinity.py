@@ -103,7 +103,7 @@ def test_from_the_command_to_advice(home, tmp_path, capsys):
     assert {*content["pairs"]} == {"sst-para", "sst-sts", "para-sts"} and len(content["directions"]) == 6
     assert (tmp_path / "out" / "affinity.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out.splitlines()
-    assert printed == advice(content) and printed[-1].startswith("surgery ")
+    assert printed == advice(content) and printed[-1].startswith("PCGrad ")
     assert not (tmp_path / "out" / "checkpoints").exists()
     assert run_cli(main, [*words, "--strategy", "single", "--tasks", "sst"]) == 2
     assert run_cli(main, [*words[:-1], "3"]) == 2

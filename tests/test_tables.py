@@ -346,7 +346,7 @@ def test_the_interval_over_rows_is_that_of_paired_accuracies(home, both):
         ([[0.1, 3], [0.2, 5]], "holds"),
         ([[0.1, 3], [-0.1, 5]], "cannot be told"),
         ([[-3, -0.1], [-2, -1]], "does not hold: the reverse"),
-        ([[-3, 0.5], [-2, 0.9]], "does not hold: less than a point"),
+        ([[-3, 0.5], [-2, 0.9]], "does not hold: no gain of a point"),
         ([[-3, 0.5], [-2, 1.1]], "cannot be told"),
         ([None, [1, 2]], "cannot be told"),
         ([[1, 2], [math.nan, math.nan]], "cannot be told"),
