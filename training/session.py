@@ -347,7 +347,8 @@ class Session:
         changed = [name for name in now if before.get(name) != now[name] and name not in allowed]
         if changed:
             differences = "; ".join(f"--{name} was {said(before.get(name))}, is {said(now[name])}" for name in changed)
-            advice = f"take those, or --allow_change {','.join(changed)}"
+            other_weights = {"arch", "lora"} & {*changed}  # the checkpoint's would not fit
+            advice = "take those" if other_weights else f"take those, or --allow_change {','.join(changed)}"
             raise UsageError(f"--resume: the run was started with other options: {differences}; {advice}")
         old, new = stored["data"], mine["data"]
         other = sorted(name for name in {**old, **new} if old.get(name) != new.get(name))
