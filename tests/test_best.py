@@ -17,7 +17,7 @@ def test_a_run_by_the_recipe_with_all_prediction_files(tmp_path, capsys):
         given = [str(word) for pair in zip(words, values, strict=True) for word in pair]
         assert run_cli(main, [*given, "--pairs", "para=cross", "--output_dir", str(home / "run")]) == 0
     config = json.loads((home / "run" / "config.json").read_text())
-    assert config["batch_size"] == {"sst": 16, "para": 32, "sts": 16} and config["epochs"] == 3  # of the recipe
+    assert config["batch_size"] == {"sst": 8, "para": 32, "sts": 16} and config["epochs"] == 3  # of the recipe
     assert (config["sts_gamma"], config["seed"]) == (0.25, 3)
     assert config["pairs"] == {"sst": "siamese", "para": "cross", "sts": "siamese"}  # in place of the recipe's
     files = {path.name for path in (home / "run" / "predictions").glob("*.csv")}
