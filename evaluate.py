@@ -257,8 +257,8 @@ def evaluate(args: Namespace, home: Path) -> None:
     config, tasks = read_run(args.run)
     known = {name: task for name, task in tasks.items() if name in model.tasks}
     if without := [name for name in model.tasks if name not in known]:
-        reason = "to have them too, give the run's folder, which says where their data are"
-        reason = "the run did not train them" if is_run(args.run) else reason
+        elsewhere = "to have them too, give the run's folder, which says where their data are"
+        reason = "the run did not train them" if "task_definitions" in config else elsewhere
         say(f"left out: {', '.join(without)}; {reason}")
     if not known:
         there = ", ".join(model.tasks)

@@ -11,7 +11,6 @@ TASK_CLASS for each class.
 
 from __future__ import annotations
 
-import errno
 import json
 import sys
 from argparse import Namespace
@@ -43,15 +42,11 @@ def cells_of(model: MultitaskBert, tasks: Sequence[str], sides: list[list[str]],
     cells: list[Row] = [{} for _ in sides[0]]
     for name, y in outputs(model, tasks, sides, amp).items():
         for cell, answer in zip(cells, answers(model, name, y), strict=True):
-            new, shares = {name: answer["prediction"]}, answer.get("probabilities", {})
+            cell[name], shares = answer["prediction"], answer.get("probabilities", {})
             if every or model.tasks[name].several:
-                new |= {f"{name}_{label}": share for label, share in shares.items()}
+                cell |= {f"{name}_{label}": share for label, share in shares.items()}
             elif shares:
-                new[f"{name}_probability"] = max(shares.values())
-            if clash := cell.keys() & new:
-                found = f"found {min(clash)} twice; predict these tasks one by one"
-                raise UsageError(f"--task: expected columns of different names; {found}")
-            cell |= new
+                cell[f"{name}_probability"] = max(shares.values())
     return cells
 
 
@@ -75,12 +70,12 @@ def in_words(model: MultitaskBert, tasks: Sequence[str], sides: list[list[str]],
 @contextmanager
 def lines_of(path: Path | None) -> Iterator[Iterator[str]]:
     """The physical lines of a file, or of stdin, as `text_lines` gives them."""
+    if path and path.exists() and not path.is_file():  # a pipe, say, which cannot be read twice
+        raise data_error(path, "a plain file", "none", "take - for stdin")
     try:
-        if path and path.exists() and not path.is_file():
-            raise OSError(errno.EINVAL, "none")  # a pipe, say, which cannot be read twice
         file = open(path, "rb") if path else sys.stdin.buffer  # noqa: SIM115 - closed below
     except OSError as error:
-        raise data_error(path, "a plain file", error.strerror, "check the path, or take - for stdin") from None
+        raise data_error(path, "a plain file", error.strerror, "check the path") from None
     with file:
         yield text_lines(file, path or "stdin")
 
@@ -136,13 +131,16 @@ def writing(path: Path | None) -> Iterator[Writer]:
 
 def predict_file(model: MultitaskBert, tasks: Sequence[str], args: Namespace, amp: str) -> int:
     """Every row of --input, into --output, CHUNK rows at a time. Returns how many. A file is read through before."""
-    new, total = [*cells_of(model, tasks, [["a"]] * len(args.text_columns), amp, args.probabilities)[0]], 0
+    sides = [["a"]] * len(args.text_columns)
+    by_task = [cells_of(model, [task], sides, amp, args.probabilities)[0] for task in dict.fromkeys(tasks)]
+    new = [column for cells in by_task for column in cells]
+    if twice := [column for column in new if new.count(column) > 1]:
+        found = f"found {twice[0]} twice; predict these tasks one by one"
+        raise UsageError(f"--task: expected columns of different names; {found}")
+    done = blank = total = 0
     if args.input:
         with lines_of(args.input) as lines:
             total = sum(1 for _ in rows_in(lines, args, new))
-        if not total:
-            raise data_error(args.input, "rows", "none", "copy it anew")
-    done = blank = 0
     with lines_of(args.input) as lines, writing(args.output) as out:
         rows = rows_in(lines, args, new)
         while chunk := list(islice(rows, CHUNK)):
@@ -153,7 +151,7 @@ def predict_file(model: MultitaskBert, tasks: Sequence[str], args: Namespace, am
             blank += sum(any(map(is_blank, texts)) for texts in zip(*sides, strict=True))
             show("rows", done, total or done)
         if not done:
-            raise data_error("stdin", "rows", "none", "see what writes there")
+            raise data_error(args.input or "stdin", "rows", "none", "copy it anew")
     if blank:
         say(f"warning: {args.input or 'stdin'}: rows with an empty text: {blank} of {done}, predicted all the same")
     return done

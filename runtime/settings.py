@@ -65,8 +65,8 @@ class OptionParser(argparse.ArgumentParser):
             self.epilog = f"{len(self.rare)} more options: --help all"
             for action in self.rare:
                 action.help = argparse.SUPPRESS
-        options = words[: words.index("--")] if "--" in words else words
-        for i, word in enumerate(options):
+        before_texts = words[: words.index("--")] if "--" in words else words
+        for i, word in enumerate(before_texts):
             if word.startswith("--"):
                 given, equals, value = word.partition("=")
                 name = "--" + given[2:].replace("-", "_")
@@ -140,8 +140,9 @@ def built(option: str, table: Mapping[str, type], text: str, *args: Any) -> Any:
     defaults = {key: p.default for key, p in signature(table[name]).parameters.items() if p.default is not p.empty}
     try:
         pairs = [part.partition("=") for part in rest.split(",") if part]
-        for n, (key, _, _) in enumerate(pairs):
-            if key in [other for other, _, _ in pairs[:n]]:
+        keys = [key for key, _, _ in pairs]
+        for key in keys:
+            if keys.count(key) > 1:
                 raise ValueError(f"expected each setting once; found {key} twice")
             if key not in defaults:
                 known = ", ".join(f"{key}={value}" for key, value in defaults.items())

@@ -224,7 +224,11 @@ def test_two_texts_are_no_pair_for_a_model_that_reads_single_ones(home, capsys):
         (("--input", "twice.csv", "--text_columns", "a"), 3, "twice.csv:1: expected one column 'b'; found 2 among"),
         (("--input", "-", "--text_columns", "a"), 3, "stdin: expected rows; found none"),
         (("-x", "--task", "sst"), 2, "a text that begins with - comes after --"),
-        (("--input", "rows.csv", "--text_columns", "c"), 3, "name the texts' columns by --text_columns"),
+        (
+            ("--input", "rows.csv", "--text_columns", "c"),
+            3,
+            "rows.csv:1: expected one column 'c'; found 0 among ['id', 'a', 'b']; name the texts' columns by --text",
+        ),
         (("--input", "header.csv", "--text_columns", "a"), 3, "header.csv: expected rows; found none"),
         (("--input", "short.csv", "--text_columns", "a"), 3, "short.csv:4: expected 3 fields, as in the header, with"),
         (("--input", "latin.csv", "--text_columns", "a"), 3, "latin.csv:3: expected text in UTF-8; found byte 0xfc"),
