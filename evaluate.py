@@ -5,7 +5,7 @@
     python evaluate.py runs/x --split all --data_dir DIR --predictions_dir DIR
 
 The page shows which classes are mixed up, and how far the probabilities can be
-believed. Beside dev's prediction files lies readable/TASK-dev.tsv: its rows
+believed. readable/TASK-dev.tsv, next to dev's prediction files, lists its rows
 with their texts, the worst first.
 """
 
@@ -46,7 +46,7 @@ from training.checkpoint import load_latest
 from training.folder import READABLE, is_run, prediction_file
 from training.session import Session, step_of_best
 
-Splits = Mapping[str, Mapping[str, Split]]  # by name ("dev", "test"; what else there is is passed over) and task
+Splits = Mapping[str, Mapping[str, Split]]  # by name ("dev" and "test"; others are ignored), then by task
 NOTES = {"_em": "share that agrees, rounded to integers", "overall_2024": "average with (r + 1) / 2 for Pearson's r"}
 
 
@@ -58,7 +58,7 @@ def task_metrics(task: Task, predictions: np.ndarray, labels: Sequence) -> dict[
 
 
 def averages(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
-    """The leaderboards' averages, where all of their tasks are there.
+    """The leaderboards' averages; {} unless the metrics of all their tasks are given.
 
     `average` (2023): the mean of their main metrics. `overall_2024`: the same with a correlation r as (r + 1) / 2.
     """
@@ -73,19 +73,19 @@ def averages(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
 
 
 def score(metrics: Mapping[str, float | None], tasks: Sequence[Task]) -> float | None:
-    """What early stopping and the best model go by: the mean of the tasks' main metrics; None if undefined."""
+    """The mean of the tasks' main metrics, or None. It decides on the best model and on early stopping."""
     values = [metrics[task.metric_key(task.metric)] for task in tasks]
     return None if None in values else sum(values) / len(values)
 
 
 def undefined(metrics: Mapping[str, float | None]) -> dict[str, str]:
     """The reason for each metric that is None."""
-    reason = "no labels, or predictions or labels all the same, or none positive; of an average: so in a part of it"
+    reason = "no labels, or predictions or labels all the same, or none positive; for an average: a part is undefined"
     return {name: reason for name, value in metrics.items() if value is None}
 
 
 def report(metrics: Mapping[str, float | None]) -> str:
-    """The metrics as lines of text, for people; a note beside those whose name ends as one of NOTES."""
+    """The metrics as lines of text for people, with a note where the name ends in a key of NOTES."""
     notes = {name: f"  {note}" for name in metrics for end, note in NOTES.items() if name.endswith(end)}
     texts = {name: f"{value:.4f}{notes.get(name, '')}" for name, value in metrics.items() if value is not None}
     texts |= {name: f"not defined: {reason}" for name, reason in undefined(metrics).items()}
@@ -94,8 +94,8 @@ def report(metrics: Mapping[str, float | None]) -> str:
 
 
 def prediction_text(task: Task, ids: Sequence[str], y: Tensor) -> str:
-    """A prediction file's text. The course's: its header, then `ID , VALUE \\n`, numbers unrounded. A user's: csv with
-    the columns id, prediction and, for each class, its probability."""
+    """The text of a prediction file. The course's tasks: their header, then `ID , VALUE \\n`, numbers unrounded. Other
+    tasks: csv with the columns id, prediction, and the probability of each class."""
     kind = KINDS[task.kind]
     values = list(kind.names(task, kind.predict(task, y)))
     if task.course:
@@ -120,11 +120,11 @@ def predict_and_score(
 ) -> dict[str, float | None]:
     """Predict every row, also those without a label or with an empty text.
 
-    Args:    folder: for a prediction file of each split, and dev's mistakes.
-             pages: to which a page on each task's dev is added.
-             world: whose ranks predict their shares of the rows.
+    Args:    folder: where to write a prediction file for each split, and dev's mistakes.
+             pages: a list, to which a page on each task's dev is added.
+             world: the ranks, each of which predicts its share of the rows.
     Returns: dev's metrics, with the leaderboards' averages; {} without dev.
-    Raises:  DivergedError for an output that is no finite number; DiskError.
+    Raises:  DivergedError for an output that is not a finite number; DiskError.
     """
     metrics: dict[str, float | None] = {}
     for name in ("dev", "test"):
@@ -146,7 +146,7 @@ def predict_and_score(
 
 
 def write_predictions(folder: Path, name: str, task: Task, split: Split, y: Tensor) -> None:
-    """A split's prediction file; of dev the mistakes too."""
+    """Write the prediction file of a split, and for dev its mistakes too."""
     files = {prediction_file(folder, task, name): prediction_text(task, [e.id for e in split.examples], y)}
     if name == "dev":
         files[folder / READABLE / f"{task.name}-dev.tsv"] = mistakes(task, split.examples, y)
@@ -156,7 +156,7 @@ def write_predictions(folder: Path, name: str, task: Task, split: Split, y: Tens
 
 
 def finish(session: Session) -> None:
-    """The end of a run: from best/, as anybody would load it, prediction files, model card and metrics.json."""
+    """End a run: load best/ as any program would, and write prediction files, model card and metrics.json."""
     options, state, best = session.options, session.state, session.out / "best"
     if skipped := state.step - state.updates:
         found = f"{skipped} of {state.step}"
@@ -187,8 +187,8 @@ def finish(session: Session) -> None:
 
 
 def read_run(run: Path) -> tuple[dict, Mapping[str, Task]]:
-    """config.json, checked, with the heads' settings as "heads", and its tasks; of a model's folder, whose config.json
-    is BERT's, what stands for them. Raises CheckpointError."""
+    """A run's checked config.json, with the heads' settings as "heads", and its tasks. For a model's folder, whose
+    config.json is BERT's: defaults, and the built-in tasks. Raises CheckpointError."""
     if (run / "heads.json").is_file():
         return {"seed": 0, "data_dir": None, "machine": {"precision": "auto"}}, TASKS
     path = run / "config.json"
@@ -207,9 +207,9 @@ def read_run(run: Path) -> tuple[dict, Mapping[str, Task]]:
 
 
 def load_model(run: Path) -> MultitaskBert:
-    """The best model; where a run has none yet, that of its newest checkpoint.
+    """The best model of a run; if it has none yet, the model of its newest checkpoint.
 
-    Raises: UsageError where there is neither; CheckpointError for files that cannot be used.
+    Raises: UsageError if there is neither; CheckpointError for files that cannot be used.
     """
     folder = model_folder(run)
     if (folder / "heads.json").is_file():
@@ -217,7 +217,7 @@ def load_model(run: Path) -> MultitaskBert:
     if not (newest := load_latest(run / "checkpoints")):
         found, advice = "no such folder", "check the path"
         if run.is_dir():
-            found, advice = "none yet", "wait for its first checkpoint; a BERT alone is to be trained first"
+            found, advice = "none yet", "wait for its first checkpoint; a plain BERT must be trained first"
         raise UsageError(f"{run}: expected best/heads.json or a checkpoint in it; found {found}; {advice}")
     (path, tensors, _), (config, tasks) = newest, read_run(run)
     say(f"no best model yet: taking checkpoint {path.name}")
@@ -232,7 +232,7 @@ def load_model(run: Path) -> MultitaskBert:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = OptionParser(__doc__)
-    parser.add_argument("run", type=Path, help="a run's folder; of a model's own folder the built-in tasks alone")
+    parser.add_argument("run", type=Path, help="a run's folder, or a model's own (built-in tasks alone)")
     parser.add_argument("--data_dir", type=Path, help="the course's csv files (default: the run's own)")
     parser.add_argument("--tasks", type=names, help="which of the run's tasks (default: all)")
     parser.add_argument("--split", choices=("dev", "test", "all"), default="dev", help="what to predict (default: dev)")
@@ -247,26 +247,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = args.run.resolve()
         home = folder.parent if folder.name == "best" else args.run
         if any((home / name).is_dir() for name in ("best", "checkpoints")) and os.access(home, os.W_OK):
-            locks.enter_context(lock(home))  # a run that trains there replaces its model
+            locks.enter_context(lock(home))  # a run that is training there replaces its model
         evaluate(args, home)
 
 
 def evaluate(args: Namespace, home: Path) -> None:
-    """home: of the run, whose model may lie in best/. Nobody else is in it."""
+    """home: the run's folder, which the caller has locked if it can. args.run may be its best/."""
     model = load_model(args.run)
     config, tasks = read_run(args.run)
-    known = {name: task for name, task in tasks.items() if name in model.tasks}
-    if without := [name for name in model.tasks if name not in known]:
-        elsewhere = "to have them too, give the run's folder, which says where their data are"
-        reason = "the run did not train them" if "task_definitions" in config else elsewhere
-        say(f"left out: {', '.join(without)}; {reason}")
-    if not known:
-        there = ", ".join(model.tasks)
-        raise UsageError(f"{args.run}: does not say where the data of {there} are; give the run's folder")
-    tasks = choose_tasks(args.tasks or list(known), known)
+    with_data = {name: task for name, task in tasks.items() if name in model.tasks}
+    if left_out := [name for name in model.tasks if name not in with_data]:
+        advice = "to have them too, give the run's folder, which says where their data are"
+        reason = "the run did not train them" if "task_definitions" in config else advice
+        say(f"left out: {', '.join(left_out)}; {reason}")
+    if not with_data:
+        found = ", ".join(model.tasks)
+        raise UsageError(f"{args.run}: does not say where the data of {found} are; give the run's folder")
+    tasks = choose_tasks(args.tasks or list(with_data), with_data)
     data_dir = Path(args.data_dir or config["data_dir"] or find_data_dir(tasks)[0])
-    wanted = ("dev", "test") if args.split == "all" else (args.split,)
-    splits = read_splits(tasks, wanted, data_dir, config["seed"])
+    split_names = ("dev", "test") if args.split == "all" else (args.split,)
+    splits = read_splits(tasks, split_names, data_dir, config["seed"])
     warnings = [line for by_task in splits.values() for split in by_task.values() for line in split.warnings]
     for split in splits.get("dev", {}).values():
         if config.get("data", {split.title: split.contents}).get(split.title) != split.contents:

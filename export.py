@@ -1,22 +1,22 @@
-"""A trained model for onnxruntime, which runs where torch does not.
+"""Export a trained model for onnxruntime, which runs where torch does not.
 
     pip install -e '.[export]'
     python export.py runs/x --output_dir exported             # --int8: a second encoder, in 8 bits
 
-The new folder is the model's own, which transformers and sentence-transformers
-load, with graphs beside it. They take any number of rows:
+The new folder has the model's own files, which transformers and
+sentence-transformers load, and these graphs. They take any number of rows:
 
     onnx/model.onnx         input_ids, attention_mask, token_type_ids, (B, T)
                             -> last_hidden_state (B, T, D), vector (B, D)
     onnx/heads/TASK.onnx    vector, or for pairs vector_a and vector_b, and
-                            vector_ab where they are read at once too, (B, D)
+                            vector_ab where they are also read together, (B, D)
                             -> y: a score's number (B,), a binary task's second
                             probability (B,), probabilities (B, K) of labels,
                             logits (B, K) of classes
     onnx/model_int8.onnx    as model.onnx; products and words in 8 bits
 
-With --int8 dev's metrics by both encoders are printed. How to use them without
-this program: docs/export.md.
+--int8 also prints dev's metrics by both encoders. How to use them without this
+program: docs/export.md.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from runtime.settings import OptionParser
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 ENCODER, SMALL = "onnx/model.onnx", "onnx/model_int8.onnx"  # the first is where sentence-transformers looks
-VECTORS = {1: ("vector",), 2: ("vector_a", "vector_b")}  # inputs of a head, by its task's sequences
+VECTORS = {1: ("vector",), 2: ("vector_a", "vector_b")}  # a head's inputs, by the number of sequences its task reads
 VECTORS[3] = (*VECTORS[2], "vector_ab")
 
 
@@ -84,11 +84,11 @@ class Head(nn.Module):
 def write_graph(
     module: nn.Module, path: Path, inputs: Mapping[str, Tensor], outputs: Sequence[str], *sizes: Dim
 ) -> None:
-    """inputs: an example of each. sizes: of their first dimensions, which may be others than the examples'."""
+    """Write a module's graph. inputs: an example of each. sizes: of their first dimensions, which may vary."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # says that torchvision is missing
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it says that torchvision is missing
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's of itself, and that inputs share their sizes
+        warnings.simplefilter("ignore")  # torch's about its own code, and that inputs share their sizes
         program = torch.onnx.export(
             module,
             tuple(inputs.values()),
@@ -114,7 +114,7 @@ def export(model: MultitaskBert, folder: Path, int8: bool = False, card: Path | 
             vectors = {side: torch.ones(3, model.bert.config.hidden_size) for side in VECTORS[task.sequences]}
             write_graph(Head(model, name), new / head_file(name), vectors, ["y"], batch)
         if int8:
-            from onnxruntime.quantization import quantize_dynamic  # an extra, as torch.onnx's own needs are
+            from onnxruntime.quantization import quantize_dynamic  # an extra, like the packages that torch.onnx needs
 
             logging.disable(logging.WARNING)  # it advises to simplify the graph first
             quantize_dynamic(new / ENCODER, new / SMALL)
@@ -126,7 +126,7 @@ def head_file(task: str) -> str:
 
 
 class OnnxModel:
-    """What `export` wrote of a model, by onnxruntime; the tokenizer and the tasks are the model's own."""
+    """A model exported to a folder, run by onnxruntime. Tokenizer and tasks are those of `model`."""
 
     def __init__(self, model: MultitaskBert, folder: Path, encoder: str = ENCODER):
         from onnxruntime import InferenceSession
@@ -135,7 +135,7 @@ class OnnxModel:
         self.heads = {name: InferenceSession(folder / head_file(name)) for name in model.tasks}
 
     def encode(self, texts: Sequence) -> Tensor:
-        """X of N texts, or of pairs that are read at once: (N, D), in their order"""
+        """X of N texts, or of N pairs that are read together, in their order: (N, D)"""
         vectors = torch.empty(len(texts), self.model.bert.config.hidden_size)
         for groups, tokens in token_passes(self.model, texts):
             for rows, batch in zip(groups, tokens, strict=True):
@@ -144,31 +144,31 @@ class OnnxModel:
         return vectors
 
     def outputs(self, task: str, sides: Sequence[Sequence[str]]) -> Tensor:
-        """y of N texts, or of N pairs as two sides, as the task's kind has it"""
-        own = self.model.tasks[task]
-        texts = [*sides] * own.apart + [list(zip(*sides, strict=True))] * own.at_once
-        vectors = [self.encode(each).numpy() for each in texts]
-        inputs = dict(zip(VECTORS[own.sequences], vectors, strict=True))
+        """y of N texts, or of N pairs given as two sides, in the form of the task's kind"""
+        definition = self.model.tasks[task]
+        texts = [*sides] * definition.apart + [list(zip(*sides, strict=True))] * definition.at_once
+        vectors = [self.encode(rows).numpy() for rows in texts]
+        inputs = dict(zip(VECTORS[definition.sequences], vectors, strict=True))
         return torch.from_numpy(self.heads[task].run(["y"], inputs)[0])
 
     def metrics(self, splits: Mapping[str, Split]) -> dict[str, float | None]:
-        """Of each task's split, with the leaderboards' averages."""
-        found: dict[str, float | None] = {}
+        """The metrics of each task on its split, with the leaderboards' averages."""
+        metrics: dict[str, float | None] = {}
         for name, split in splits.items():
             task, sides = self.model.tasks[name], zip(*(example.texts for example in split.examples), strict=True)
             predictions = KINDS[task.kind].predict(task, self.outputs(name, [*map(list, sides)]))
-            found |= task_metrics(task, predictions, [example.label for example in split.examples])
-        return found | averages(found)
+            metrics |= task_metrics(task, predictions, [example.label for example in split.examples])
+        return metrics | averages(metrics)
 
 
 def dev_of(model: MultitaskBert, run: Path, data_dir: Path | None) -> dict[str, Split]:
-    """Dev of the model's tasks. Raises UsageError for a bare model, which does not say where its data are."""
+    """The dev split of each task. Raises UsageError for a bare model, which does not say where its data are."""
     config, tasks = read_run(run)
     if not (folder := data_dir or config["data_dir"]):
         advice = "give that, or --data_dir"
         raise UsageError(f"--int8: expected a run's folder, whose dev shows what 8 bits cost; found {run}; {advice}")
-    known = [task for name, task in tasks.items() if name in model.tasks]
-    return read_splits(known, ["dev"], Path(folder), config["seed"])["dev"]
+    trained = [task for name, task in tasks.items() if name in model.tasks]
+    return read_splits(trained, ["dev"], Path(folder), config["seed"])["dev"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -177,22 +177,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--format", choices=("onnx",), default="onnx", help="(default: onnx, the only one so far)")
     parser.add_argument("--output_dir", type=Path, required=True, metavar="DIR", help="a folder that is not there yet")
     parser.add_argument("--int8", action="store_true", help="also the encoder in 8 bits, and what that costs on dev")
-    parser.add_argument("--data_dir", type=Path, metavar="DIR", help="of dev's files (default: the run's own)")
+    parser.add_argument("--data_dir", type=Path, metavar="DIR", help="where dev's files are (default: the run's own)")
     args = parser.parse_args(argv)
     if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if not find_spec(name)]:
         raise UsageError(f"expected the package {missing[0]}; found none; pip install -e '.[export]'")
     if args.output_dir.exists():
         raise UsageError(f"--output_dir: expected a folder that is not there; found {args.output_dir}; choose another")
     model = load_model(args.run)
-    dev = dev_of(model, args.run, args.data_dir) if args.int8 else {}  # before the work: it may be refused
+    dev = dev_of(model, args.run, args.data_dir) if args.int8 else {}  # before the work, for this may be refused
     export(model, args.output_dir, args.int8, model_folder(args.run) / "README.md")
     files = sorted(args.output_dir.rglob("*.onnx"))
     say("\n".join(f"{path}  {path.stat().st_size / 1e6:.1f} MB" for path in files))
     if args.int8:
         say("predicting dev by both encoders")
-        whole, small = (OnnxModel(model, args.output_dir, encoder).metrics(dev) for encoder in (ENCODER, SMALL))
+        exact, quantized = (OnnxModel(model, args.output_dir, encoder).metrics(dev) for encoder in (ENCODER, SMALL))
         print("dev                float32    int8")
-        print("\n".join(f"  {name:<16}{cell(whole[name])}  {cell(small[name])}" for name in whole))
+        print("\n".join(f"  {name:<16}{cell(exact[name])}  {cell(quantized[name])}" for name in exact))
 
 
 def cell(value: float | None) -> str:

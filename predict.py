@@ -1,12 +1,12 @@
-"""What a trained model says of your texts.
+"""Predictions of a trained model for your texts.
 
     python predict.py runs/x --task sst "A quiet, wonderful film."
     python predict.py runs/x --task sts "A man is eating." "Someone has a meal."
     python predict.py runs/x --task all --input rows.csv --text_columns a,b --output out.csv
 
 Files are .csv, .tsv or .jsonl, of any length; - is csv on stdin or stdout. A row keeps its columns and gets one for
-each task; with classes also TASK_probability, the probability of the prediction, or with --probabilities one column
-TASK_CLASS for each class.
+each task. A task with classes also gets TASK_probability, the probability of the prediction, or with --probabilities
+one column TASK_CLASS for each class.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from runtime.errors import UsageError, check_name, printable, run_cli, say, show
 from runtime.files import exchange
 from runtime.settings import OptionParser
 
-CHUNK = 8192  # rows in memory: enough for texts of like length to be read together
+CHUNK = 8192  # rows in memory: enough to read texts of similar length together
 ALL = "all"
 FILE = "a .csv, .tsv or .jsonl file, or -"
 Row = dict[str, object]
 
 
 def cells_of(model: MultitaskBert, tasks: Sequence[str], sides: list[list[str]], amp: str, every: bool) -> list[Row]:
-    """Of each of N rows its new cells, by column. every: all classes' probabilities, not the prediction's alone."""
+    """The new cells of each of N rows, by column. every: all classes' probabilities, not the prediction's alone."""
     cells: list[Row] = [{} for _ in sides[0]]
     for name, y in outputs(model, tasks, sides, amp).items():
         for cell, answer in zip(cells, answers(model, name, y), strict=True):
@@ -51,7 +51,7 @@ def cells_of(model: MultitaskBert, tasks: Sequence[str], sides: list[list[str]],
 
 
 def in_words(model: MultitaskBert, tasks: Sequence[str], sides: list[list[str]], amp: str) -> str:
-    """For people: of each task the number, or the classes and their probabilities, the surest first."""
+    """Predictions as text for people: for each task its number, or its classes, the most probable first."""
     lines = []
     for name, y in outputs(model, tasks, sides, amp).items():
         task, kind = model.tasks[name], model.heads[name].kind
@@ -80,29 +80,29 @@ def lines_of(path: Path | None) -> Iterator[Iterator[str]]:
         yield text_lines(file, path or "stdin")
 
 
-def rows_in(lines: Iterable[str], args: Namespace, new: Sequence[str]) -> Iterator[Row]:
-    """The input's rows. Raises DataError where a row lacks a text, or a column is missing, there twice or one of the
-    new."""
+def rows_in(lines: Iterable[str], args: Namespace, new_columns: Sequence[str]) -> Iterator[Row]:
+    """The input's rows. Raises DataError for a row without a text, and for a column that is missing, occurs twice or
+    has the name of a new one."""
     place, columns = args.input or "stdin", args.text_columns
     header, rows = rows_of(lines, place, DELIMITERS[args.input.suffix] if args.input else ",")
     if header:
         check_columns(f"{place}:{header[0]}", header[1], columns, "name the texts' columns by --text_columns")
         check_columns(f"{place}:{header[0]}", header[1], header[1])
-    whole, known = args.output and not DELIMITERS[args.output.suffix], header and header[1]
+    is_jsonl, first_columns = args.output and not DELIMITERS[args.output.suffix], header and header[1]
     for line, row in rows:
         if not all(isinstance(plain(row.get(name, 0)), str) for name in columns):
             found = f"{[row.get(name) for name in columns]!r:.60}"
             raise data_error(f"{place}:{line}", f"texts in {' and '.join(columns)}", found, "correct the row")
-        if clash := row.keys() & {*new}:
+        if clash := row.keys() & {*new_columns}:
             raise data_error(f"{place}:{line}", "columns other than predictions'", min(clash), "rename it")
-        known = known or [*row]
-        if not whole and (further := [name for name in row if name not in known]):
-            raise data_error(f"{place}:{line}", "the first row's columns", further[0], "take --output FILE.jsonl")
+        first_columns = first_columns or [*row]
+        if not is_jsonl and (extra := [name for name in row if name not in first_columns]):
+            raise data_error(f"{place}:{line}", "the first row's columns", extra[0], "take --output FILE.jsonl")
         yield row
 
 
 class Writer:
-    """Rows into a file of a kind: a JSON object a line, or columns, those of the first row."""
+    """Writes rows as a table with the columns of the first row; without a delimiter as JSON, an object a line."""
 
     def __init__(self, file: TextIO, delimiter: str):
         self.file, self.columns = file, None
@@ -121,7 +121,7 @@ class Writer:
 
 @contextmanager
 def writing(path: Path | None) -> Iterator[Writer]:
-    """A file that is whole, or not there; or stdout."""
+    """A Writer to a file, which appears only when it is complete, or to stdout."""
     if path is None:
         yield Writer(sys.stdout, ",")
         return
@@ -130,19 +130,19 @@ def writing(path: Path | None) -> Iterator[Writer]:
 
 
 def predict_file(model: MultitaskBert, tasks: Sequence[str], args: Namespace, amp: str) -> int:
-    """Every row of --input, into --output, CHUNK rows at a time. Returns how many. A file is read through before."""
+    """Predict every row of --input into --output, CHUNK rows at a time. Returns their number. Checks a file first."""
     sides = [["a"]] * len(args.text_columns)
     by_task = [cells_of(model, [task], sides, amp, args.probabilities)[0] for task in dict.fromkeys(tasks)]
-    new = [column for cells in by_task for column in cells]
-    if twice := [column for column in new if new.count(column) > 1]:
-        found = f"found {twice[0]} twice; predict these tasks one by one"
+    new_columns = [column for cells in by_task for column in cells]
+    if repeated := [column for column in new_columns if new_columns.count(column) > 1]:
+        found = f"found {repeated[0]} twice; predict these tasks one by one"
         raise UsageError(f"--task: expected columns of different names; {found}")
     done = blank = total = 0
     if args.input:
         with lines_of(args.input) as lines:
-            total = sum(1 for _ in rows_in(lines, args, new))
+            total = sum(1 for _ in rows_in(lines, args, new_columns))
     with lines_of(args.input) as lines, writing(args.output) as out:
-        rows = rows_in(lines, args, new)
+        rows = rows_in(lines, args, new_columns)
         while chunk := list(islice(rows, CHUNK)):
             sides = [[plain(row[name]) for row in chunk] for name in args.text_columns]
             for row, cells in zip(chunk, cells_of(model, tasks, sides, amp, args.probabilities), strict=True):
@@ -157,8 +157,8 @@ def predict_file(model: MultitaskBert, tasks: Sequence[str], args: Namespace, am
     return done
 
 
-def chosen(args: Namespace, model: MultitaskBert) -> list[str]:
-    """The tasks to predict. Raises UsageError for what the model has not, and for what does not fit together."""
+def tasks_to_predict(args: Namespace, model: MultitaskBert) -> list[str]:
+    """The tasks to predict. Sets args.text_columns. Raises UsageError for unknown tasks and options that do not fit."""
     if bool(args.texts) == args.from_file:
         raise UsageError(f"expected texts, or --input; found {'both' if args.texts else 'none'}")
     for option in ("output", "text_columns", "probabilities"):
@@ -171,27 +171,27 @@ def chosen(args: Namespace, model: MultitaskBert) -> list[str]:
         raise UsageError(f"--output: expected another file than --input; found {args.output}")
     if blank := [text for text in args.texts if is_blank(text)]:
         raise UsageError(f"expected texts; found {blank[0]!r}; give one with a word in it")
-    asked = [*model.tasks] if args.task == ALL else args.task.split(",")
-    for name in asked:
+    task_names = [*model.tasks] if args.task == ALL else args.task.split(",")
+    for name in task_names:
         check_name("--task", model.tasks, name)
     if args.from_file and not args.text_columns:
-        own = {model.tasks[name].texts for name in asked}
-        if len(own) > 1:
-            there = " and ".join(sorted(map(",".join, own)))
-            expected = f"expected names, for the tasks' own columns differ ({there})"
+        text_columns = {model.tasks[name].texts for name in task_names}
+        if len(text_columns) > 1:
+            found_columns = " and ".join(sorted(map(",".join, text_columns)))
+            expected = f"expected names, for the tasks' own columns differ ({found_columns})"
             raise UsageError(f"--text_columns: {expected}; found none; give them, or one --task")
-        (args.text_columns,) = own
+        (args.text_columns,) = text_columns
     if len(args.text_columns) > 2:
         expected = "expected A or A,B, the column of the text or the two of a pair"
         raise UsageError(f"--text_columns: {expected}; found {len(args.text_columns)} names; name one or two")
-    given = len(args.text_columns) or 1 + (len(args.texts) == 2)
+    text_count = len(args.text_columns) or 1 + (len(args.texts) == 2)
     if args.task != ALL:
-        return asked
-    wanted = [name for name, task in model.tasks.items() if len(task.texts) == given]
-    left = [name for name in model.tasks if name not in wanted]
-    if wanted and left:
-        say(f"left out, for they read another number of texts: {', '.join(left)}")
-    return wanted or [*model.tasks]  # and `outputs` says what these expect
+        return task_names
+    fitting = [name for name, task in model.tasks.items() if len(task.texts) == text_count]
+    left_out = [name for name in model.tasks if name not in fitting]
+    if fitting and left_out:
+        say(f"left out, for they read another number of texts: {', '.join(left_out)}")
+    return fitting or [*model.tasks]  # if none fits, `outputs` says what they expect
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -211,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.from_file = args.input is not None
     args.input, args.output = (None if name in (None, "-") else Path(name) for name in (args.input, args.output))
     model, device = load_model(args.run), resolve_device(args.device)
-    tasks, amp = chosen(args, model), resolve_precision(args.amp, device)
+    tasks, amp = tasks_to_predict(args, model), resolve_precision(args.amp, device)
     model = model.to(device)
     if args.from_file:
         done = predict_file(model, tasks, args, amp)

@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 SERVE = [
     "fastapi>=0.115",  # requests, their checks and their docs
-    "pydantic>=2.8",  # fastapi's; FailFast
+    "pydantic>=2.8",  # fastapi's own; we use FailFast
     "uvicorn>=0.30",  # the server
 ]
 
@@ -27,7 +27,7 @@ setup(
         "tokenizers>=0.20",  # WordPiece
         "safetensors>=0.4.3",  # checkpoints that cannot run code
         "huggingface_hub>=0.34",  # the cache that every other tool shares; the command hf, which bert/hub.py advises
-        "filelock>=3.20.1",  # one process in a run's folder, on every system, following no link
+        "filelock>=3.20.1",  # locks a run's folder for one process, on every system; follows no link
         "tomli>=2; python_version < '3.11'",  # task files
     ],
     extras_require={
@@ -43,7 +43,7 @@ setup(
             "matplotlib>=3.8",  # pictures
             *SERVE,
             "onnxruntime>=1.20",  # runs what export.py writes
-            "onnxscript>=0.5",  # by which torch.onnx writes it
+            "onnxscript>=0.5",  # which torch.onnx needs to write it
             "tensorboard>=2.17",  # reads back what experiments.report writes for it
             SEARCH,
         ],

@@ -114,7 +114,7 @@ def test_what_json_holds_comes_back_as_it_was(run, tmp_path):
 
 def test_a_bert_without_heads_has_nothing_to_say(home, capsys):
     assert called(home / "bert", "--task", "sst", "a film") == 2
-    assert "a BERT alone is to be trained first" in capsys.readouterr().err
+    assert "a plain BERT must be trained first" in capsys.readouterr().err
 
 
 def test_columns_that_would_have_one_name_are_refused(home, tmp_path, capsys):

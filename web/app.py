@@ -1,6 +1,6 @@
 """What serve.py answers over HTTP: predictions, vectors, words with their weights, and the page.
 
-Every error is {"error": "what was expected, found, what to do"}, with its status.
+Every error has its HTTP status and the body {"error": "what was expected; what was found; what to do"}.
 Needs the extra: pip install -e '.[serve]'
 """
 
@@ -28,11 +28,11 @@ from web.batcher import Batcher
 from web.limits import Limits
 
 PAGE = Path(__file__).parent / "page.html"
-Texts = Annotated[list[str], FailFast()]  # one bad text is told, not a million
+Texts = Annotated[list[str], FailFast()]  # reports the first bad text alone, not a million of them
 
 
 class Rows(BaseModel, extra="forbid"):
-    """`texts`, or for a task that reads pairs as many `texts_a` as `texts_b`."""
+    """`texts`, or for a task that reads pairs `texts_a` and `texts_b`, one of each for a pair."""
 
     texts: Texts = []
     texts_a: Texts = []
@@ -47,8 +47,8 @@ class ToEncode(BaseModel, extra="forbid"):
 
 
 class Answer(BaseModel):
-    prediction: int | float | str | list[int | str]  # a class, a number, or any number of classes
-    probabilities: dict[str, float] | None = None  # of each class; a score has none
+    prediction: int | float | str | list[int | str]  # a class, a number, or a list of classes
+    probabilities: dict[str, float] | None = None  # by class; None for a score
 
 
 class Predictions(BaseModel):
@@ -60,7 +60,7 @@ class Vectors(BaseModel):
 
 
 class Words(BaseModel):
-    """Of each row its texts, a pair that is read at once as one; of each text its words and their weights, 1 in all."""
+    """For each row its texts (one for a pair read together), for each text its words and weights, which sum to 1."""
 
     words: list[list[list[tuple[str, float]]]]
 
@@ -70,28 +70,28 @@ def refusal(status: int, text: str, **headers: str) -> JSONResponse:
 
 
 class Bounded:
-    """Takes in the whole body of a POST, within the limits, before anything else reads it."""
+    """Reads the whole body of a POST, within the limits, before the app gets the request."""
 
     def __init__(self, app: ASGIApp, limits: Limits):
-        self.app, self.limits, self.inside = app, limits, 0
+        self.app, self.limits, self.in_progress = app, limits, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        self.inside += 1
+        self.in_progress += 1
         try:
             body = await self.body(receive)
-        except HTTPException as refused:  # and perhaps not read to its end
-            await refusal(refused.status_code, refused.detail, connection="close")(scope, receive, send)
+        except HTTPException as error:  # part of the body may be unread
+            await refusal(error.status_code, error.detail, connection="close")(scope, receive, send)
         else:
             await self.app(scope, receive_once(body, receive), send)
         finally:
-            self.inside -= 1
+            self.in_progress -= 1
 
     async def body(self, receive: Receive) -> bytes:
         limits = self.limits
-        if self.inside > limits.max_requests:
+        if self.in_progress > limits.max_requests:
             raise HTTPException(503, f"expected {limits.max_requests} requests at once; found one more; try later")
         try:
             body, size = await asyncio.wait_for(self.read(receive), limits.max_seconds)
@@ -103,7 +103,7 @@ class Bounded:
         return body
 
     async def read(self, receive: Receive) -> tuple[bytes, int]:
-        """The body as far as the limit, and its size. The rest is read too, for a client that sends sees no answer."""
+        """The body up to the limit, and its full size. Reads the rest too: a client that still sends sees no answer."""
         parts, size, more = [], 0, True
         while more:
             message = await receive()
@@ -138,16 +138,16 @@ def vectors(model: MultitaskBert, amp: str, normalize: bool, sides: list[list[st
 
 
 def compute(model: MultitaskBert, amp: str, key: tuple, rows: Sequence[tuple[str, ...]]) -> list:
-    """What a Batcher computes. key: one of the three above, and what it takes."""
+    """An answer for each row. key: `predict`, `attend` or `vectors`, and its argument: the task, or `normalize`."""
     function, argument = key
     return function(model, amp, argument, [list(side) for side in zip(*rows, strict=True)])
 
 
-def checked(sides: dict[str, list[str]], most: int) -> list[tuple[str, ...]]:
-    """Texts, or the two sides of pairs, as rows."""
+def checked_rows(sides: dict[str, list[str]], max_texts: int) -> list[tuple[str, ...]]:
+    """Texts, or the two sides of pairs, as rows. Raises HTTPException for what is no text, and for too many."""
     for name, texts in sides.items():
-        if not 0 < len(texts) <= most:
-            raise HTTPException(413 if texts else 422, f"{name}: expected 1 to {most} texts; found {len(texts)}")
+        if not 0 < len(texts) <= max_texts:
+            raise HTTPException(413 if texts else 422, f"{name}: expected 1 to {max_texts} texts; found {len(texts)}")
         for row, text in enumerate(texts):
             if is_blank(text) or SURROGATE.search(text):
                 raise HTTPException(
@@ -160,24 +160,24 @@ def checked(sides: dict[str, list[str]], most: int) -> list[tuple[str, ...]]:
 
 
 def make_app(model: MultitaskBert, name: str, batcher: Batcher, limits: Limits) -> FastAPI:
-    """name: of the model, for people."""
+    """The server of one model. name: what people call the model."""
     app = FastAPI(title="Minimal multi-task BERT", description=f"What {name} says of your texts.", version="1")
     app.add_middleware(Bounded, limits=limits)
-    attends = model.config.pooling == "attention_mean"
+    has_attention = model.config.pooling == "attention_mean"
 
     def rows_of(name: str, body: Rows) -> list[tuple[str, ...]]:
         try:
             check_name("task", model.tasks, name)
         except UsageError as unknown:
             raise HTTPException(404, str(unknown)) from None
-        wanted = ["texts"] if len(model.tasks[name].texts) == 1 else ["texts_a", "texts_b"]
-        given = {side: texts for side, texts in body if texts}
-        if [*given] != wanted:
-            found = " and ".join(given) or "none"
-            raise HTTPException(422, f"{name}: expected {' and '.join(wanted)}; found {found}; see /docs")
-        return checked(given, limits.max_texts)
+        side_names = ["texts"] if len(model.tasks[name].texts) == 1 else ["texts_a", "texts_b"]
+        sides = {side: texts for side, texts in body if texts}
+        if [*sides] != side_names:
+            found = " and ".join(sides) or "none"
+            raise HTTPException(422, f"{name}: expected {' and '.join(side_names)}; found {found}; see /docs")
+        return checked_rows(sides, limits.max_texts)
 
-    async def answered(key: tuple, rows: Sequence[tuple[str, ...]]) -> list:
+    async def answer_rows(key: tuple, rows: Sequence[tuple[str, ...]]) -> list:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(batcher.submit(key, rows)), limits.max_seconds)
         except asyncio.TimeoutError:
@@ -197,48 +197,48 @@ def make_app(model: MultitaskBert, name: str, batcher: Batcher, limits: Limits) 
             for task in model.tasks.values()
         ]
         counts = {"requests": batcher.jobs, "passes": batcher.passes}
-        return {"status": "ok", "model": name, "tasks": tasks, "attention": attends, **counts}
+        return {"status": "ok", "model": name, "tasks": tasks, "attention": has_attention, **counts}
 
     @app.post("/predict/{task}", response_model=Predictions, response_model_exclude_none=True)
     async def predict_task(task: str, body: Rows) -> dict:
         """A class and the probability of each, or a number, for every text or pair."""
-        return {"predictions": await answered((predict, task), rows_of(task, body))}
+        return {"predictions": await answer_rows((predict, task), rows_of(task, body))}
 
     @app.post("/encode", response_model=Vectors)
     async def encode_texts(body: ToEncode) -> dict:
         """A sentence vector for every text, before any head."""
-        rows = checked({"texts": body.texts}, limits.max_texts)
-        return {"vectors": await answered((vectors, body.normalize), rows)}
+        rows = checked_rows({"texts": body.texts}, limits.max_texts)
+        return {"vectors": await answer_rows((vectors, body.normalize), rows)}
 
     @app.post("/attention/{task}", response_model=Words)
     async def attention(task: str, body: Rows) -> dict:
         """The words as the model reads them, weighted by the attention that they receive."""
-        if not attends:
+        if not has_attention:
             found = f"found {model.config.pooling}; train one with --pooling attention_mean"
             raise HTTPException(404, f"expected a model that pools by attention_mean; {found}")
-        return {"words": await answered((attend, task), rows_of(task, body))}
+        return {"words": await answer_rows((attend, task), rows_of(task, body))}
 
     @app.exception_handler(HTTPException)
-    async def refused(request: Request, refused: HTTPException) -> JSONResponse:
-        return refusal(refused.status_code, refused.detail)
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        return refusal(error.status_code, error.detail)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, invalid: RequestValidationError) -> JSONResponse:
-        first = invalid.errors()[0]
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
         if first["type"] == "json_invalid" or first["loc"] == ("body",):
             return refusal(422, "expected a JSON object, with content-type: application/json; found none; see /docs")
         place, expected = ".".join(map(str, first["loc"][1:])), first["msg"].replace("Input should be", "expected")
         if first["type"] == "extra_forbidden":
-            known = [*(ToEncode if request.url.path == "/encode" else Rows).model_fields]
-            return refusal(422, f"expected {', '.join(known)}; found {place!r:.99}{nearest(place, known)}; see /docs")
+            fields = [*(ToEncode if request.url.path == "/encode" else Rows).model_fields]
+            return refusal(422, f"expected {', '.join(fields)}; found {place!r:.99}{nearest(place, fields)}; see /docs")
         return refusal(422, f"{place}: {expected}; found {reprlib.repr(first['input'])}; see /docs")
 
     @app.exception_handler(StarletteHTTPException)
-    async def http(request: Request, other: StarletteHTTPException) -> JSONResponse:
-        return refusal(other.status_code, f"{request.method} {request.url.path}: {other.detail}; see /docs")
+    async def http(request: Request, error: StarletteHTTPException) -> JSONResponse:
+        return refusal(error.status_code, f"{request.method} {request.url.path}: {error.detail}; see /docs")
 
     @app.exception_handler(Exception)
-    async def fault(request: Request, fault: Exception) -> JSONResponse:  # uvicorn writes its traceback to stderr
-        return refusal(500, f"expected an answer; found {type(fault).__name__}: {fault}; the server's stderr has more")
+    async def fault(request: Request, error: Exception) -> JSONResponse:  # uvicorn writes its traceback to stderr
+        return refusal(500, f"expected an answer; found {type(error).__name__}: {error}; the server's stderr has more")
 
     return app

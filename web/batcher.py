@@ -1,6 +1,6 @@
 """Requests that arrive together share a pass over the model: a queue, and one thread that empties it.
 
-Nobody waits for others to come. The thread takes what is there, and what arrives meanwhile makes the next pass.
+No request waits for others to arrive. The thread takes all in the queue; what arrives meanwhile makes the next pass.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class Job:
 
 
 class Batcher:
-    """As a context: the thread lives inside it. Counts the jobs that it answered, and the passes that they took."""
+    """Its thread runs inside a `with` block. `jobs` and `passes` count answered jobs and passes over the model."""
 
     def __init__(self, compute: Callable[[Hashable, Sequence], Sequence], most: int):
-        """compute: key, rows -> an answer for each row. most: rows of a pass, where one job alone has not more."""
+        """compute: key, rows -> an answer for each row. most: rows of a pass, unless one job alone has more."""
         self.compute, self.most = compute, most
         self.jobs = self.passes = 0
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
@@ -35,12 +35,12 @@ class Batcher:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Ends after the pass that is being computed. What still waits is not answered."""
+        """Stop after the current pass. Jobs that still wait get no answer."""
         self._queue.put(None)
         self._thread.join()
 
     def submit(self, key: Hashable, rows: Sequence) -> Future:
-        """The answers to these rows, in time. Rows of one key can share a pass. A job that is cancelled is left out."""
+        """A future of the answers to these rows. Jobs of one key can share a pass. A cancelled job is left out."""
         job = Job(key, rows)
         self._queue.put(job)
         return job.future
@@ -53,28 +53,28 @@ class Batcher:
                 if job is None:
                     return
                 waiting.append(job)
-            together, left, rows = [], [], 0
+            batch, later, rows = [], [], 0
             for job in waiting:
                 fits = job.key == waiting[0].key and rows + len(job.rows) <= self.most
                 if not fits and job is not waiting[0]:
-                    left.append(job)
+                    later.append(job)
                 elif job.future.set_running_or_notify_cancel():
-                    together.append(job)
+                    batch.append(job)
                     rows += len(job.rows)
-            waiting = left
-            if together:
-                self._answer(together)
+            waiting = later
+            if batch:
+                self._answer(batch)
 
     def _answer(self, jobs: list[Job]) -> None:
         try:
-            found = iter(self.compute(jobs[0].key, [row for job in jobs for row in job.rows]))
+            answers = iter(self.compute(jobs[0].key, [row for job in jobs for row in job.rows]))
         except Exception as error:
             if len(jobs) == 1:
                 jobs[0].future.set_exception(error)
                 return
-            for job in jobs:  # the fault may be in one of them: the others are answered
+            for job in jobs:  # perhaps one of them is at fault: answer the others
                 self._answer([job])
             return
         self.jobs, self.passes = self.jobs + len(jobs), self.passes + 1
         for job in jobs:
-            job.future.set_result(list(islice(found, len(job.rows))))
+            job.future.set_result(list(islice(answers, len(job.rows))))

@@ -1,4 +1,4 @@
-"""What one client may ask of the others' server: serve.py's options."""
+"""Limits on what one client may ask of a server that others use too: options of serve.py."""
 
 from __future__ import annotations
 
