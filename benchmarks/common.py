@@ -19,14 +19,14 @@ from bert.precision import computes_bf16
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--check", action="store_true", help="exit 1 where a ratio falls short of its bar")
-    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    return made
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--check", action="store_true", help="exit 1 where a ratio falls short of its bar")
+    options.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    return options
 
 
 def add_timing(parser: argparse.ArgumentParser) -> None:
-    """What the benchmarks that take time on texts have in common."""
+    """Add the options of all benchmarks that time work on texts."""
     parser.add_argument("--checkpoint", default="minilm", help="the model's source (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="of each measurement (default: %(default)s)")
     parser.add_argument(
@@ -55,7 +55,7 @@ def synchronize(device: str) -> None:
 
 
 def quotient(above: list[float], below: list[float]) -> float:
-    """The median of the rounds' quotients: what drifts in the machine falls on both sides of each."""
+    """The median of the rounds' quotients: a drift of the machine is in both sides of each."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
@@ -80,8 +80,8 @@ class Report:
     ) -> None:
         """One line of JSON.
 
-        Args: limit: what the hardware allows, in the unit of `ours`. at_least, at_most: the bar that the ratio meets.
-              needs_bfloat16: the bar counts on hardware that computes in it; elsewhere the figure has none.
+        Args: limit: what the hardware allows, in the unit of `ours`. at_least, at_most: the bar for the ratio.
+              needs_bfloat16: the bar is only for hardware that computes in bfloat16.
         """
         bar = None
         if not needs_bfloat16 or self.bfloat16:
@@ -99,7 +99,7 @@ class Report:
 
 
 class Products:
-    """Matrix products of minilm's feed-forward size, to be timed in turn with the rest: what the hardware can do."""
+    """Matrix products of minilm's feed-forward size, timed in turn with the rest: what the hardware can do."""
 
     COUNT, ROWS, SIZES = 20, 4096, (384, 1536)
     flops = COUNT * 2 * ROWS * SIZES[0] * SIZES[1]
@@ -114,7 +114,7 @@ class Products:
 
 
 def transformers_model(source: str | Path, attention: str) -> torch.nn.Module:
-    """transformers' BERT in float32, whatever the folder's weights are in; quietly. Only peers need the import."""
+    """transformers' BERT in float32, whatever the weights' precision, without messages. Only peers need the import."""
     from transformers import AutoModel
     from transformers.utils import logging
 

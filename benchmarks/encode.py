@@ -28,13 +28,13 @@ class Transformers:
     """AutoModel in its fastest arrangement: sorted by length, batches of 64, one autocast, mean of the last layer."""
 
     def __init__(self, folder: Path, attention: str, amp: str, device: str):
-        from transformers import AutoTokenizer  # here, so that who has it not can import the rest
+        from transformers import AutoTokenizer  # here, so that the rest can be imported without it
 
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = transformers_model(folder, attention).to(device).eval()
         self.device, self.amp = torch.device(device), amp
 
-    @torch.no_grad()  # inference_mode would keep autocast from keeping the weights it has cast
+    @torch.no_grad()  # in inference_mode autocast would not keep the weights that it casts
     def encode(self, texts: list[str]) -> torch.Tensor:
         order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
         vectors = torch.empty(len(texts), self.model.config.hidden_size)
@@ -93,8 +93,8 @@ def main(argv: list[str] | None = None) -> int:
 
     lengths = [len(ids) for ids in ours.tokenizer.ids(texts, max_length=ours.max_length)]
     share = encoder_flops(ours.bert.config, lengths) / products.flops
-    seconds["limit"] = [share * found for found in seconds.pop("products")]
-    rate = {name: len(texts) / statistics.median(found) for name, found in seconds.items()}
+    seconds["limit"] = [share * time for time in seconds.pop("products")]
+    rate = {name: len(texts) / statistics.median(times) for name, times in seconds.items()}
     report, setting = Report(args.device), {"unit": "sentences/s", "sentences": len(texts), "precision": amp}
     quickest = max(peers, key=rate.get)
     bars = {quickest: {"at_least": 1.3, "needs_bfloat16": True}}

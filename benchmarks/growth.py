@@ -3,7 +3,7 @@
     python -m benchmarks.growth [--check] [--device cuda] [--checkpoint DIR] [--data_dir DIR]
 
 With 8, 32 and 128 rows of each of the three tasks, real text; then with 2, 4 and 8 synthetic tasks (a random regression
-each) that share 64 sentences of 20 tokens out among themselves, against the plain sum over the same.
+each) that divide 64 sentences of 20 tokens among themselves, against the plain sum of the same tasks.
 """
 
 from __future__ import annotations

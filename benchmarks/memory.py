@@ -30,7 +30,7 @@ TOKENS = 20  # of a sentence
 
 
 def measure(strategy: str, rows: int, device: str) -> int:
-    """Bytes above the weights and moments."""
+    """Peak memory of three steps in bytes, above the weights and moments."""
     before = peak_memory(torch.device(device))
     with torch.device(device):
         model = MultitaskBert(BertModel(BertConfig()), tokenizer=None).train()
@@ -51,9 +51,9 @@ def measure(strategy: str, rows: int, device: str) -> int:
         optimizer.zero_grad()
         values = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
         for value in values:
-            value.mul_(1)  # moments of words not seen yet are no memory until they are written to
-    held = sum(value.numel() * 4 for value in [*model.parameters(), *values])
-    return round(1e9 * (peak_memory(torch.device(device)) - before)) - held
+            value.mul_(1)  # moments of unseen words take no memory until they are written to
+    state_bytes = sum(value.numel() * 4 for value in [*model.parameters(), *values])
+    return round(1e9 * (peak_memory(torch.device(device)) - before)) - state_bytes
 
 
 def random_batches(model: MultitaskBert, rows: int, draw: torch.Generator, device: str) -> dict[str, TaskBatch]:

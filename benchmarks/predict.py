@@ -1,10 +1,10 @@
-"""Texts a second by what a trained model is used through: predict.py and the exported graphs, beside `encode`.
+"""Texts a second by predict.py and by the exported graphs, compared with `encode`.
 
     python -m benchmarks.predict [--check] [--device cuda] [--checkpoint DIR] [--data_dir DIR] [--rows N]
 
 predict.py reads the rows from a csv file, loads the model, predicts a task and writes a file: all of it is timed. The
-graphs are onnxruntime's, on the CPU: export.py's float32 beside `encode` in float32, its 8 bits beside `encode` in the
-precision that is fastest here. All read the same questions. Needs the extra: pip install -e '.[export]'
+graphs are onnxruntime's, on the CPU: export.py's float32 against `encode` in float32, its 8 bits against `encode` in
+the precision that is fastest here. All read the same questions. Needs the extra: pip install -e '.[export]'
 """
 
 from __future__ import annotations
@@ -38,16 +38,14 @@ def main(argv: list[str] | None = None) -> int:
         model = MultitaskBert.from_pretrained(args.checkpoint)
         export(model, folder, int8=True)
         graphs = {name: OnnxModel(model, folder, path) for name, path in (("float32", ENCODER), ("8 bits", SMALL))}
-        of_file = (
-            f"{folder} --task sst --input {rows} --output {out} --text_columns text --device {args.device}".split()
-        )
+        words = f"{folder} --task sst --input {rows} --output {out} --text_columns text --device {args.device}".split()
         ours = MultitaskBert.from_pretrained(folder).to(args.device)
         exact = ours.encode(texts[:64])
         error = (graphs["float32"].encode(texts[:64]) - torch.from_numpy(exact)).abs().max().item()
         assert error < 1e-4, f"the graph computes something else: it is off by {error}"
         actions = {
             "encode": lambda: ours.encode(texts, amp=amp),
-            "predict.py": lambda: predict.main(of_file),
+            "predict.py": lambda: predict.main(words),
             "encode in float32": lambda: ours.encode(texts),
             **{f"onnx in {name}": lambda graph=graph: graph.encode(texts) for name, graph in graphs.items()},
         }

@@ -2,10 +2,10 @@
 
     python -m benchmarks.scale [--ranks 1,2,4] [--checkpoint DIR] [--data_dir DIR] [--rows 128] [--check]
 
-The same step each time, one thread a process, so the efficiency is the time of one over N times that of N. Bytes are
-counted where they are sent, as a ring would send them; beside them plain data parallelism, which reduces the gradient
-of the sum, and an all-reduce of each task's gradient. Then a model of larger runs, from the rates measured here or
-given: --flops and --bandwidth a process; where all ranks share cores and memory, what is measured is no network's.
+It is the same step each time, one thread a process, so the efficiency is the time of one over N times that of N. Bytes
+are counted where they are sent, as a ring would send them. They are compared with plain data parallelism, which reduces
+the gradient of the sum, and with an all-reduce of each task's gradient. Then comes a model of larger runs, from the
+rates measured here, or from --flops and --bandwidth of a process: ranks that share cores and memory measure no network.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ SIZES = {  # hidden size, layers, heads
 }
 TASKS, TOKENS = 3, 20  # of the model: tasks; tokens of a sentence
 LARGE = (2, 8, 64, 256, 1000)
-PROBE = 1 << 22  # elements a rank sends each other one, to measure the bandwidth
+PROBE = 1 << 22  # elements that a rank sends to each other rank, to measure the bandwidth
 
 
-class Counted(Ranks):
+class CountingRanks(Ranks):
     """Ranks that count the bytes of the large things each of them sends."""
 
     sent = 0
@@ -54,9 +54,9 @@ class Counted(Ranks):
         return super().join_rows(x)
 
 
-def measured(args: Namespace, world: World) -> dict:
-    """One rank's own: seconds and bytes a step, parameters, rates."""
-    world = Counted(world.store, world.rank, world.size) if world.size > 1 else world
+def measure_rank(args: Namespace, world: World) -> dict:
+    """Measure one rank: seconds and bytes a step, parameters, rates."""
+    world = CountingRanks(world.store, world.rank, world.size) if world.size > 1 else world
     session = session_for(args, "gs", args.rows, world=world)
     seconds = []
     for turn in range(args.rounds + 1):
@@ -75,12 +75,12 @@ def measured(args: Namespace, world: World) -> dict:
     bandwidth = (world.size - 1) * PROBE * 4 / (time.perf_counter() - began)
     dense = sum(p.numel() for p in session.model.parameters() if p.requires_grad)
     flops = 3 * encoder_flops(session.model.bert.config, lengths(session)) / STEPS
-    found = {"seconds": statistics.median(seconds), "sent": sent, "dense": dense}
-    return found | {"flops": flops, "rate": rate, "bandwidth": bandwidth, "tasks": len(session.rows)}
+    result = {"seconds": statistics.median(seconds), "sent": sent, "dense": dense}
+    return result | {"flops": flops, "rate": rate, "bandwidth": bandwidth, "tasks": len(session.rows)}
 
 
-def started(count: int, words: list[str]) -> dict:
-    """`measured`, by so many processes of torchrun."""
+def measure_ranks(count: int, words: list[str]) -> dict:
+    """What `measure_rank` finds in `count` processes of torchrun."""
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={count}", "-m", "benchmarks.scale"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -90,7 +90,7 @@ def started(count: int, words: list[str]) -> dict:
 
 
 def parameters_of(name: str) -> tuple[int, int]:
-    """An encoder's parameters, and its floating-point operations for a step's row of one sentence."""
+    """An encoder's parameters, and its floating-point operations in a step for one sentence."""
     size, layers, heads = SIZES[name]
     config = BertConfig(
         hidden_size=size, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=4 * size
@@ -100,14 +100,14 @@ def parameters_of(name: str) -> tuple[int, int]:
 
 
 def modelled(name: str, ranks: int, rows: int, flops: float, bandwidth: float) -> dict[str, float]:
-    """Seconds of a step with dense gradients in float32: `rows` sentences a rank, what all send, what surgery adds.
+    """A step with dense gradients in float32 and `rows` sentences a rank: seconds, shares of computing and of surgery.
 
     T + 1 passes over P elements, N - 1 of N parts each: T to scatter the task gradients, one to gather the weights. The
-    plain sum has two. Latency and what is computed while bytes are on their way are left out.
+    plain sum has two. Latency, and computing while bytes are sent, are left out.
     """
-    elements, of_row = parameters_of(name)
+    elements, row_flops = parameters_of(name)
     one_pass = 4 * elements * (ranks - 1) / ranks / bandwidth
-    compute = rows * of_row / flops
+    compute = rows * row_flops / flops
     total = compute + (TASKS + 1) * one_pass
     return {"seconds": total, "computing": compute / total, "surgery": (TASKS - 1) * one_pass / total}
 
@@ -123,24 +123,24 @@ def main(argv: list[str] | None = None) -> int:
     args = parsed.parse_args(argv)
     if args.worker:
         with join() as world:
-            print(json.dumps(measured(args, world)))
+            print(json.dumps(measure_rank(args, world)))
         return 0
     report, words = Report(args.device), sys.argv[1:] if argv is None else argv
     counts = [int(count) for count in args.ranks.split(",")]
-    found = {count: started(count, words) for count in counts}
-    first, cores = found[counts[0]], len(os.sched_getaffinity(0))
-    for count, figures in found.items():
+    by_count = {count: measure_ranks(count, words) for count in counts}
+    first, cores = by_count[counts[0]], len(os.sched_getaffinity(0))
+    for count, figures in by_count.items():
         efficiency = counts[0] * first["seconds"] / (count * figures["seconds"])
         bar = {"at_least": 0.85} if 1 < count <= cores else {}
-        of_step = {"unit": "s a step", "rows": args.rows, "cores": cores}
-        report.figure(f"scale: {count} processes", figures["seconds"], first["seconds"], efficiency, **bar, **of_step)
+        setting = {"unit": "s a step", "rows": args.rows, "cores": cores}
+        report.figure(f"scale: {count} processes", figures["seconds"], first["seconds"], efficiency, **bar, **setting)
         if count > 1:
             plain = 2 * 4 * figures["dense"] * (count - 1) / count
             for peer, theirs in (("plain DDP", plain), ("T all-reduces", figures["tasks"] * plain)):
                 name = f"scale: bytes a step and rank, {count} processes / {peer}"
                 report.figure(name, figures["sent"], theirs, figures["sent"] / theirs)
-    flops = args.flops or max(figures["rate"] for figures in found.values())
-    bandwidth = args.bandwidth or max(figures["bandwidth"] for figures in found.values())
+    flops = args.flops or max(figures["rate"] for figures in by_count.values())
+    bandwidth = args.bandwidth or max(figures["bandwidth"] for figures in by_count.values())
     for name in SIZES:
         for count in LARGE:
             step = modelled(name, count, 5 * args.rows, flops, bandwidth) if bandwidth else {}

@@ -2,8 +2,8 @@
 
     python -m benchmarks.serve RUN [--requests N] [--device cuda] [--data_dir DIR]
 
-A client has one connection, and asks for one text or pair at a time, of the model's tasks in turn. Every answer is held
-against the model's own. The ratio is to one client's requests a second: what sharing a pass gains.
+A client has one connection, and asks for one text or pair at a time, of the model's tasks in turn. Every answer is
+compared with the model's own. The ratio is to one client's requests a second: what sharing a pass gains.
 Needs the extra: pip install -e '.[serve]'
 """
 
@@ -31,8 +31,8 @@ from heads import MultitaskBert
 from heads.inference import answers, outputs
 
 CLIENTS = (1, 8, 64)
-CLOSE = 0.05  # of a probability, or of a score's range: rounding in bfloat16 depends on who shares a pass
-Request = tuple[str, dict[str, list[str]], np.ndarray]  # a task, the body, the answer as `numbers` has it
+CLOSE = 0.05  # of a probability, or of a score's range: rounding in bfloat16 depends on the rows of a pass
+Request = tuple[str, dict[str, list[str]], np.ndarray]  # a task, the body, the `numbers` of the answer
 
 
 def numbers(task: Task, answer: dict) -> np.ndarray:
@@ -44,36 +44,36 @@ def numbers(task: Task, answer: dict) -> np.ndarray:
 
 
 def requests_of(model: MultitaskBert, texts: list[str], count: int, amp: str) -> list[Request]:
-    found, pairs = [], cycle(zip(texts, texts[1:] + texts[:1], strict=True))
+    requests, pairs = [], cycle(zip(texts, texts[1:] + texts[:1], strict=True))
     for task, (a, b) in islice(zip(cycle(model.tasks.values()), pairs, strict=False), count):
         body = {"texts": [a]} if len(task.texts) == 1 else {"texts_a": [a], "texts_b": [b]}
         y = outputs(model, [task.name], [*body.values()], amp)[task.name]
-        found.append((task.name, body, numbers(task, answers(model, task.name, y)[0])))
-    return found
+        requests.append((task.name, body, numbers(task, answers(model, task.name, y)[0])))
+    return requests
 
 
 def ask(port: int, requests: list[Request]) -> list[tuple[float, dict]]:
-    """A client: of each request the seconds, and the answer. Raises where one is missing."""
-    connection, found = HTTPConnection("127.0.0.1", port), []
+    """Be one client: returns the seconds and the answer of each request. Raises AssertionError for a refused one."""
+    connection, results = HTTPConnection("127.0.0.1", port), []
     for task, body, _ in requests:
         content, began = json.dumps(body), time.perf_counter()
         connection.request("POST", f"/predict/{task}", content, {"Content-Type": "application/json"})
         response = connection.getresponse()
         content = response.read()
-        found.append((time.perf_counter() - began, json.loads(content)))
+        results.append((time.perf_counter() - began, json.loads(content)))
         assert response.status == 200, content
     connection.close()
-    return found
+    return results
 
 
 def passes(port: int) -> int:
-    """Over the model, so far."""
+    """The number of passes over the model so far."""
     with urlopen(f"http://127.0.0.1:{port}/health") as response:
         return json.load(response)["passes"]
 
 
 def measure(model: MultitaskBert, port: int, requests: list[Request], clients: int) -> tuple[float, dict[str, float]]:
-    """Requests a second, and more. Raises where an answer is wrong."""
+    """Requests a second, and more figures. Raises AssertionError for a wrong answer."""
     shares = [requests[first::clients] for first in range(clients)]
     before, began = passes(port), time.perf_counter()
     with ThreadPoolExecutor(clients) as threads:

@@ -2,10 +2,10 @@
 
     python -m benchmarks.step [--check] [--device cuda] [--checkpoint DIR] [--data_dir DIR] [--rows 8]
 
-All train minilm, every weight, with dropout, on the same rows, `rows` of each task a step. The peers run transformers'
-model on each task's padded batch, with small siamese heads; the plain sum is stepped by torch's fused AdamW, and so is
-surgery, by torchjd's mtl_backward and PCGrad. Rows of like length in one batch are our doing: the peers get the same
-rows shuffled, as a DataLoader deals them, which is what the bars are about; and, without a bar, our own batches too.
+All train every weight of minilm, with dropout, on the same rows: `rows` of each task a step. The peers run
+transformers' model on each task's padded batch, with small siamese heads and torch's fused AdamW; their surgery is
+torchjd's mtl_backward and PCGrad. Only we put rows of similar length in one batch. So the peers get the same rows
+shuffled, as from a DataLoader: the bars are for these. Without a bar, they get our own batches too.
 Needs the extra: pip install -e '.[test]'
 """
 
@@ -37,8 +37,8 @@ from training.options import parse
 from training.session import Session
 
 STEPS = 4  # of each measurement, each on another batch
-# Passes over memory as large as the dense weights that a step cannot do without. The plain sum: the gradient is
-# written, AdamW reads it, weights and two moments, and writes three. Surgery: three task gradients are written, read
+# Passes over memory as large as the dense weights that every step needs. The plain sum: the gradient is written; AdamW
+# reads it, the weights and two moments, and writes the last three. Surgery: three task gradients are written, read
 # for the Gramian, read and summed into one; then AdamW's seven.
 PASSES = {"mtl": 8, "gs": 17}
 
@@ -78,7 +78,7 @@ class Peer(nn.Module):
             x = {task: self.features(batch) for task, batch in batches.items()}
             losses = [self.loss(task, x[task], batch.labels) for task, batch in batches.items()]
         if self.surgery:
-            from torchjd.aggregation import PCGrad  # here, so that who has it not can import the rest
+            from torchjd.aggregation import PCGrad  # here, so that the rest can be imported without it
             from torchjd.autojac import jac_to_grad, mtl_backward
 
             mtl_backward(losses, features=list(x.values()))
@@ -90,7 +90,7 @@ class Peer(nn.Module):
 
 
 def session_for(args: argparse.Namespace, strategy: str, rows: int, *more: object, world: World = ALONE) -> Session:
-    """As the command would make it; nothing of it is kept. more: of the command's words, which win."""
+    """A session as the command makes it, in a temporary folder. more: words of the command, which win."""
     words = ["--strategy", strategy, "--batch_size", rows, "--checkpoint", args.checkpoint, "--device", args.device]
     words += ["--epochs", 1000, "--lr", 1e-5]
     words += ["--save_every", 10**9, "--eval_every", 10**9, "--log_every", 10**9, "--output_dir", tempfile.mkdtemp()]
@@ -99,7 +99,7 @@ def session_for(args: argparse.Namespace, strategy: str, rows: int, *more: objec
 
 
 def take_steps(session: Session, count: int = STEPS) -> None:
-    """The first steps, once more, by the program's own loop, without evaluation and checkpoint."""
+    """Take the first steps again, by the program's own loop, without evaluation and checkpoint."""
     session.state.step, session.last_step = 0, count
     session.is_due = lambda every: False
     with redirect_stderr(io.StringIO()):
@@ -107,7 +107,7 @@ def take_steps(session: Session, count: int = STEPS) -> None:
 
 
 def shuffled(session: Session) -> list[dict[str, TaskBatch]]:
-    """The same rows as in our first steps, in batches of as many, whatever their length."""
+    """The rows of our first steps, shuffled into batches of the same size, whatever their length."""
     draw, batches = random.Random(0), [{} for _ in range(STEPS)]
     for task, rows in session.rows.items():
         numbers = [row for step in range(STEPS) for row in rows.stream[step]]
@@ -118,15 +118,15 @@ def shuffled(session: Session) -> list[dict[str, TaskBatch]]:
 
 
 def lengths(session: Session) -> list[int]:
-    """Of each sentence in the first steps, in tokens."""
+    """The length of each sentence in the first steps, in tokens."""
     batches = [b for step in range(STEPS) for micro, _ in session.micro_batches(step) for b in micro.values()]
     return [length for batch in batches for length in batch.tokens.attention_mask.sum(1).tolist()]
 
 
 def gradient(session: Session, dtype: torch.dtype = torch.float32) -> Tensor:
-    """What the first batch writes into .grad, no dropout, no clipping: (P,) float64 on the CPU, without the tasks' own.
+    """The first batch's .grad of the shared parameters, without dropout and clipping: (P,) float64 on the CPU.
 
-    Computed in the session's precision, by a model in dtype.
+    It is computed in the session's precision, by a model in dtype.
     """
     model, gradients = session.model.eval().to(dtype), session.gradients
     gradients = TaskGradients(gradients.tasks, gradients.shared, sparse=gradients.sparse)
@@ -136,8 +136,8 @@ def gradient(session: Session, dtype: torch.dtype = torch.float32) -> Tensor:
             losses = model.losses(batches, session.options.losses, session.previous, torch.Generator())
         session.scaler.scale(sum(losses.values())).backward()
     clip_and_combine(gradients, session.surgery, model.parameters(), math.inf, generator(0, "surgery", 0))
-    found = [p.grad.to_dense().flatten().double().cpu() for p in model.shared_parameters() if p.grad is not None]
-    return torch.cat(found) / session.scaler.get_scale()
+    parts = [p.grad.to_dense().flatten().double().cpu() for p in model.shared_parameters() if p.grad is not None]
+    return torch.cat(parts) / session.scaler.get_scale()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -147,11 +147,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parsed.parse_args(argv)
     device = torch.device(args.device)
     amp = resolve_precision("auto", device)
-    more = "gs, 4 x the rows"
-    shapes = {"mtl": ("mtl", args.rows), "gs": ("gs", args.rows), more: ("gs", 4 * args.rows)}
+    larger = "gs, 4 x the rows"
+    shapes = {"mtl": ("mtl", args.rows), "gs": ("gs", args.rows), larger: ("gs", 4 * args.rows)}
     runs = {name: session_for(args, *shape) for name, shape in shapes.items()}
     actions = {name: lambda run=run: take_steps(run) for name, run in runs.items()}
-    ours = [found for step in range(STEPS) for found, _ in runs["gs"].micro_batches(step)]
+    ours = [batches for step in range(STEPS) for batches, _ in runs["gs"].micro_batches(step)]
     orders = {"shuffled": shuffled(runs["gs"]), "our batches": ours}
     for library in ("transformers", "torchjd"):
         for attention in ("eager", "sdpa"):
@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
     dense = torch.zeros(sum(p.numel() for p in runs["gs"].model.parameters() if p is not words), device=device)
     copy = partial(torch.empty_like(dense).copy_, dense)  # two passes
     seconds = in_turn({**actions, "products": products, "copy": copy}, args.rounds, args.device)
-    ms = {name: 1000 * statistics.median(found) / STEPS for name, found in seconds.items()}
+    ms = {name: 1000 * statistics.median(times) / STEPS for name, times in seconds.items()}
 
     flops = 3 * encoder_flops(runs["gs"].model.bert.config, lengths(runs["gs"])) / STEPS
     multiply = flops / products.flops * 1000 * statistics.median(seconds["products"])
@@ -184,8 +184,8 @@ def main(argv: list[str] | None = None) -> int:
     price = quotient(seconds["gs"], seconds["mtl"])
     report.figure("surgery's price: gs / mtl", ms["gs"], ms["mtl"], price, at_most=1.2, **setting)
     tokens = {name: sum(lengths(run)) for name, run in runs.items()}
-    growth = quotient(seconds[more], seconds["gs"]) * tokens["gs"] / tokens[more]
-    report.figure("growth: time a token, 4 x / 1 x the rows", ms[more], ms["gs"], growth, at_most=0.8, **setting)
+    growth = quotient(seconds[larger], seconds["gs"]) * tokens["gs"] / tokens[larger]
+    report.figure("growth: time a token, 4 x / 1 x the rows", ms[larger], ms["gs"], growth, at_most=0.8, **setting)
     low = gradient(session_for(args, "gs", args.rows, "--amp", "bf16"))
     exact = gradient(session_for(args, "gs", args.rows, "--amp", "off"), torch.float64)
     error = ((low - exact).norm() / exact.norm()).item()

@@ -1,1 +1,1 @@
-"""What stands on top of the whole: pictures and studies. Nothing below imports it."""
+"""Pictures and studies. They use the other packages, which do not import them."""

@@ -1,20 +1,20 @@
-"""Before training: do the tasks' gradients agree, and what follows for training them together.
+"""Before training: do the tasks' gradients agree, and should they be trained together?
 
     python -m experiments.affinity                                   # the sample, or the downloaded files
     python -m experiments.affinity --data_dir DIR --task_file my.toml --batches 60
 
-All options of train_multitask.py are there, and --batches (default: 40). First the heads learn by themselves, on the
-encoder as it is, for a head that knows nothing says nothing of its task. Then, in each of --batches measurements, two
-batches A and B of each task give its gradient of what tasks share, and nothing moves. From the Gramian of these 2 T
+It takes all options of train_multitask.py, and --batches (default: 40). First the heads alone are trained, for the
+gradient of an untrained head says nothing about its task. Then, in each of --batches measurements, two batches A and B
+of each task give its gradients of the shared parameters, and no weight changes. From the Gramian of these 2 T
 gradients:
 
-    cosine     of two tasks; and of a task with itself, cos(A, B): what is missing to 1 is noise
+    cosine     of two tasks; and of a task with itself, cos(A, B): its distance from 1 is noise
     signal     the cosine of the two mean gradients, without the noise:
                E[g_i . g_j] / sqrt(E[g_iA . g_iB] E[g_jA . g_jB])
-    transfer   what a step on task i does for task j, to first order, beside what a step on j itself does:
-               E[g_i . g_j] / E[g_jA . g_jB]; plain, and with gradients scaled as AdamW would, by their squares' mean
-    affinity   TAG's (Fifty et al. 2021): a plain step of --lr on i takes the share lr E[g_i . g_j] / l_j off j's loss
-    turn       the angle between the plain sum and PCGrad's update, beside that between the sums of two batches
+    transfer   what a step on task i does for task j, to first order, in relation to a step on j itself:
+               E[g_i . g_j] / E[g_jA . g_jB]; plain, and scaled as AdamW would, by the mean of squared gradients
+    affinity   TAG's (Fifty et al. 2021): a plain step of --lr on i lowers j's loss by the share lr E[g_i . g_j] / l_j
+    turn       the angle between the plain sum and PCGrad's update, and the angle between the sums of two batches
 
 Writes affinity.json and affinity.png to --output_dir (default: runs/affinity). Needs: pip install -e '.[pictures]'
 """
@@ -51,13 +51,13 @@ RESAMPLES = 1000
 
 
 class Measured(NamedTuple):
-    """N measurements; gradients in the order of the tasks, first all A, then all B. T tasks."""
+    """N measurements of T tasks. The 2 T gradients: batch A of each task, then batch B of each."""
 
     tasks: list[str]
     losses: np.ndarray  # (N, T)
     gramians: np.ndarray  # (N, 2 T, 2 T)
-    layers: dict[str, np.ndarray]  # the same of a layer's parameters alone
-    scaled: np.ndarray  # (N / 2, 2 T, 2 T), as AdamW scales gradients, of the second half
+    layers: dict[str, np.ndarray]  # by layer: the Gramians of its parameters alone
+    scaled: np.ndarray  # (N / 2, 2 T, 2 T), gradients scaled as by AdamW, second half of the measurements
 
 
 def layer_of(name: str) -> str:
@@ -69,7 +69,7 @@ def layer_of(name: str) -> str:
 
 
 def train_heads(session: Session) -> None:
-    """The tasks' own parts, and nothing that tasks share."""
+    """Train the tasks' own parts, and nothing that tasks share."""
     model, options = session.model, session.options
     shared = [p for p in model.shared_parameters() if p.requires_grad]
     model.requires_grad_(False)
@@ -91,51 +91,51 @@ def train_heads(session: Session) -> None:
 
 
 def measure(session: Session, count: int) -> Measured:
-    """Gradients of two batches of each task, `count` times. No weight moves."""
+    """Measure the gradients of two batches of each task, `count` times. No weight changes."""
     model, options, tasks = session.model, session.options, session.gradients.tasks
     model.bert.embeddings.word.sparse = False
     gradients = TaskGradients([task + half for half in "AB" for task in tasks], session.gradients.shared)
     names = {parameter: layer_of(name) for name, parameter in model.named_parameters()}
     layers: dict[str, list[Tensor]] = {names[parameter]: [] for parameter in gradients.shared}
-    squares = {parameter: torch.zeros_like(parameter) for parameter in gradients.shared}  # AdamW's v, a plain mean
+    squares = {parameter: torch.zeros_like(parameter) for parameter in gradients.shared}  # AdamW's v, but a plain mean
     losses, scaled = [], []
     for n in range(count):
-        of_step = np.zeros(len(tasks))
+        step_losses = np.zeros(len(tasks))
         for half in range(2):
             step = HEAD_STEPS + 2 * n + half
             ((batches, _),) = step_batches(session.rows, step, 1, 1, session.device)
-            counts = {name + "AB"[half]: both for name, both in model.row_counts(batches).items()}
+            counts = {name + "AB"[half]: rows for name, rows in model.row_counts(batches).items()}
             with seeded(options.seed, "dropout", step), gradients.by_rows(model, *gradients.sizes(counts)):
                 with autocast(session.device, session.amp):
                     draws = generator(options.seed, "negatives", step)
-                    of_batch = model.losses(batches, options.losses, session.previous, draws)
-                sum(of_batch.values()).backward()
-            of_step += [loss.item() / 2 for loss in of_batch.values()]
+                    batch_losses = model.losses(batches, options.losses, session.previous, draws)
+                sum(batch_losses.values()).backward()
+            step_losses += [loss.item() / 2 for loss in batch_losses.values()]
         session.previous.end_step()
-        losses.append(of_step)
-        of_layer = dict.fromkeys(layers, 0.0)
-        as_adamw = 0.0
+        losses.append(step_losses)
+        layer_gramians = dict.fromkeys(layers, 0.0)
+        scaled_gramian = 0.0
         for parameter, rows in gradients.views.items():  # (2 T, ...)
             reached = torch.tensor([row is not None for row in gradients.rows[parameter]])
             rows = torch.where(reached.view(-1, *[1] * parameter.dim()), rows, 0).flatten(1)
-            of_layer[names[parameter]] += gramian(rows).cpu()
+            layer_gramians[names[parameter]] += gramian(rows).cpu()
             squares[parameter] += (rows[: len(tasks)].sum(0) ** 2).view_as(parameter)
             if n >= count // 2:
                 root = (squares[parameter].flatten() / (n + 1)).sqrt() + 1e-8
-                as_adamw += gramian(rows / root.sqrt()).cpu()
-        for layer, products in of_layer.items():
-            layers[layer].append(products)
-        scaled += [as_adamw] if n >= count // 2 else []
+                scaled_gramian += gramian(rows / root.sqrt()).cpu()
+        for layer, layer_gramian in layer_gramians.items():
+            layers[layer].append(layer_gramian)
+        scaled += [scaled_gramian] if n >= count // 2 else []
         gradients.forget()
         model.zero_grad()
         show("gradients", n + 1, count)
-    by_layer = {layer: torch.stack(products).numpy() for layer, products in layers.items()}
-    by_layer = {layer: products for layer, products in by_layer.items() if products.any()}  # others are not reached
+    by_layer = {layer: torch.stack(gramians).numpy() for layer, gramians in layers.items()}
+    by_layer = {layer: gramians for layer, gramians in by_layer.items() if gramians.any()}  # others have no gradient
     return Measured(tasks, np.array(losses), sum(by_layer.values()), by_layer, torch.stack(scaled).numpy())
 
 
 def products(gramians: np.ndarray) -> np.ndarray:
-    """(N, 2 T, 2 T) -> (N, T, T): g_i . g_j of two tasks, the mean over halves; of a task with itself, of A with B."""
+    """(N, 2 T, 2 T) -> (N, T, T): g_i . g_j of two tasks, the mean over A and B; of a task with itself, A with B."""
     half = gramians.shape[1] // 2
     a, b, across = gramians[:, :half, :half], gramians[:, half:, half:], gramians[:, :half, half:]
     across = (across + across.transpose(0, 2, 1)) / 2
@@ -143,23 +143,23 @@ def products(gramians: np.ndarray) -> np.ndarray:
 
 
 def cosines(gramians: np.ndarray) -> np.ndarray:
-    """The same of the gradients at length 1."""
+    """Like `products`, with all gradients scaled to length 1."""
     norms = np.sqrt(np.einsum("nii->ni", gramians))
     return products(gramians / np.maximum(norms[:, :, None] * norms[:, None, :], 1e-300))
 
 
 def ratios(values: np.ndarray, kind: str) -> np.ndarray:
-    """products (..., N, T, T) -> of their means over N the `signal`, or the `transfer` from task i (first) to j."""
+    """products (..., N, T, T) -> (..., T, T): of their means over N the `signal`, or the `transfer` from i to j."""
     mean = values.mean(axis=-3)
-    own = np.einsum("...ii->...i", mean).copy()
-    own[own <= 0] = np.nan  # no signal to be seen
+    diagonal = np.einsum("...ii->...i", mean).copy()
+    diagonal[diagonal <= 0] = np.nan  # no signal
     if kind == "transfer":
-        return mean / own[..., None, :]
-    return mean / np.sqrt(own[..., None, :] * own[..., :, None])
+        return mean / diagonal[..., None, :]
+    return mean / np.sqrt(diagonal[..., None, :] * diagonal[..., :, None])
 
 
 def with_interval(values: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ratios, and their 95 % interval by a bootstrap over the measurements; NaN where some resample has none."""
+    """Ratios, and their 95 % interval by a bootstrap over the measurements; NaN if a resample has none."""
     draws = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
     resampled = ratios(values[draws], kind)
     low, high = np.quantile(resampled, (0.025, 0.975), axis=0)
@@ -169,48 +169,48 @@ def with_interval(values: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray
 def turns(gramians: np.ndarray) -> tuple[float, float]:
     """Mean angles in degrees: of PCGrad's update from the plain sum, and between the plain sums of two batches."""
     half, surgery = gramians.shape[1] // 2, SURGERIES["pcgrad_mean"]()
-    found = []
-    for both in gramians:
-        g, ones = both[:half, :half], np.ones(half)
+    angles = []
+    for matrix in gramians:
+        g, ones = matrix[:half, :half], np.ones(half)
         w = surgery.weights(torch.from_numpy(g)).numpy()
-        other = both[half:, half:]
+        other = matrix[half:, half:]
         cosine = ones @ g @ w / math.sqrt((ones @ g @ ones) * (w @ g @ w))
-        noise = both[:half, half:].sum() / math.sqrt(g.sum() * other.sum())
-        found.append(np.degrees(np.arccos(np.clip([cosine, noise], -1, 1))))
-    turned, noise = np.mean(found, axis=0)
+        noise = matrix[:half, half:].sum() / math.sqrt(g.sum() * other.sum())
+        angles.append(np.degrees(np.arccos(np.clip([cosine, noise], -1, 1))))
+    turned, noise = np.mean(angles, axis=0)
     return float(turned), float(noise)
 
 
 def numbers(measured: Measured, lr: float) -> dict:
-    """All that is found, for affinity.json: pairs by "i-j", directions by "i>j"."""
+    """All results, for affinity.json: pairs by "i-j", directions by "i>j"."""
     tasks, count = measured.tasks, len(measured.losses)
     losses, dots, cos = measured.losses.mean(axis=0), products(measured.gramians), cosines(measured.gramians)
-    half = len(tasks)
-    lengths = np.sqrt(np.einsum("nii->i", measured.gramians).reshape(2, half).mean(axis=0) / count)
+    n_tasks = len(tasks)
+    lengths = np.sqrt(np.einsum("nii->i", measured.gramians).reshape(2, n_tasks).mean(axis=0) / count)
     signal, scaled = with_interval(dots, "signal"), with_interval(products(measured.scaled), "transfer")
     plain = with_interval(dots, "transfer")
-    whole = [measured.gramians[:, :half, :half], measured.gramians[:, half:, half:]]
-    same = np.concatenate(whole)  # (2 N, T, T)
+    blocks = [measured.gramians[:, :n_tasks, :n_tasks], measured.gramians[:, n_tasks:, n_tasks:]]
+    same_batch = np.concatenate(blocks)  # (2 N, T, T)
     by_layer = {layer: cosines(gramians).mean(axis=0) for layer, gramians in measured.layers.items()}
     turned, noise = turns(measured.gramians)
     content: dict = {"measurements": count, "tasks": {}, "pairs": {}, "directions": {}}
     for i, task in enumerate(tasks):
-        own = dots[:, i, i].mean()
+        square = dots[:, i, i].mean()
         content["tasks"][task] = {
             "loss": losses[i],
             "gradient": lengths[i],
-            "signal": math.sqrt(own) if own > 0 else None,
+            "signal": math.sqrt(square) if square > 0 else None,
             "noise floor": mean_and_error(cos[:, i, i]),
         }
-    for i, j in combinations(range(half), 2):
+    for i, j in combinations(range(n_tasks), 2):
         content["pairs"][f"{tasks[i]}-{tasks[j]}"] = {
             "cosine": mean_and_error(cos[:, i, j]),
-            "below zero": float((same[:, i, j] < 0).mean()),
-            "chance": [0.5 - 1 / math.sqrt(len(same)), 0.5 + 1 / math.sqrt(len(same))],
+            "below zero": float((same_batch[:, i, j] < 0).mean()),
+            "chance": [0.5 - 1 / math.sqrt(len(same_batch)), 0.5 + 1 / math.sqrt(len(same_batch))],
             "signal": [number(part[i, j]) for part in signal],
             "by layer": {layer: float(mean[i, j]) for layer, mean in by_layer.items()},
         }
-    for i, j in permutations(range(half), 2):
+    for i, j in permutations(range(n_tasks), 2):
         content["directions"][f"{tasks[i]}>{tasks[j]}"] = {
             "affinity": float(lr * dots[:, i, j].mean() / losses[j]),
             "transfer": [number(part[i, j]) for part in plain],
@@ -230,13 +230,13 @@ def number(value: float) -> float | None:
 
 
 def mean_and_error(values: np.ndarray) -> list[float]:
-    """Mean, and the ends of its 95 % interval, as if measurements were independent; they are."""
+    """Mean, and the ends of its 95 % interval, for independent measurements."""
     mean, half = float(values.mean()), 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values))
     return [mean, mean - half, mean + half]
 
 
 def balanced(sizes: Mapping[str, float]) -> dict[str, float]:
-    """Factors that make all sizes one, in two digits; the largest size has 1."""
+    """Factors that make all sizes equal, in two digits; 1 for the largest size."""
     largest = max(sizes.values())
     return {task: float(f"{largest / size:.2g}") for task, size in sizes.items()}
 
@@ -245,23 +245,23 @@ def advice(content: Mapping) -> list[str]:
     """In plain words: what to train together, with which scales, and whether PCGrad can matter."""
     lines = []
     for a, b in combinations(content["tasks"], 2):
-        both = {(i, j): content["directions"][f"{i}>{j}"]["transfer, AdamW"] for i, j in ((a, b), (b, a))}
-        lines.append(f"{a} and {b}: {said_of([*both.values()])}")
-        for (i, j), value in both.items():
+        transfers = {(i, j): content["directions"][f"{i}>{j}"]["transfer, AdamW"] for i, j in ((a, b), (b, a))}
+        lines.append(f"{a} and {b}: {pair_advice([*transfers.values()])}")
+        for (i, j), value in transfers.items():
             if None not in value:
                 share = "{:+.0f} % ({:+.0f} to {:+.0f})".format(*(100 * x for x in value))
                 lines.append(f"    a step on {i} does for {j} {share} of what a step on {j} does")
-    for way, scales in content["loss_scale"].items():
+    for goal, scales in content["loss_scale"].items():
         if scales:
-            lines.append(f"for {way}: --loss_scale {','.join(f'{task}={x:g}' for task, x in scales.items())}")
+            lines.append(f"for {goal}: --loss_scale {','.join(f'{task}={x:g}' for task, x in scales.items())}")
     turned, noise = content["turn"].values()
     matter = "can hardly matter" if turned < noise / 3 else "may matter"
     angles = f"it turns the plain sum by {turned:.1f} degrees on average, another batch by {noise:.1f}"
     return [*lines, f"PCGrad {matter}: {angles}"]
 
 
-def said_of(both: Sequence[Sequence[float | None]]) -> str:
-    """Of the two directions of a pair, each with its interval."""
+def pair_advice(both: Sequence[Sequence[float | None]]) -> str:
+    """Advice for a pair of tasks. both: the transfer in each direction as (value, low, high), None where undefined."""
     if any(None in value for value in both):
         return "cannot be told: the signal drowns in noise; take more --batches"
     if all(low > 0 for _, low, _ in both):
@@ -312,9 +312,9 @@ def draw(path: Path, content: Mapping) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    own = OptionParser("", add_help=False)
-    own.add_argument("--batches", type=positive_int, default=40)
-    args, words = own.parse_known_args(argv)
+    extra_options = OptionParser("", add_help=False)
+    extra_options.add_argument("--batches", type=positive_int, default=40)
+    args, words = extra_options.parse_known_args(argv)
     words = [] if words is None else [*words]
     if not any(word.replace("-", "_").startswith("__output_dir") for word in words):
         words += ["--output_dir", "runs/affinity"]

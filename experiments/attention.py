@@ -3,8 +3,8 @@
     python -m experiments.attention "The dog sleeps because it is tired." --layer -1 --output attention.png
     python -m experiments.attention "A man is eating." "Someone has a meal." --head 3 --checkpoint runs/x
 
-A row is the token that looks, a column the one that is looked at; a row sums to 1. Most goes to [CLS] and [SEP], so the
-colours end where the words' do. Needs the extra: pip install -e '.[pictures]'
+A row is the token that looks, a column the one that is looked at; a row sums to 1. Most attention goes to [CLS] and
+[SEP], so the colours end at the largest value among the words. Needs the extra: pip install -e '.[pictures]'
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from runtime.settings import OptionParser, negative_int, non_negative_int
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_TOKENS = 128  # more make no picture to be read
+MOST_TOKENS = 128  # more would be unreadable
 
 
 def heat_map(attention: Tensor, tokens: Sequence[str], title: str) -> Figure:
-    """attention: (T, T), a row a token that looks; tokens: T of them. Raises UsageError where matplotlib is missing."""
+    """attention: (T, T), a row for each token that looks; tokens: T. Raises UsageError where matplotlib is missing."""
     words = [i for i, token in enumerate(tokens) if token not in ("[CLS]", "[SEP]")]
     size = 2.2 + 0.22 * len(tokens)
     figure = new_figure(size + 0.6, size)

@@ -3,11 +3,11 @@ train_multitask.py.
 
     python -m experiments.best --data_dir DIR --output_dir DIR --seed N
 
-A run of train_multitask.py with these options. Its other options can be given too, and these again: what is given wins.
+It runs train_multitask.py with these options. All its options can be given; they replace those of the recipe.
 
     {recipe}
 
-docs/recipes.md says what it brings and what it costs.
+docs/recipes.md says what the recipe gains and what it costs.
 """
 
 from __future__ import annotations

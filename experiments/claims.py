@@ -1,10 +1,10 @@
-"""The paper's claims, one by one: ours beside the paper's difference, with what it may be by chance.
+"""The paper's claims, one by one: our difference and the paper's, with intervals for chance.
 
     python -m experiments.claims --preset laptop --seeds 0,1,2 --output_dir runs/tables
 
-Each claim says that one row of tables 2 and 3 is better than another. It is held against the runs of these tables,
-which have to be there. Two 95 % intervals stand beside each mean difference: over seeds (Student's t, the two rows
-paired by seed), and over dev's rows (a bootstrap, both models on the same rows). What they carry is the verdict.
+Each claim says that one row of tables 2 and 3 is better than another. It is checked with the runs of these tables,
+which must exist. Each mean difference has two 95 % intervals: over seeds (Student's t, the two rows paired by seed),
+and over dev's rows (a bootstrap, both models on the same rows). The verdict follows from both.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PAIR = ("para", "sts")
 
 @dataclass(frozen=True)
 class Claim:
-    """That the first of two rows, each (table of the paper, number), is better on these columns."""
+    """The claim that one row is better than another on these columns. A row: (table of the paper, number)."""
 
     text: str
     better: tuple[int, int]
@@ -73,7 +73,7 @@ def row_of(place: tuple[int, int]) -> Row:
 
 
 def predictions(run: Run, task: str) -> np.ndarray:
-    """(N,) of dev, from the run's prediction file. Raises UsageError where the run is missing."""
+    """A run's predictions on dev (N,), from its prediction file. Raises UsageError if the run is missing."""
     path = run.folder / "predictions" / f"{task}-dev-output.csv"
     if not run.result() or not path.is_file():
         expected = f"claims: expected the results of {run.title}"
@@ -84,31 +84,31 @@ def predictions(run: Run, task: str) -> np.ndarray:
 @cache
 def scores(predicted: tuple[float, ...], task: str, data_dir: Path) -> np.ndarray:
     """A model's metric on dev's N labelled rows, and on RESAMPLES draws of N of them: (1 + RESAMPLES,), NaN where it is
-    not defined. The draws are the same for all models; a model that stands in several claims is resampled once."""
+    not defined. The draws are the same for all models; a model in several claims is resampled once."""
     kind, data = KINDS[TASKS[task].kind], split("dev", data_dir)[task]
     labelled, gold = kind.gold(TASKS[task], [example.label for example in data.examples])
-    metric, mine, generator = kind.metrics[TASKS[task].metric], np.array(predicted)[labelled], np.random.default_rng(0)
+    metric, pred, generator = kind.metrics[TASKS[task].metric], np.array(predicted)[labelled], np.random.default_rng(0)
     draws = (generator.integers(len(gold), size=len(gold)) for _ in range(RESAMPLES))
-    values = [metric(mine[rows], gold[rows]) for rows in chain([slice(None)], draws)]
+    values = [metric(pred[rows], gold[rows]) for rows in chain([slice(None)], draws)]
     return np.array([math.nan if value is None else value for value in values])
 
 
 def differences(better: Sequence[Run], worse: Sequence[Run], task: str) -> tuple[np.ndarray, np.ndarray]:
-    """How much better a task's metric is, in percent: of each seed (S,), and over resampled rows (RESAMPLES,).
+    """How much better a task's metric is, in percent: by seed (S,), and by resample (RESAMPLES,).
 
-    better, worse: a run for each seed, in the same order. A resample's difference is the mean over the seeds, which
-    keeps what is common to a row in all of them.
+    better, worse: a run for each seed, in the same order. A resample's difference is the mean over the seeds, so that
+    what a row has in common over all seeds is kept.
     """
-    one, other = (
+    better_scores, worse_scores = (
         np.array([scores(tuple(predictions(run, task).tolist()), task, run.data_dir) for run in runs])
         for runs in (better, worse)
     )
-    of_seeds = 100 * (one - other)  # (S, 1 + RESAMPLES)
-    return of_seeds[:, 0], of_seeds[:, 1:].mean(axis=0)
+    by_seed = 100 * (better_scores - worse_scores)  # (S, 1 + RESAMPLES)
+    return by_seed[:, 0], by_seed[:, 1:].mean(axis=0)
 
 
 def verdict(intervals: Sequence[Sequence[float] | None]) -> str:
-    """What two intervals of a difference, in points, carry together."""
+    """The verdict that follows from the two intervals of a difference, in points."""
     if None in intervals or not np.isfinite(intervals).all():
         return "cannot be told"
     lowest, highest = min(low for low, _ in intervals), max(high for _, high in intervals)
@@ -120,7 +120,7 @@ def verdict(intervals: Sequence[Sequence[float] | None]) -> str:
 
 
 def over_seeds(differences: np.ndarray) -> tuple[float, float, list[float]]:
-    """Of paired differences (S,), S >= 2: mean, standard deviation, and the mean's 95 % interval by Student's t."""
+    """Mean, standard deviation, and the mean's 95 % interval by Student's t of paired differences (S,), S >= 2."""
     mean, spread = float(np.mean(differences)), float(np.std(differences, ddof=1))
     half = student.ppf(0.975, len(differences) - 1) * spread / math.sqrt(len(differences))
     return mean, spread, [mean - half, mean + half]
@@ -133,30 +133,30 @@ def measured(seeds: np.ndarray, resampled: np.ndarray, paper: Sequence[float | N
         mean, rows = float(np.mean(seeds)), np.quantile(resampled, (0.025, 0.975)).tolist()
     if mean is not None and len(seeds) > 1:
         mean, spread, interval = over_seeds(seeds)
-    theirs = None if None in paper else paper[0] - paper[1]
-    found = {"difference": mean, "spread": spread, "interval over seeds": interval, "interval over rows": rows}
-    return found | {"paper": theirs, "verdict": verdict([interval, rows])}
+    paper_difference = None if None in paper else paper[0] - paper[1]
+    result = {"difference": mean, "spread": spread, "interval over seeds": interval, "interval over rows": rows}
+    return result | {"paper": paper_difference, "verdict": verdict([interval, rows])}
 
 
-def hold(claim: Claim, runs: Sequence[Run]) -> dict:
-    """A claim with its numbers, by column."""
+def check_claim(claim: Claim, runs: Sequence[Run]) -> dict:
+    """A claim with its numbers and verdicts, by column."""
 
-    def cells(place: tuple[int, int], task: str) -> list[Run]:
+    def runs_of(place: tuple[int, int], task: str) -> list[Run]:
         row = row_of(place)
-        own = [run for run in runs if run.row == row and (task in run.tasks or len(row.parts()) == 1)]
-        return sorted(own, key=lambda run: run.seed)
+        chosen = [run for run in runs if run.row == row and (task in run.tasks or len(row.parts()) == 1)]
+        return sorted(chosen, key=lambda run: run.seed)
 
     tasks = [name for name in LEADERBOARD if name in claim.columns or "average" in claim.columns]
-    found = {task: differences(cells(claim.better, task), cells(claim.worse, task), task) for task in tasks}
+    by_task = {task: differences(runs_of(claim.better, task), runs_of(claim.worse, task), task) for task in tasks}
     if "average" in claim.columns:
-        found["average"] = tuple(np.mean(both, axis=0) for both in zip(*found.values(), strict=True))
+        by_task["average"] = tuple(np.mean(both, axis=0) for both in zip(*by_task.values(), strict=True))
     paper = [dict(zip(COLUMNS, row_of(place).paper, strict=True)) for place in (claim.better, claim.worse)]
-    columns = {name: measured(*found[name], [cells[name] for cells in paper]) for name in claim.columns}
+    columns = {name: measured(*by_task[name], [cells[name] for cells in paper]) for name in claim.columns}
     return {"claim": claim.text, "better": list(claim.better), "worse": list(claim.worse), "columns": columns}
 
 
 def as_words(column: dict) -> list[str]:
-    """For people: the difference, its intervals over seeds and rows, the paper's, the verdict."""
+    """A column as text: our difference, its intervals over seeds and rows, the paper's difference, the verdict."""
     ours, paper = (f"{column[key]:+.1f}" if column[key] is not None else "-" for key in ("difference", "paper"))
     intervals = [column["interval over seeds"], column["interval over rows"]]
     return [ours, *("{:+.1f} to {:+.1f}".format(*i) if i else "-" for i in intervals), paper, column["verdict"]]
@@ -165,7 +165,7 @@ def as_words(column: dict) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser_for(__doc__).parse_args(argv)
     runs = [run for table in ("table2", "table3") for run in plan(args, table)]
-    claims = [hold(claim, runs) for claim in CLAIMS]
+    claims = [check_claim(claim, runs) for claim in CLAIMS]
     path = args.output_dir / f"claims-{args.preset}.json"
     write_results(path, {"preset": args.preset, "seeds": args.seeds, "unit": "points", "claims": claims})
     print("in points: ours, 95 % intervals over seeds and over dev's rows, the paper's, verdict\n")

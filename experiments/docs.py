@@ -3,7 +3,7 @@
     cp runs/tables/*-laptop.json experiments/results/
     python -m experiments.docs
 
-Between `<!-- table3 -->` and `<!-- end -->` stands what the block of this name makes of its file: see BLOCKS.
+Between `<!-- table3 -->` and `<!-- end -->` is the block of this name: see BLOCKS.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def figure3(content: Mapping) -> str:
     return markdown(["encoder", "layer", "X", "the dogs", "dancing dog, car", "barking dog, car", "margin"], rows)
 
 
-BLOCKS = {  # name -> its file of results, and what makes the block of it
+BLOCKS = {  # name -> its file of results, and the function that makes the block from it
     "table2": ("table2-laptop", table),
     "table3": ("table3-laptop", table),
     "table3-short": ("table3-laptop", short),
@@ -99,10 +99,10 @@ BLOCKS = {  # name -> its file of results, and what makes the block of it
 
 
 def pages() -> Iterator[tuple[Path, str]]:
-    """Each page with its text as it should be. Raises DataError for a block of another name."""
+    """Each page and its text with new blocks. Raises DataError for a block of an unknown name."""
     for path in (ROOT / name for name in PAGES):
 
-        def made(match: re.Match, path: Path = path) -> str:
+        def new_block(match: re.Match, path: Path = path) -> str:
             name = match[1]
             if name not in BLOCKS:
                 raise DataError(f"{path}: expected one of {', '.join(BLOCKS)} as a block; found {name}")
@@ -110,7 +110,7 @@ def pages() -> Iterator[tuple[Path, str]]:
             return f"<!-- {name} -->\n{block(read_json(RESULTS / f'{file}.json'))}\n<!-- end -->"
 
         text = path.read_text(encoding="utf-8")
-        yield path, re.sub(r"<!-- (\S+) -->\n.*?<!-- end -->", made, text, flags=re.DOTALL)
+        yield path, re.sub(r"<!-- (\S+) -->\n.*?<!-- end -->", new_block, text, flags=re.DOTALL)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -2,10 +2,10 @@
 
     python -m experiments.figure3 runs/x --output figure3.png   # and figure3.json
 
-The paper's claim: attention_mean puts the two dogs together, cls does not. Dogs are together here where their cosine is
-above those with the car: margin = cos(dog, dog) - max(cos(dog, car)) > 0; beside cosines of 1 a tiny one means little.
-Cosines are of whole vectors. The picture has them on the first two right singular vectors of their (3, D) matrix, not
-centred, as the paper. What the third holds is not seen: often most of what parts the dogs.
+The paper's claim: attention_mean puts the two dogs together, cls does not. Here the dogs are together if their
+cosine is above those with the car: margin = cos(dog, dog) - max(cos(dog, car)) > 0. A tiny margin means little if all
+cosines are near 1. Cosines are of whole vectors. The picture projects them on the first two right singular vectors of
+their (3, D) matrix, not centred, as the paper does. The third, which often separates the dogs most, is not shown.
 Needs the extra: pip install -e '.[pictures]'
 """
 
@@ -38,9 +38,9 @@ SENTENCES = {
     "car": "The flying car is about to land in Nevada",
 }
 PAIRS = ("dancing-barking", "dancing-car", "barking-car")
-PAPER = {"cls": "apart", "mean": "-", "attention_mean": "together"}  # how the paper has the dogs; -: it does not say
-LAYERS = ((-1, -1), (-2, -2), (-1, -2))  # of cls and of attention_mean; the last are the paper's
-STYLES = [("C0", "o", 9, 3.5), ("C2", "s", 4.5, 1.2), ("C3", "^", 7, 1.2)]  # to be told apart where they coincide
+PAPER = {"cls": "apart", "mean": "-", "attention_mean": "together"}  # the dogs in the paper; -: it does not say
+LAYERS = ((-1, -1), (-2, -2), (-1, -2))  # of cls and of attention_mean; the last pair is the paper's
+STYLES = [("C0", "o", 9, 3.5), ("C2", "s", 4.5, 1.2), ("C3", "^", 7, 1.2)]  # distinct where lines coincide
 FOOT = """Lines from the origin (+), each panel in units of its longest. With car: dancing's cosine, barking's.
 Not seen: what the third singular vector holds, of the squared lengths."""
 
@@ -58,7 +58,7 @@ class Panel:
 
 
 def project(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(3, D) -> (3, 2) on the first two right singular vectors, in each the largest positive; singular values (3,)"""
+    """(3, D) -> (3, 2) on the first two right singular vectors, the largest of each positive; singular values (3,)"""
     u, s, _ = np.linalg.svd(x, full_matrices=False)
     xy = u[:, :2] * s[:2]  # (3, 2)
     return xy * np.where(xy[np.abs(xy).argmax(0), [0, 1]] < 0, -1, 1), s
@@ -68,13 +68,13 @@ def measure(x: np.ndarray, encoder: str, layer: int, pooling: str) -> Panel:
     """x: (3, D), a row a sentence"""
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     cosines = (unit @ unit.T)[[0, 0, 1], [1, 2, 2]].tolist()
-    margin, (xy, s) = cosines[0] - max(cosines[1:]), (found.tolist() for found in project(x))
+    margin, (xy, s) = cosines[0] - max(cosines[1:]), (part.tolist() for part in project(x))
     dogs = "together" if margin > 0 else "apart"
     return Panel(encoder, layer, pooling, xy, s, dict(zip(PAIRS, cosines, strict=True)), margin, dogs)
 
 
 def verdict(cls: Panel, attention_mean: Panel) -> dict:
-    """Whether the paper's claim holds of two panels of an encoder, and a sentence."""
+    """Whether the paper's claim holds for two panels of an encoder, and a sentence that says so."""
     both = (cls, attention_mean)
     holds = all(p.dogs == PAPER[p.pooling] for p in both)
     found = ", ".join(f"{p.dogs} by {p.pooling} of layer {p.layer} ({p.margin:+.2g})" for p in both)
@@ -122,8 +122,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", help="the untouched encoder (default: what the run started from)")
     parser.add_argument("--output", type=file_name, default=Path("figure3.png"), help="the PNG (default: figure3.png)")
     args = parser.parse_args(argv)
-    if (numbers := args.output.with_suffix(".json")) == args.output:
-        raise UsageError(f"--output: expected a name for the PNG; found {numbers}, the numbers' own; take .png")
+    if (json_path := args.output.with_suffix(".json")) == args.output:
+        raise UsageError(f"--output: expected a name for the PNG; found {json_path}, the numbers' own; take .png")
     trained, source = load_model(args.run), args.checkpoint or read_run(args.run)[0].get("checkpoint")
     if not source:
         raise UsageError(f"--checkpoint: expected what {args.run} started from; found none in it; give it")
@@ -140,8 +140,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     verdicts = [verdict(panels[e, i, "cls"], panels[e, j, "attention_mean"]) for e, (i, j) in product(names, LAYERS)]
     save(picture(measured, sources), args.output)
     content = {**names, "sentences": SENTENCES, "panels": [asdict(p) for p in measured], "verdicts": verdicts}
-    write_atomic(numbers, json.dumps(content, indent=2) + "\n")
-    print("\n".join([sources, "", table(measured), "", *(each["verdict"] for each in verdicts), "", str(args.output)]))
+    write_atomic(json_path, json.dumps(content, indent=2) + "\n")
+    print("\n".join([sources, "", table(measured), "", *(v["verdict"] for v in verdicts), "", str(args.output)]))
 
 
 if __name__ == "__main__":

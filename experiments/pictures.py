@@ -35,7 +35,7 @@ def file_name(text: str) -> Path:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches. Raises UsageError where matplotlib is missing."""
+    """An empty figure of this size in inches. Raises UsageError where matplotlib is missing."""
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -46,9 +46,9 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def new_panels(groups: Collection[Sequence], more: float) -> tuple[Figure, GridSpec, list[Sequence]]:
-    """A figure, its grid of panels, and what stands in each row of it: a group, or COLUMNS of it at a time.
+    """A figure, its grid, and the panels of each row of the grid: a group, or COLUMNS of a group at a time.
 
-    more: inches for what is around the panels. Raises DataError for too many panels.
+    more: inches for all that is around the panels. Raises DataError for too many panels.
     """
     columns = min(COLUMNS, max(map(len, groups)))
     rows = [group[i : i + columns] for group in groups for i in range(0, len(group), columns)]
@@ -65,12 +65,12 @@ def png(figure: Figure) -> bytes:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """As PNG, whatever the name; the old file stays where that fails. Raises DiskError."""
+    """Save as PNG, whatever the name. An old file stays if that fails. Raises DiskError."""
     write_atomic(path, png(figure))
 
 
 def read_lines(path: Path) -> list[dict]:
-    """The lines of a run's JSON lines; one that it is just writing is left out. Raises DataError."""
+    """The lines of a run's JSON lines file, without a last one that is still being written. Raises DataError."""
     log, place = [], str(path)
     try:
         for number, text in enumerate(read_plain(path).decode().split("\n")[:-1], start=1):
@@ -94,7 +94,7 @@ def read_log(path: Path) -> list[dict]:
 
 
 def is_line(line: object) -> bool:
-    """Whether a run may have written it: an object, with a step, and numbers or null in the parts that are drawn."""
+    """Whether a run may have written this: an object with a step, and numbers or null in the parts that are drawn."""
     parts = [line.get(part, {}) for part in ("losses", "dev", "cosine")] if type(line) is dict else [None]
     if {*map(type, parts)} != {dict} or type(line.get("step")) is not int:
         return False
@@ -106,30 +106,30 @@ def is_line(line: object) -> bool:
 
 
 def names(log: Sequence[dict], part: str) -> list[str]:
-    """What a log has of a part, in its order: of `cosine` the pairs, say."""
+    """The names in a part of a log, in its order: for `cosine` the pairs of tasks."""
     return list(dict.fromkeys(name for line in log for name in line.get(part, ())))
 
 
 def series(log: Sequence[dict], part: str, name: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """A part, or of it the one called name -> steps (N,) and values (N,), where there is a number."""
-    found = [(line["step"], line[part] if name is None else line[part].get(name)) for line in log if part in line]
-    steps, values = np.array([pair for pair in found if pair[1] is not None], dtype=float).reshape(-1, 2).T
+    """Steps (N,) and values (N,) of a part of the log, or of one name in it, where there is a number."""
+    points = [(line["step"], line[part] if name is None else line[part].get(name)) for line in log if part in line]
+    steps, values = np.array([pair for pair in points if pair[1] is not None], dtype=float).reshape(-1, 2).T
     return steps, values
 
 
 def rolling(values: np.ndarray, window: int) -> np.ndarray:
-    """(N,) -> (windows, at most `window`), each window one step after the other"""
+    """(N,) -> (windows, at most `window`): each window of consecutive values"""
     return np.lib.stride_tricks.sliding_window_view(values, min(window, len(values)))
 
 
 def draw_mean(ax: Axes, steps: np.ndarray, values: np.ndarray, color: str, window: int) -> None:
-    """The rolling mean; where that is one point, a dot."""
+    """Draw the rolling mean; a dot if it is one point."""
     x, y = rolling(steps, window).mean(1), rolling(values, window).mean(1)
     ax.plot(x, y, "-" if len(x) > 1 else "o", color=color, linewidth=1.6)
 
 
 def draw_cosines(ax: Axes, steps: np.ndarray, cosines: np.ndarray, color: str, window: int) -> None:
-    """Cosines in [-1, 1] by their steps: each a dot, the rolling mean, and where 8 of 10 lie."""
+    """Draw cosines in [-1, 1] by step: a dot for each, the rolling mean, and a band that 8 of 10 are in."""
     ax.plot(steps, cosines, ".", color=color, markersize=max(1.5, 25 / len(steps) ** 0.5), alpha=0.35)
     band = np.quantile(rolling(cosines, window), (0.1, 0.9), axis=1)
     ax.fill_between(rolling(steps, window).mean(1), *band, color=color, alpha=0.2, linewidth=0)
@@ -138,17 +138,17 @@ def draw_cosines(ax: Axes, steps: np.ndarray, cosines: np.ndarray, color: str, w
 
 
 def cosine_limits(log: Sequence[dict], *parts: str) -> tuple[float, float]:
-    """An axis for all cosines of these parts: symmetric, and wide enough for each part but for a few outliers."""
+    """Axis limits for the cosines of these parts: symmetric, and wide enough for all but a few outliers of each."""
     cosines = [np.concatenate([series(log, part, name)[1] for name in names(log, part)]) for part in parts]
-    limit = 1.1 * max(float(np.quantile(np.abs(of_part), 0.995)) for of_part in cosines) or 1.0
+    limit = 1.1 * max(float(np.quantile(np.abs(part_cosines), 0.995)) for part_cosines in cosines) or 1.0
     return -limit, limit
 
 
 def draw_shares(ax: Axes, bars: Sequence[tuple[str, np.ndarray, str]]) -> None:
-    """How many of the cosines are below 0, in percent, and what chance gives.
+    """Draw how many of the cosines are below 0, in percent, and what chance gives.
 
     bars: name, cosines and colour of each, from the top.
-    Chance: of gradients that have nothing to do with each other half are below 0, give or take two standard errors.
+    Chance: half of the cosines of unrelated gradients are below 0, give or take two standard errors.
     """
     for row, (_, cosines, color) in enumerate(bars):
         share, chance = 100 * (cosines < 0).mean(), 100 / len(cosines) ** 0.5

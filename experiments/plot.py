@@ -3,8 +3,8 @@
     python -m experiments.plot runs/x [runs/y ...] --output plot.png
 
 Training losses, each task's main metric on dev, the cosines of task gradients and how many are below 0, the learning
-rate. A star stands where the mean of the main metrics is best: the step of best/. What no run has is left out, and
-named at the foot. A run that goes on may be drawn too. Needs the extra: pip install -e '.[pictures]'
+rate. A star marks the step of best/, where the mean of the main metrics is best. What no run has is left out, and named
+at the bottom. A run that is still training can be drawn too. Needs the extra: pip install -e '.[pictures]'
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Panel = tuple[str, str | None]  # a part of the log, and which of it: ("losses", "sst"), ("lr", None)
-COLORS = 10  # that matplotlib's cycle has
-DEV_RANGE = 0.05  # the least that a dev panel's y axis spans: what varies by less is to look flat
+Panel = tuple[str, str | None]  # a part of the log, and a name in it: ("losses", "sst"), ("lr", None)
+COLORS = 10  # in matplotlib's cycle
+DEV_RANGE = 0.05  # the smallest span of a dev panel's y axis: smaller changes look flat
 PARTS = {"losses": "losses", "dev": "dev metrics", "cosine": "cosines of task gradients", "lr": "learning rate"}
 TITLES = {"losses": "training loss: {}", "dev": "on dev: {}", "cosine": "cosine: {}", "lr": "learning rate"}
 KEY = "Losses: each step (faint), and the rolling mean over a twelfth of the longest run."
@@ -63,9 +63,9 @@ class Run:
 
     def best(self) -> tuple[int, float] | None:
         """The step of best/ and its score; None without one."""
-        none = {task.metric_key(task.metric): None for task in self.tasks}  # for what a damaged line lacks
+        none = {task.metric_key(task.metric): None for task in self.tasks}  # for a damaged line without them
         scores = [(line["step"], score(none | line["dev"], self.tasks)) for line in self.log if "dev" in line]
-        return max(((step, s) for step, s in scores if s is not None), key=lambda found: found[1], default=None)
+        return max(((step, s) for step, s in scores if s is not None), key=lambda pair: pair[1], default=None)
 
     def label(self) -> str:
         """Its line in the legend."""
@@ -76,22 +76,22 @@ class Run:
 
 
 def read_runs(kind: type[Run], folders: Sequence[Path]) -> list[Run]:
-    """A colour each. Raises UsageError for too many, and what `read` does."""
+    """Read runs, each with its own colour. Raises UsageError for too many, and what `read` raises."""
     if len(folders) > COLORS:
         raise UsageError(f"runs: expected {COLORS} at most, a colour each; found {len(folders)}; give fewer")
     return [kind.read(folder, f"C{i}") for i, folder in enumerate(folders)]
 
 
 def panels(runs: Sequence[Run]) -> dict[str, list[Panel]]:
-    """Of each part of the logs the panels that have something to show."""
+    """For each part of the logs the panels that have something to show."""
     log = [line for run in runs for line in run.log]
-    known = dict.fromkeys(task.metric_key(task.metric) for run in runs for task in run.tasks)
-    found = {"losses": names(log, "losses"), "dev": known, "cosine": names(log, "cosine"), "lr": [None]}
-    return {part: [(part, name) for name in found[part] if len(series(log, part, name)[0])] for part in PARTS}
+    metrics = dict.fromkeys(task.metric_key(task.metric) for run in runs for task in run.tasks)
+    names_of = {"losses": names(log, "losses"), "dev": metrics, "cosine": names(log, "cosine"), "lr": [None]}
+    return {part: [(part, name) for name in names_of[part] if len(series(log, part, name)[0])] for part in PARTS}
 
 
 def draw_panel(ax: Axes, runs: Sequence[Run], part: str, name: str | None) -> None:
-    """One series of numbers, of each run that has it."""
+    """Draw one series of numbers for each run that has it."""
     window = max(1, max(len(series(run.log, part, name)[0]) for run in runs) // 12)
     for run in runs:
         steps, values = series(run.log, part, name)
@@ -119,26 +119,26 @@ def draw_panel(ax: Axes, runs: Sequence[Run], part: str, name: str | None) -> No
 
 
 def draw_conflicts(ax: Axes, runs: Sequence[Run], pairs: Sequence[str]) -> None:
-    """How often each pair conflicted, in each run that has it: a pair's name beside its first bar."""
+    """Draw how often each pair conflicted, a bar for each run that has it. The first bar has the pair's name."""
     bars: list[tuple] = []
     for pair in pairs:
-        found = [(series(run.log, "cosine", pair)[1], run.color) for run in runs]
-        there = [(cosines, color) for cosines, color in found if len(cosines)]
-        bars += [("" if i else pair, *bar) for i, bar in enumerate(there)]
+        by_run = [(series(run.log, "cosine", pair)[1], run.color) for run in runs]
+        with_pair = [(cosines, color) for cosines, color in by_run if len(cosines)]
+        bars += [("" if i else pair, *bar) for i, bar in enumerate(with_pair)]
     draw_shares(ax, bars)
     ax.set_title("% of cosines below 0")
 
 
 def picture(runs: Sequence[Run]) -> Figure:
-    """Rows of panels for each part of the logs; how often pairs conflicted stands beside the learning rate."""
+    """Rows of panels for each part of the logs; how often pairs conflicted is next to the learning rate."""
     parts = panels(runs)
     pairs, missing = [pair for _, pair in parts["cosine"]], [text for part, text in PARTS.items() if not parts[part]]
     parts["lr"] += [("conflicts", None)] * bool(pairs)
     figure, grid, rows = new_panels(parts.values(), more=1 + 0.2 * len(runs))
-    lowest = {}  # of each column the lowest panel that counts steps
-    for row, there in enumerate(rows):
-        for column, (part, name) in enumerate(there):
-            if part == "conflicts":  # over all that is left; a grid in the grid, or pairs' names push columns apart
+    lowest = {}  # column -> its lowest panel with steps on the x axis
+    for row, group in enumerate(rows):
+        for column, (part, name) in enumerate(group):
+            if part == "conflicts":  # over the rest of the row; in a grid of its own, so that names push no columns
                 draw_conflicts(figure.add_subplot(grid[row, column:].subgridspec(1, 1)[0]), runs, pairs)
             else:
                 lowest[column] = figure.add_subplot(grid[row, column])

@@ -1,15 +1,15 @@
-"""One page on a run, or on several beside each other, made of the files that they wrote. It needs no other file.
+"""One page on a run, or on several side by side, made from the files that they wrote. It needs no other file.
 
     python -m experiments.report runs/x [runs/y ...] --output report.html --open
     python -m experiments.report runs/x --tensorboard tb/x        # and: tensorboard --logdir tb
 
-What differs between the runs, metrics, time; the pictures of experiments.plot; of each task's dev which classes are
-mixed up, how far the probabilities can be believed, scores against gold, and the worst mistakes with their texts. Of a
-run that still goes on there is what its log has. The page holds rows of the data: mind who may read them. Of runs that
-differ in their seeds alone, --card writes the first one's model card anew, with the spread over all.
+It shows what differs between the runs, metrics, time, and the pictures of experiments.plot; and for each task's dev
+which classes are mixed up, how far the probabilities can be believed, scores against gold, and the worst mistakes with
+their texts. For a run that is still training it shows what the log has. The page holds rows of the data: mind who may
+read them. For runs that differ in their seeds alone, --card renews the first one's model card with the spread over all.
 
-Needs the extra: pip install -e '.[pictures]'. TensorBoard's files are made of log.jsonl, not while training, so
-that the loop knows nothing of them, and runs of before have them too; that needs pip install -e '.[tensorboard]'.
+Needs the extra: pip install -e '.[pictures]'. TensorBoard's files are made from log.jsonl, not while training.
+So the loop knows nothing of them, and old runs can have them too. That needs pip install -e '.[tensorboard]'.
 """
 
 from __future__ import annotations
@@ -82,37 +82,37 @@ th, td { padding: .15rem .9rem .15rem 0; text-align: left; vertical-align: top; 
 
 
 class Html(str):
-    """Text that is HTML already; any other is escaped."""
+    """Text that is already HTML. Other text is escaped."""
 
 
 class Predicted(NamedTuple):
     """N rows of a task's dev, those with a label, the worst first."""
 
     task: Task
-    errors: np.ndarray  # (N,), as the kind has them
+    errors: np.ndarray  # (N,), as the kind measures them
     words: list[tuple[str, ...]]  # gold, prediction, confidence, id, texts
-    gold: np.ndarray  # as the kind's target, as is the next
+    gold: np.ndarray  # in the form of the kind's target, like predictions
     predictions: np.ndarray
-    confidence: np.ndarray  # (N,), of a score NaN
+    confidence: np.ndarray  # (N,), NaN for a score
 
 
 @dataclass(frozen=True)
-class Whole(Run):
+class FullRun(Run):
     """A run with all its files."""
 
     config: dict
-    metrics: dict | None  # metrics.json; None while it goes on
-    predicted: dict[str, Predicted]  # by task; none while it goes on
+    metrics: dict | None  # metrics.json; None while it is training
+    predicted: dict[str, Predicted]  # by task; empty while it is training
 
     @classmethod
-    def read(cls, folder: Path, color: str) -> Whole:
-        """Raises UsageError for what is no run; DataError, CheckpointError."""
+    def read(cls, folder: Path, color: str) -> FullRun:
+        """Read a run's folder. Raises UsageError for another folder, DataError, CheckpointError."""
         if not is_run(folder):
             raise UsageError(f"{folder}: expected a run's folder; found no config.json of a run; check the path")
         run, config, predicted, metrics = Run.read(folder, color), read_run(folder)[0], {}, None
         if (folder / "metrics.json").is_file():
-            metrics, own = read_json(folder / "metrics.json"), folder / "predictions"
-            place = own if own.is_dir() else Path(config["predictions_dir"])
+            metrics, default = read_json(folder / "metrics.json"), folder / "predictions"
+            place = default if default.is_dir() else Path(config["predictions_dir"])
             paths = [(task, place / READABLE / f"{task.name}-dev.tsv") for task in run.tasks]
             predicted = {task.name: read_predicted(path, task) for task, path in paths if path.is_file()}
         return cls(**vars(run), config=config, metrics=metrics, predicted=predicted)
@@ -127,12 +127,12 @@ class Whole(Run):
     @property
     def seconds_a_step(self) -> float | None:
         """The median, so that evaluations do not count."""
-        found = [(line["step"], line["seconds"]) for line in self.log if "losses" in line]
-        steps, seconds = np.diff(np.array(found), axis=0).T
+        points = [(line["step"], line["seconds"]) for line in self.log if "losses" in line]
+        steps, seconds = np.diff(np.array(points), axis=0).T
         return float(np.median(seconds / steps)) if len(steps) else None
 
     def settings(self) -> dict[str, str]:
-        """Options, machine, versions and data by name, as one would write them."""
+        """Options, machine, versions and data by name, as text."""
         parts = ("machine", "versions", "data")
         flat = {name: value for name, value in self.config.items() if name not in (*NO_SETTINGS, *parts)}
         flat |= {f"{part}: {name}": value for part in parts for name, value in self.config.get(part, {}).items()}
@@ -140,7 +140,7 @@ class Whole(Run):
 
 
 def read_predicted(path: Path, task: Task) -> Predicted:
-    """What heads.readable.mistakes wrote. Raises DataError."""
+    """Read what heads.readable.mistakes wrote. Raises DataError."""
     try:
         text = io.StringIO(read_plain(path).decode(), newline="")
         rows = list(csv.reader(text, delimiter="\t", strict=True))[1:]
@@ -157,7 +157,7 @@ def read_predicted(path: Path, task: Task) -> Predicted:
 
 
 def targets(task: Task, words: Sequence[str]) -> np.ndarray:
-    """Labels as people read them -> as the kind has them"""
+    """Labels as text -> in the form of the kind's target"""
     if task.range:
         return np.array(words, dtype=float)
     labels = [task.parse("" if task.several and word == NONE else word) for word in words]
@@ -179,64 +179,64 @@ def table(head: Sequence[str], rows: Iterable[Sequence], kind: str) -> Html:
 
 
 def name_of(run: Run) -> Html:
-    """With a dot in its colour."""
+    """A run's name, with a dot in its colour."""
     from matplotlib.colors import to_hex
 
     return Html(f'<span class="dot" style="background: {to_hex(run.color)}"></span>{escape(run.name)}')
 
 
 def image(figure: Figure, text: str) -> Html:
-    """text: for who cannot see it."""
+    """A figure as HTML. text: what people read who cannot see it."""
     content = png(figure)
-    width = 96 * int.from_bytes(content[16:20]) // DPI  # from a PNG's head; the Web has 96 pixels an inch
+    width = 96 * int.from_bytes(content[16:20]) // DPI  # from the PNG's header; HTML has 96 pixels an inch
     data = base64.b64encode(content).decode()
     tag = f'<img width="{width}" alt="{escape(text)}" src="data:image/png;base64,{data}">'
     return Html(f'<div class="wide">{tag}</div>')
 
 
-def results(runs: Sequence[Whole]) -> Html:
+def results(runs: Sequence[FullRun]) -> Html:
     """A line for each run."""
     tasks = {task.name: task for run in runs for task in run.tasks}
     keys = [task.metric_key(task.metric) for task in tasks.values()]
-    several = len(keys) > 1 and all([task.name for task in run.tasks] == [*tasks] for run in runs)
-    head = ["run", *keys, *["average"] * several, "best step", "steps", "time", "a step", "memory"]
+    with_average = len(keys) > 1 and all([task.name for task in run.tasks] == [*tasks] for run in runs)
+    head = ["run", *keys, *["average"] * with_average, "best step", "steps", "time", "a step", "memory"]
     rows = []
     for run in runs:
-        own = [task.metric_key(task.metric) for task in run.tasks]
-        mean = [score(dict.fromkeys(own) | run.end["dev"], run.tasks)] * several
+        run_keys = [task.metric_key(task.metric) for task in run.tasks]
+        mean = [score(dict.fromkeys(run_keys) | run.end["dev"], run.tasks)] * with_average
         last, step, peak = run.log[-1], run.seconds_a_step, run.end.get("peak_gb")
         spent = [f"{step:.3g} s" if step else None, f"{peak:.2f} GB" if peak else None]
-        of_run = [*map(run.end["dev"].get, keys), *mean, run.end["step"], last["step"], span(last["seconds"]), *spent]
-        rows.append([name_of(run), *of_run])
+        cells = [*map(run.end["dev"].get, keys), *mean, run.end["step"], last["step"], span(last["seconds"]), *spent]
+        rows.append([name_of(run), *cells])
     return table(head, rows, "figures")
 
 
-def settings(runs: Sequence[Whole]) -> tuple[Html, Html]:
+def settings(runs: Sequence[FullRun]) -> tuple[Html, Html]:
     """What differs between the runs, and what does not."""
-    of_runs = [run.settings() for run in runs]
-    names = dict.fromkeys(name for of_run in of_runs for name in of_run)
-    rows = [[name, *(of_run.get(name, "") for of_run in of_runs)] for name in names]
+    by_run = [run.settings() for run in runs]
+    names = dict.fromkeys(name for run_settings in by_run for name in run_settings)
+    rows = [[name, *(run_settings.get(name, "") for run_settings in by_run)] for name in names]
     differ = table(["", *map(name_of, runs)], [row for row in rows if len({*row[1:]}) > 1], "texts")
     return differ, table(["", ""], [row[:2] for row in rows if len({*row[1:]}) == 1], "texts")
 
 
 def matrix(_: Run, predicted: Predicted) -> Html:
-    """Which classes are taken for which: a row a gold label, darker where more of it are said to be this."""
-    task, gold, said_to_be = predicted.task, predicted.gold, predicted.predictions
+    """Which classes are taken for which: a row for each gold label, darker where more of its rows are predicted so."""
+    task, gold, predictions = predicted.task, predicted.gold, predicted.predictions
     if task.several or len(task.classes) > MOST_CLASSES:
-        lines = (by_class if task.several else confusion)(task, said_to_be, gold)
+        lines = (by_class if task.several else confusion)(task, predictions, gold)
         return Html(f"<pre>{escape(chr(10).join(lines))}</pre>")
     counts = np.zeros((len(task.classes),) * 2, dtype=int)
-    np.add.at(counts, (gold, said_to_be), 1)
+    np.add.at(counts, (gold, predictions), 1)
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     shade = '<span style="background: rgb(31 119 180 / {:.2f})">{}</span>'.format
-    shaded = [map(Html, map(shade, 0.75 * of_row, row)) for of_row, row in zip(shares, counts, strict=True)]
+    shaded = [map(Html, map(shade, 0.75 * row_shares, row)) for row_shares, row in zip(shares, counts, strict=True)]
     names = [*map(str, task.classes)]
     return table(["gold \\ predicted", *names], [[n, *row] for n, row in zip(names, shaded, strict=True)], "matrix")
 
 
-def scores(run: Whole, predicted: Predicted) -> Html:
-    """What is predicted for each gold score."""
+def scores(run: FullRun, predicted: Predicted) -> Html:
+    """A picture of the predicted score for each gold score."""
     figure = new_figure(3.2, 2.8)
     ax = figure.add_subplot(xlabel="gold", ylabel="predicted")
     ax.plot(predicted.gold, predicted.predictions, ".", color=run.color, alpha=0.4)
@@ -244,10 +244,10 @@ def scores(run: Whole, predicted: Predicted) -> Html:
     return image(figure, f"{run.name}: predicted scores of {predicted.task.name} against gold")
 
 
-def calibrations(runs: Sequence[tuple[Whole, Predicted]]) -> Html:
-    """How often what is said with some confidence is right: a dot a fifth of the scale, larger where more rows are.
+def calibrations(runs: Sequence[tuple[FullRun, Predicted]]) -> Html:
+    """A picture of accuracy by confidence: a dot for each fifth of the scale, larger where it has more rows.
 
-    Of several labels all of a row count at once, as in what was written; evaluate.py --report counts each.
+    With several labels a row is right if all are, as in the file that is read; evaluate.py --report counts each label.
     """
     figure = new_figure(3.2, 2.8)
     ax = figure.add_subplot(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(-0.05, 1.05))
@@ -262,25 +262,25 @@ def calibrations(runs: Sequence[tuple[Whole, Predicted]]) -> Html:
     return image(figure, f"{runs[0][1].task.name}: accuracy by confidence")
 
 
-def mistakes(runs: Sequence[tuple[Whole, Predicted]]) -> Html:
-    """The rows that some run has wrong, by the mean error of the runs that have them; beside gold what each says."""
-    found = defaultdict(dict)  # gold, id and texts -> a run's number -> error, prediction, confidence
+def mistakes(runs: Sequence[tuple[FullRun, Predicted]]) -> Html:
+    """The rows that any run has wrong, by their mean error over the runs: gold, and what each run predicts."""
+    by_row = defaultdict(dict)  # gold, id and texts -> a run's number -> error, prediction, confidence
     for number, (_, predicted) in enumerate(runs):
         for error, (gold, prediction, confidence, *row) in zip(predicted.errors, predicted.words, strict=True):
-            found[(gold, *row)][number] = error, prediction, f" ({float(confidence):.2f})" if confidence else ""
-    wrong = [key for key, of_runs in found.items() if any(words[1] != key[0] for words in of_runs.values())]
+            by_row[(gold, *row)][number] = error, prediction, f" ({float(confidence):.2f})" if confidence else ""
+    wrong = [key for key, by_run in by_row.items() if any(words[1] != key[0] for words in by_run.values())]
     rows = []
-    for key in sorted(wrong, key=lambda key: -fmean(words[0] for words in found[key].values()))[:WORST]:
-        (gold, _, *texts), of_runs = key, found[key]
+    for key in sorted(wrong, key=lambda key: -fmean(words[0] for words in by_row[key].values()))[:WORST]:
+        (gold, _, *texts), by_run = key, by_row[key]
         cut = [escape(text[:MOST_LETTERS] + "..." * (len(text) > MOST_LETTERS)) for text in texts]
-        said_by = ["".join(of_runs[number][1:]) if number in of_runs else "-" for number in range(len(runs))]
-        rows.append([gold, *said_by, Html("<br>".join(cut))])
-    said_by = [name_of(run) for run, _ in runs] if len(runs) > 1 else ["predicted"]
-    return table(["gold", *said_by, "text"], rows, "texts")
+        columns = ["".join(by_run[number][1:]) if number in by_run else "-" for number in range(len(runs))]
+        rows.append([gold, *columns, Html("<br>".join(cut))])
+    columns = [name_of(run) for run, _ in runs] if len(runs) > 1 else ["predicted"]
+    return table(["gold", *columns, "text"], rows, "texts")
 
 
-def section(name: str, runs: Sequence[Whole]) -> str:
-    """A task's dev."""
+def section(name: str, runs: Sequence[FullRun]) -> str:
+    """The section of a task, on its dev."""
     task = next(task for run in runs for task in run.tasks if task.name == name)
     with_task = [run for run in runs if name in [task.name for task in run.tasks]]
     keys = [task.metric_key(metric) for metric in KINDS[task.kind].metrics]
@@ -288,17 +288,17 @@ def section(name: str, runs: Sequence[Whole]) -> str:
     rows = [[name_of(run), *map(run.end["dev"].get, keys), n] for run, n in zip(with_task, counts, strict=True)]
     parts = [f"<h2>{name}</h2>", paragraph(f"{task.kind}: {task.explained}")]
     parts.append(table(["dev", *keys, "rows"], rows, "figures"))
-    if lacking := [run.name for run in with_task if name not in run.predicted]:
-        parts.append(paragraph(f"No predictions of {', '.join(lacking)}: they are those of a run's end."))
-    if there := [(run, run.predicted[name]) for run, n in zip(with_task, counts, strict=True) if n]:
-        blocks = [f"{name_of(run)}<br>{(scores if of.task.range else matrix)(run, of)}" for run, of in there]
-        if sure := [(run, of) for run, of in there if of.task.classes]:
-            blocks.append(f"{CALIBRATION}<br>{calibrations(sure)}")
+    if unpredicted := [run.name for run in with_task if name not in run.predicted]:
+        parts.append(paragraph(f"No predictions of {', '.join(unpredicted)}: a run writes them at its end."))
+    if predicted := [(run, run.predicted[name]) for run, n in zip(with_task, counts, strict=True) if n]:
+        blocks = [f"{name_of(run)}<br>{(scores if of.task.range else matrix)(run, of)}" for run, of in predicted]
+        if with_classes := [(run, of) for run, of in predicted if of.task.classes]:
+            blocks.append(f"{CALIBRATION}<br>{calibrations(with_classes)}")
         parts.append('<div class="row">' + "".join(f"<div>{block}</div>\n" for block in blocks) + "</div>")
         order = "most wrong labels" if task.several else "least probable right classes"
         by = f": the {order} first; in brackets the confidence" * bool(task.classes)
         parts.append(paragraph(f"The worst mistakes{by}."))
-        parts.append(mistakes(there))
+        parts.append(mistakes(predicted))
     return "\n".join(parts)
 
 
@@ -306,8 +306,8 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
-def page(runs: Sequence[Whole]) -> str:
-    if len(runs) > 1:  # the names where they differ
+def page(runs: Sequence[FullRun]) -> str:
+    if len(runs) > 1:  # names without the folders that they share
         place = os.path.commonpath([os.path.abspath(Path(run.name).parent) for run in runs])
         runs = [replace(run, name=os.path.relpath(run.name, place)) for run in runs]
     (differ, same), title = settings(runs), ", ".join(run.name for run in runs)
@@ -316,7 +316,7 @@ def page(runs: Sequence[Whole]) -> str:
         parts.append(paragraph(SYNTHETIC))
     for run in runs:
         if not run.metrics:
-            has = f"{run.name} has no metrics.json, as a run has at its end"
+            has = f"{run.name} has no metrics.json, which a run writes at its end"
             text = f"{has}: its figures are those so far, at step {run.log[-1]['step']}."
             parts.append(paragraph(text))
     if len(runs) > 1:
@@ -329,7 +329,7 @@ def page(runs: Sequence[Whole]) -> str:
 
 
 def write_events(run: Run, folder: Path) -> None:
-    """A run's log as TensorBoard reads it, with the run's own seconds. Raises UsageError where the extra is missing."""
+    """Write a run's log for TensorBoard, with the run's own seconds. Raises UsageError where the extra is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -343,8 +343,8 @@ def write_events(run: Run, folder: Path) -> None:
                         writer.add_scalar(f"{part}/{name}".rstrip("/"), value, line["step"], line["seconds"])
 
 
-def write_card(runs: Sequence[Whole]) -> Path:
-    """The first run's model card anew, with the spread over all. Raises UsageError for runs that are not alike."""
+def write_card(runs: Sequence[FullRun]) -> Path:
+    """Renew the first run's model card, with the spread over all. Raises UsageError for runs that are not alike."""
     first, path = runs[0], Path(runs[0].name) / "best" / "README.md"
     for run in runs:
         differ = [
@@ -368,7 +368,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.tensorboard and args.tensorboard.exists():
         raise UsageError(f"--tensorboard: expected a new folder; found one, {args.tensorboard}; choose another")
     new_figure(1, 1)  # where matplotlib is missing, say so
-    runs = read_runs(Whole, args.runs)
+    runs = read_runs(FullRun, args.runs)
     write_atomic(args.output, page(runs))
     print(args.output)
     if args.card:

@@ -1,9 +1,9 @@
-"""The rows of the tables as settings, the paper's 2 and 3 with its numbers; and how much each preset trains them.
+"""The rows of the tables as settings, with the paper's numbers for its tables 2 and 3; and the presets of training.
 
 Source: "Exploring Multi-Task Learning for Robust Language Encoding with BERT" (Stanford CS224N), tables 2 and 3 and its
 list of settings. Where it is silent: mtl has the settings of gs; early stopping waits for 8 evaluations, two epochs or
 more; table 2's architectures are one run a task, its `cnn` and `cls` ("embeddings") one gs run over all. Rows 14 to 16
-of table 3 are ours: the paper claims what it has no row for.
+of table 3 are ours, for claims of the paper that it has no row for.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ NONE = (None,) * 4
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table; `single` with several tasks is a run for each, and each cell is of its task's run."""
+    """A row of a table. `single` with several tasks is a run for each task, and each cell comes from its task's run."""
 
     number: int
     name: str  # 13 letters at most
-    kind: str  # of its settings: a key of PAPER
+    kind: str  # which settings it has: a key of PAPER
     paper: tuple[float | None, ...]  # sst, para, sts, average in percent; None: the paper has no number
     strategy: str = "gs"
     tasks: tuple[str, ...] = LEADERBOARD
@@ -43,10 +43,10 @@ class Row:
         return [(task,) for task in self.tasks] if self.strategy == "single" else [self.tasks]
 
     def settings(self, preset: str, tasks: tuple[str, ...]) -> Settings:
-        """The options of a run; paths, seed and what it starts from (`checkpoint`, unless `after`) come from outside"""
-        own = {"strategy": self.strategy, "tasks": ",".join(tasks)}
-        own |= {"arch": self.arch, "pooling": self.pooling, "layer": self.layer, **self.options}
-        return own | {"no_test": True} | PRESETS[preset][""] | PRESETS[preset].get(self.kind, {})
+        """The options of a run, without paths, seed and --init_from."""
+        options = {"strategy": self.strategy, "tasks": ",".join(tasks)}
+        options |= {"arch": self.arch, "pooling": self.pooling, "layer": self.layer, **self.options}
+        return options | {"no_test": True} | PRESETS[preset][""] | PRESETS[preset].get(self.kind, {})
 
 
 def architecture(number: int, arch: str, pooling: str, *paper: float | None, kind: str = "architecture") -> Row:
@@ -56,7 +56,7 @@ def architecture(number: int, arch: str, pooling: str, *paper: float | None, kin
 
 
 def alone(number: int, task: str, *paper: float, after: int | None = None) -> Row:
-    """One task: from BERT, or from where gs over all tasks ended."""
+    """A row of one task, which starts from BERT, or from the best weights of the row `after`."""
     name, kind = (f"gs, then {task}", "then") if after else (f"single {task}", "single")
     return Row(number, name, kind, paper, "single", (task,), after=after)
 
@@ -135,7 +135,7 @@ PAPER = {
     "way": settings(15, 8e-6, 8, 4, 0.65),
 }
 # By preset and kind of row; "" is for all kinds. --epochs 100: the steps alone end a run, however small the data.
-# laptop looks at dev once, at the end: no number is the best of several.
+# laptop evaluates once, at the end, so that no number is the best of several.
 PRESETS: dict[str, dict[str, Settings]] = {
     "paper": PAPER,
     "laptop": {
@@ -146,7 +146,7 @@ PRESETS: dict[str, dict[str, Settings]] = {
     },
     "smoke": {"": {"checkpoint": "minilm", "epochs": 1, "max_steps": 4, "eval_every": 4, "batch_size": 4}},
 }
-DATA = {"smoke": SAMPLE_DIR}  # of a preset, where it is not the usual
+DATA = {"smoke": SAMPLE_DIR}  # of presets that do not use the usual data
 NOTES = {  # by checkpoint
     "minilm": "minilm has seen Quora's pairs (para) and natural-language inference in its own pretraining: its para "
     "and sts have a head start over bert-base-uncased, the paper's."

@@ -1,8 +1,8 @@
-"""The runs of a table: what is to run, how long it takes, running what is missing. See tables.py.
+"""The runs of a table: which they are, how long they take, and running those that are missing. See tables.py.
 
-Each run is a train_multitask.py of its own in OUTPUT_DIR/PRESET/seed-S/TABLE-row-N, its output beside it in .log, its
-result in .json. What is done is skipped and what was stopped goes on. A run's checkpoints go when its result is there;
-best/ stays. A row that fails is tried again next time.
+Each run is a train_multitask.py of its own in OUTPUT_DIR/PRESET/seed-S/TABLE-row-N. Next to that folder are its output
+(.log) and its result (.json). Finished runs are skipped, and stopped ones go on. Once a run has a result, its
+checkpoints are deleted; best/ stays. A row that fails is tried again next time.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from training.log import seconds_left, span
 from training.options import parse
 from training.session import Session
 
-PER_TEXT = {"minilm": 0.006, "bert-base-uncased": 0.04}  # seconds to train on a text on two cores; 8 are read in that
+PER_TEXT = {"minilm": 0.006, "bert-base-uncased": 0.04}  # seconds to train on a text on two cores, or to read 8
 SOME = 100  # rows of a task's dev that a rehearsal reads
-START = 15  # seconds until a run's first step, and around its end
+START = 15  # seconds before a run's first step and after its last
 
 Train = Callable[[Sequence[str], Path], int]  # the words after train_multitask.py, a file for output -> exit code
 Failures = dict[Path, tuple[int, str]]  # folder of a run -> exit code and reason
@@ -52,7 +52,7 @@ class Run:
     seed: int
     tasks: tuple[str, ...]
     folder: Path
-    start: Path | None  # the run that it starts from
+    start: Path | None  # folder of the run that it starts from
     data_dir: Path
     settings: Settings
 
@@ -62,12 +62,12 @@ class Run:
         return f"row {self.row.number}, {self.row.name}{part}, seed {self.seed}"
 
     @property
-    def gives_its_cells(self) -> bool:
-        """Whether the tasks that it trains are all that the table takes from it."""
+    def trains_all_its_cells(self) -> bool:
+        """Whether it trains all tasks that the table takes from it."""
         return self.tasks == LEADERBOARD or len(self.row.parts()) > 1
 
     def words(self, checkpoint: bool = False) -> list[str]:
-        """The options as given to train_multitask.py; checkpoint: as if it started from BERT, before `start` is."""
+        """The options for train_multitask.py. checkpoint: start from BERT instead, for `start` may not exist yet."""
         values = self.settings | {"seed": self.seed, "data_dir": self.data_dir, "output_dir": self.folder}
         if self.start and not checkpoint:
             del values["checkpoint"]
@@ -76,27 +76,27 @@ class Run:
 
     @property
     def command(self) -> str:
-        """As one can paste it."""
+        """The command line, ready to paste."""
         return shlex.join(["python", "train_multitask.py", *self.words()])
 
     def file(self, kind: str) -> Path:
         return self.folder.with_name(f"{self.folder.name}.{kind}")
 
     def result(self) -> dict | None:
-        """What was measured; None where it is still to be. Raises UsageError where that was a run of other options."""
+        """The saved result; None if there is none yet. Raises UsageError if it is of a run with other options."""
         if not self.file("json").is_file():
             return None
-        found, mine = read_json(self.file("json")), {**self.settings, "data_dir": str(self.data_dir)}
-        there = {**found.get("settings", {}), "data_dir": found.get("data_dir")}
-        if other := [name for name in {**there, **mine} if there.get(name) != mine.get(name)]:
-            was, now = there.get(other[0]), mine.get(other[0])
+        saved, settings = read_json(self.file("json")), {**self.settings, "data_dir": str(self.data_dir)}
+        before = {**saved.get("settings", {}), "data_dir": saved.get("data_dir")}
+        if other := [name for name in {**before, **settings} if before.get(name) != settings.get(name)]:
+            was, now = before.get(other[0]), settings.get(other[0])
             advice = "take another --output_dir"
             raise UsageError(f"{self.file('json')}: --{other[0]} was {was!r} there, is {now!r}; {advice}")
-        return found
+        return saved
 
 
 def plan(args: argparse.Namespace, table: str) -> list[Run]:
-    """Every run of the rows that were asked for, and of those that these start from, in the order to run them."""
+    """Every run of the chosen rows, and of the rows that these start from, in the order to run them."""
     rows, runs = {row.number: row for row in TABLES[table]}, []
     if unknown := [number for number in args.rows or () if number not in rows]:
         raise UsageError(f"--rows: expected some of {', '.join(map(str, rows))}; found {unknown[0]}")
@@ -104,12 +104,12 @@ def plan(args: argparse.Namespace, table: str) -> list[Run]:
     wanted |= {rows[number].after for number in wanted} - {None}
     data_dir = args.data_dir or DATA.get(args.preset) or find_data_dir([TASKS[name] for name in LEADERBOARD])[0]
     for seed in args.seeds:
-        place = args.output_dir / args.preset / f"seed-{seed}"
+        seed_folder = args.output_dir / args.preset / f"seed-{seed}"
         for row in [row for number, row in rows.items() if number in wanted]:
             for tasks in row.parts():
                 part = f"-{tasks[0]}" if len(row.parts()) > 1 else ""
-                start = place / f"{table}-row-{row.after}" if row.after else None
-                folder, settings = place / f"{table}-row-{row.number}{part}", row.settings(args.preset, tasks)
+                start = seed_folder / f"{table}-row-{row.after}" if row.after else None
+                folder, settings = seed_folder / f"{table}-row-{row.number}{part}", row.settings(args.preset, tasks)
                 settings |= {"checkpoint": args.checkpoint} if args.checkpoint else {}
                 runs.append(Run(row, seed, tasks, folder, start, data_dir, settings))
     return runs
@@ -117,30 +117,30 @@ def plan(args: argparse.Namespace, table: str) -> list[Run]:
 
 @lru_cache
 def split(name: str, data_dir: Path) -> dict[str, Split]:
-    """Of each task."""
+    """The split of this name of each task."""
     return {task: read(TASKS[task], name, data_dir) for task in LEADERBOARD}
 
 
 @lru_cache
 def texts(task: str, name: str, data_dir: Path) -> int:
-    """In a file."""
+    """The number of texts in a file."""
     return len(read(TASKS[task], name, data_dir).examples) * len(TASKS[task].texts)
 
 
 def estimate(run: Run) -> tuple[int, float]:
-    """Steps, and seconds on two cores if none stops early. Raises UsageError for options that would not be accepted."""
+    """A run's steps, and its seconds on two cores if it does not stop early. Raises UsageError for refused options."""
     options = parse(run.words(checkpoint=True))
     rows = {task.name: texts(task.name, "train", options.data_dir) // len(task.texts) for task in options.tasks}
     (_, steps), per_text = options.steps(rows), PER_TEXT.get(options.checkpoint, PER_TEXT["minilm"])
     trained = steps * options.grad_accum * sum(len(t.texts) * options.batch_size[t.name] for t in options.tasks)
-    own, all_tasks = (sum(texts(name, "dev", run.data_dir) for name in tasks) for tasks in (run.tasks, LEADERBOARD))
+    run_texts, all_texts = (sum(texts(t, "dev", run.data_dir) for t in tasks) for tasks in (run.tasks, LEADERBOARD))
     evaluations = ceil(steps / options.eval_every) if options.eval_every else 4 * options.epochs
-    measured = (evaluations + 1) * own + all_tasks * (not run.gives_its_cells)
-    return steps, START + per_text * (trained + measured / 8)
+    evaluated = (evaluations + 1) * run_texts + all_texts * (not run.trains_all_its_cells)
+    return steps, START + per_text * (trained + evaluated / 8)
 
 
 def rehearse(words: Sequence[str]) -> tuple[int, float, float]:
-    """Two steps and an evaluation of SOME rows, of which nothing is left: a run's steps, seconds, peak GB of memory."""
+    """A run's steps, seconds and peak GB of memory, from two steps and an evaluation of SOME rows. Leaves no file."""
     with redirect_stderr(io.StringIO()):
         session = Session(parse(words))
         whole = {name: split.examples for name, split in session.splits["dev"].items()}
@@ -155,9 +155,9 @@ def rehearse(words: Sequence[str]) -> tuple[int, float, float]:
 
 
 def in_subprocess(words: Sequence[str], log: Path) -> int:
-    """train_multitask.py in a process of its own, which a signal to this one asks to save and end; a second, at once"""
+    """Run train_multitask.py in its own process. A signal to this one makes it save and end, a second end at once."""
     with open(log, "ab") as file:
-        command = [sys.executable, train_multitask.__file__, *words]  # in a session of its own: Ctrl-C comes once
+        command = [sys.executable, train_multitask.__file__, *words]  # its own session: Ctrl-C comes once
         streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
         process = subprocess.Popen(command, start_new_session=True, **streams)
         try:
@@ -173,17 +173,17 @@ def in_subprocess(words: Sequence[str], log: Path) -> int:
             raise
 
 
-def why(log: Path, code: int) -> str:
-    """The last error in a log, as its program has it."""
+def failure_text(log: Path, code: int) -> str:
+    """The last error in a log, in its program's words."""
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")] or lines or ["no word"]
+    errors = [line for line in lines if line.startswith("error: ")] or lines or ["no message"]
     return f"killed by signal {-code}" if code < 0 else f"{errors[-1].removeprefix('error: ')} (exit {code})"
 
 
 def measure(run: Run, names: Sequence[str], folder: Path) -> dict[str, float | None]:
-    """Predict all three tasks by the run's best weights; the seed makes untrained heads.
+    """Predict all three tasks with the run's best weights, and return dev's metrics. The seed makes untrained heads.
 
-    names: of the splits; dev's metrics are returned. folder: for the prediction files.
+    names: of the splits. folder: for the prediction files.
     """
     with seeded(run.seed, "fresh heads"):
         model = MultitaskBert.from_pretrained(run.folder / "best", [TASKS[name] for name in LEADERBOARD])
@@ -198,11 +198,11 @@ def do(run: Run, train: Train) -> tuple[int, str] | None:
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     remove(run.file("log"))
     if code := train([*run.words(), "--resume", "auto"], run.file("log")):
-        return code, why(run.file("log"), code)
+        return code, failure_text(run.file("log"), code)
     try:
-        config, metrics_of_run = (read_json(run.folder / name) for name in ("config.json", "metrics.json"))
-        own = run.gives_its_cells
-        metrics = metrics_of_run["dev"] if own else measure(run, ["dev"], run.folder / "predictions")
+        config, run_metrics = (read_json(run.folder / name) for name in ("config.json", "metrics.json"))
+        complete = run.trains_all_its_cells
+        metrics = run_metrics["dev"] if complete else measure(run, ["dev"], run.folder / "predictions")
     except Exception as error:
         return explain(error)
     result = {
@@ -211,30 +211,30 @@ def do(run: Run, train: Train) -> tuple[int, str] | None:
         "tasks": run.tasks,
         "command": run.command,
         "dev": metrics,
-        "step": metrics_of_run["step"],
+        "step": run_metrics["step"],
         "settings": run.settings,
         "data_dir": str(run.data_dir),
         "data": config["data"],
         "versions": config["versions"],
         "machine": config["machine"],
-        "seconds": round(max(time.monotonic() - began, metrics_of_run["seconds"]), 1),  # the latter where it went on
+        "seconds": round(max(time.monotonic() - began, run_metrics["seconds"]), 1),  # the latter if it was resumed
     }
     write_atomic(run.file("json"), json.dumps(result, indent=2) + "\n")
     return None
 
 
 def do_all(runs: Sequence[Run], train: Train, write: Callable[[Failures], object]) -> Failures:
-    """The runs that are missing, one after the other; after each the table is written anew."""
+    """Do the missing runs one after the other, and write the table after each. Returns the failures."""
     failed, costs = {}, {run.folder: estimate(run)[1] for run in runs}
-    if there := sum(run.result() is not None for run in runs):
-        say(f"done already: {there} of {len(runs)} runs")
+    if finished := sum(run.result() is not None for run in runs):
+        say(f"done already: {finished} of {len(runs)} runs")
     for number, run in enumerate(runs, start=1):
         if not run.result():
             done = [(other.result()["seconds"], costs[other.folder]) for other in runs if other.result()]
             speed = sum(took for took, _ in done) / sum(cost for _, cost in done) if done else 1
-            left = sum(costs[other.folder] for other in runs[number - 1 :] if not other.result())
+            cost = sum(costs[other.folder] for other in runs[number - 1 :] if not other.result())
             by = f"by {len(done)} done so far" if done else "a guess"
-            say(f"[{number}/{len(runs)}] {run.title}; about {span(left * speed)} left ({by}); log: {run.file('log')}")
+            say(f"[{number}/{len(runs)}] {run.title}; about {span(cost * speed)} left ({by}); log: {run.file('log')}")
             failure = (failed[run.start][0], f"row {run.row.after} failed") if run.start in failed else do(run, train)
             if failure:
                 failed[run.folder] = failure

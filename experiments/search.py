@@ -3,13 +3,13 @@
     python -m experiments.search --max_steps 400 --eval_every 100 --data_dir DIR
     python -m experiments.search --max_steps 400 --eval_every 100 --data_dir DIR --measure 3
 
-Each trial is a run of train_multitask.py, with settings drawn near those that did well before. One that is behind the
+Each trial is a run of train_multitask.py, with settings drawn near those that did well before. A trial below the
 others' median at an evaluation ends there. The score is the mean of the tasks' main metrics on dev.
 
-    --trials N         that ended, those of before included (default: 30)
+    --trials N         how many shall end, earlier ones included (default: 30)
     --measure N        then train the best and the usual settings on N further seeds (default: 0)
     --storage URL      a database that several processes share (default: OUTPUT_DIR/trials.db, by sqlite)
-    --output_dir DIR   of the trials (default: runs/search)
+    --output_dir DIR   for the trials (default: runs/search)
 
 All options of train_multitask.py can be given. They hold for every trial, and what you give is not searched. The same
 command goes on after an interruption; docs/recipes.md has the rest. Needs: pip install -e '.[search]'
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.trial import FrozenTrial
 
-# Of each option the ends of its range, drawn evenly by its logarithm where the lower is above 0; or its choices.
+# For each option its choices, or the ends of its range; if the lower is above 0, its logarithm is drawn evenly.
 SPACE = {
     "lr": (2e-5, 4e-4),
     "warmup": (0.0, 0.3),
@@ -57,13 +57,13 @@ SPACE = {
     "layer": ("-1", "-2"),
     "sts_gamma": (0.0, 1.0),
 }
-BEATS = 60  # seconds between a trial's signs of life; a trial without one for twice as long is taken over
-WORDS, FOLDER = "options", "folder"  # a trial's attributes: what was drawn, as words of train_multitask.py; its run
-TRIES = 3  # of a trial that was interrupted
+BEATS = 60  # seconds between a trial's heartbeats; a trial without one for twice as long is taken over
+WORDS, FOLDER = "options", "folder"  # a trial's attributes: its draws, as words of train_multitask.py; its run's folder
+TRIES = 3  # most retries of an interrupted trial
 
 
 class TrialSession(Session):
-    """A session that tells a trial its best score so far after each evaluation, and ends where that is behind."""
+    """A session that reports its best score so far to a trial after each evaluation, and ends if that is behind."""
 
     def __init__(self, options: Options, world: World = ALONE, *, trial: Trial):
         super().__init__(options, world)
@@ -78,44 +78,44 @@ class TrialSession(Session):
 
 
 def optuna():
-    """The library. Raises UsageError where it is not installed."""
+    """The library optuna. Raises UsageError where it is not installed."""
     try:
         import optuna
     except ImportError:
         raise UsageError("expected the package optuna; found none; pip install -e '.[search]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the signs of life
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # about heartbeats
     return optuna
 
 
-def drawn(trial: Trial, given: Sequence[str], tasks: Sequence[str]) -> list[str]:
-    """Words of train_multitask.py for what is searched: what was not given, of the tasks that are trained."""
+def draw_options(trial: Trial, given: Sequence[str], tasks: Sequence[str]) -> list[str]:
+    """Draw all options of SPACE that are not given, for the trained tasks, as words of train_multitask.py."""
 
-    def value(name: str, among: Sequence) -> str:
-        if isinstance(among[0], str):
-            return trial.suggest_categorical(name, among)
-        return f"{trial.suggest_float(name, *among, log=among[0] > 0):.3g}"
+    def value(name: str, space: Sequence) -> str:
+        if isinstance(space[0], str):
+            return trial.suggest_categorical(name, space)
+        return f"{trial.suggest_float(name, *space, log=space[0] > 0):.3g}"
 
     words = []
-    for option, among in SPACE.items():
+    for option, space in SPACE.items():
         if option in given:
             continue
-        by_task = among if isinstance(among, dict) else {}
-        values = [f"{task}={value(f'{option} {task}', own)}" for task, own in by_task.items() if task in tasks]
+        by_task = space if isinstance(space, dict) else {}
+        values = [f"{task}={value(f'{option} {task}', part)}" for task, part in by_task.items() if task in tasks]
         if not by_task:
-            values = [value(option, among)]
+            values = [value(option, space)]
         words += [f"--{option}", ",".join(values)] if values else []
     return words
 
 
 def train(words: Sequence[str], out: Path, make_session: Callable[..., Session] = Session) -> float:
-    """A run in this process, or what is missing of it: its score. What it says is in OUT.log; what is large goes."""
+    """Do a run in this process, or the rest of it, and return its score. Logs to OUT.log; deletes what is large."""
     options = parse([*words, "--output_dir", str(out), "--resume", "auto", "--no_test"])
     if not (out / "metrics.json").is_file():
         with open(f"{out}.log", "a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
             try:
                 train_multitask.run(options, make_session)
-            except Exception:  # not of a signal, after which the run goes on another time
+            except Exception:  # not a signal, after which the run can go on later
                 remove(out)
                 raise
     for name in ("checkpoints", "best"):
@@ -127,17 +127,17 @@ def train(words: Sequence[str], out: Path, make_session: Callable[..., Session] 
 
 
 def study_of(storage: str, words: Sequence[str]) -> Study:
-    """The search in that storage, new or going on. Raises UsageError for one with other options."""
+    """The search in this storage, new or existing. Raises UsageError for one with other options."""
     library = optuna()
     retry = library.storages.RetryHeartbeatStaleTrialCallback(TRIES, inherit_intermediate_values=True)
     try:
-        place = library.storages.RDBStorage(storage, heartbeat_interval=BEATS, heartbeat_stale_trial_callback=retry)
+        database = library.storages.RDBStorage(storage, heartbeat_interval=BEATS, heartbeat_stale_trial_callback=retry)
     except Exception as error:
         expected = f"expected a database's URL, sqlite:///FILE say; found {storage}"
         raise UsageError(f"--storage: {expected} ({str(error).splitlines()[0]})") from None
     pruner = library.pruners.MedianPruner(n_startup_trials=5)
-    named = {"study_name": "search", "storage": place, "load_if_exists": True}
-    study = library.create_study(direction="maximize", pruner=pruner, **named)
+    arguments = {"study_name": "search", "storage": database, "load_if_exists": True}
+    study = library.create_study(direction="maximize", pruner=pruner, **arguments)
     if (before := study.user_attrs.get(WORDS, [*words])) != [*words]:
         found = f"{storage} is of a search with {shlex.join(before)}; found {shlex.join(words)}"
         raise UsageError(f"{found}; take the same options, or another --output_dir")
@@ -146,50 +146,50 @@ def study_of(storage: str, words: Sequence[str]) -> Study:
 
 
 def search(study: Study, count: int, words: Sequence[str], options: Options, out: Path) -> None:
-    """Trials until `count` have ended, those of before and of other processes too."""
+    """Run trials until `count` have ended, earlier ones and those of other processes included."""
     library = optuna()
     states = library.trial.TrialState.COMPLETE, library.trial.TrialState.PRUNED
     given = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words}
 
     def objective(trial: Trial) -> float:
-        name = trial.user_attrs.get(FOLDER, f"trial-{trial.number:04}")  # a trial that is taken over has the other's
+        name = trial.user_attrs.get(FOLDER, f"trial-{trial.number:04}")  # a retry has the first trial's
         trial.set_user_attr(FOLDER, name)
-        own = drawn(trial, given, options.task_names)
-        trial.set_user_attr(WORDS, own)
-        say(f"{name}: {shlex.join(own)}; log: {out / name}.log")
-        return train([*words, *own], out / name, partial(TrialSession, trial=trial))
+        drawn = draw_options(trial, given, options.task_names)
+        trial.set_user_attr(WORDS, drawn)
+        say(f"{name}: {shlex.join(drawn)}; log: {out / name}.log")
+        return train([*words, *drawn], out / name, partial(TrialSession, trial=trial))
 
-    def tell(study: Study, trial: FrozenTrial) -> None:
+    def say_result(study: Study, trial: FrozenTrial) -> None:
         value = "" if trial.value is None else f", {trial.value:.4f}"
         say(f"{trial.user_attrs[FOLDER]}: {trial.state.name.lower()}{value}")
 
-    done = library.study.MaxTrialsCallback(count, states)
+    stop = library.study.MaxTrialsCallback(count, states)
     if len(study.get_trials(deepcopy=False, states=states)) < count:
-        study.optimize(objective, callbacks=[tell, done], catch=(DivergedError,))
+        study.optimize(objective, callbacks=[say_result, stop], catch=(DivergedError,))
 
 
 def report(study: Study) -> str:
-    """How many trials, what matters, and the best of them."""
+    """The numbers of trials, how much each setting matters, and the best trials, as text."""
     library, trials = optuna(), study.get_trials(deepcopy=False)
     counts = Counter(trial.state.name.lower() for trial in trials)
-    whole = [trial for trial in trials if trial.state == library.trial.TrialState.COMPLETE]
+    complete = [trial for trial in trials if trial.state == library.trial.TrialState.COMPLETE]
     lines = ["trials: " + ", ".join(f"{count} {state}" for state, count in counts.items())]
-    if len(whole) > 1:
+    if len(complete) > 1:
         matters = library.importance.get_param_importances(study)
         lines += ["", "how much each setting matters, 1 in all:"]
         lines += [f"  {name:<24}{share:5.2f}" for name, share in matters.items()]
     lines += ["", "the best:"]
-    for trial in sorted(whole, key=lambda trial: -trial.value)[:5]:
+    for trial in sorted(complete, key=lambda trial: -trial.value)[:5]:
         lines += [f"  {trial.value:.4f}  {shlex.join(trial.user_attrs[WORDS])}"]
     return "\n".join(lines)
 
 
 def measured(study: Study, words: Sequence[str], seeds: Sequence[int], out: Path) -> str:
-    """The best trial's settings beside the usual ones, on seeds of their own."""
+    """Train the best trial's settings and the usual ones on the same fresh seeds, and return a comparison as text."""
     scores, lines = {}, ["", f"on seeds {', '.join(map(str, seeds))}, which no trial has seen:"]
-    for name, own in (("best", study.best_trial.user_attrs[WORDS]), ("usual", [])):
+    for name, settings in (("best", study.best_trial.user_attrs[WORDS]), ("usual", [])):
         runs = [(seed, out / f"{name}-seed-{seed}") for seed in seeds]
-        scores[name] = [100 * train([*words, *own, "--seed", str(seed)], folder) for seed, folder in runs]
+        scores[name] = [100 * train([*words, *settings, "--seed", str(seed)], folder) for seed, folder in runs]
         spread = statistics.stdev(scores[name]) if len(seeds) > 1 else None
         lines.append(f"  {name:<6} {with_spread(statistics.mean(scores[name]), spread)}")
     if len(seeds) > 1:
@@ -199,12 +199,12 @@ def measured(study: Study, words: Sequence[str], seeds: Sequence[int], out: Path
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    own = OptionParser("", add_help=False)
-    own.add_argument("--trials", type=positive_int, default=30)
-    own.add_argument("--measure", type=non_negative_int, default=0)
-    own.add_argument("--storage")
-    own.add_argument("--output_dir", type=Path, default=Path("runs/search"))
-    args, words = own.parse_known_args(argv)
+    search_options = OptionParser("", add_help=False)
+    search_options.add_argument("--trials", type=positive_int, default=30)
+    search_options.add_argument("--measure", type=non_negative_int, default=0)
+    search_options.add_argument("--storage")
+    search_options.add_argument("--output_dir", type=Path, default=Path("runs/search"))
+    args, words = search_options.parse_known_args(argv)
     options = parse([*words, "--output_dir", str(args.output_dir)], __doc__)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     study = study_of(args.storage or f"sqlite:///{args.output_dir / 'trials.db'}", words)

@@ -1,7 +1,7 @@
-"""Every surgery and weighing, beside the plain sum with other scales and beside each task alone, at one small budget.
+"""Every surgery and weighing, the plain sum with other scales, and each task alone, all at one small budget.
 
-`python -m experiments.surgeries --help`. The work is in tables.py; what is ours here are the paired differences from
-the plain sum (row 2), over the same seeds, and the time of a step.
+`python -m experiments.surgeries --help`. The work is in tables.py. This file adds the paired differences from
+the plain sum (row 2) over the same seeds, and the time of a step.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ TUNED = {"row": 0, "name": "mtl, tuned"}
 
 
 def tuned(rows: Sequence[Mapping], seeds: Sequence[int]) -> dict:
-    """For each seed the scales that are best on average over the other seeds: tuned, without its own luck.
+    """For each seed the metrics of the scales that are best on average over the others: tuned, without its own luck.
 
-    Whoever tunes so spends as many runs as there are scales.
+    Such tuning costs a run for each of the scales.
     """
-    choice = {
+    candidates = {
         row["row"]: {seed: cells for seed, cells in row["seeds"].items() if None not in cells.values()}
         for row in rows
         if row["row"] == MTL or row["row"] in SCALED
@@ -37,25 +37,25 @@ def tuned(rows: Sequence[Mapping], seeds: Sequence[int]) -> dict:
     chosen = {}
     for seed in seeds:
         others = [other for other in seeds if other != seed]
-        known = {row: cells for row, cells in choice.items() if seed in cells and all(o in cells for o in others)}
-        if known and others:
-            best = max(known, key=lambda row: statistics.mean(known[row][o]["average"] for o in others))
-            chosen[seed] = known[best][seed]
+        usable = {row: cells for row, cells in candidates.items() if seed in cells and all(o in cells for o in others)}
+        if usable and others:
+            best = max(usable, key=lambda row: statistics.mean(usable[row][o]["average"] for o in others))
+            chosen[seed] = usable[best][seed]
     return chosen
 
 
 def compared(runs: Sequence[Run]) -> list[dict]:
-    """The rows, a row for tuned scales, and of each the average's difference from the plain sum's, paired by seed."""
+    """The rows, and one for tuned scales; each with its average's difference from the plain sum's, paired by seed."""
     rows = summary(runs)
-    of_sum = next((row["seeds"] for row in rows if row["row"] == MTL), {})
-    own = tuned(rows, sorted({run.seed for run in runs}))
-    if len(own) > 1:
-        columns = {name: [cells[name] for cells in own.values()] for name in COLUMNS}
+    plain = next((row["seeds"] for row in rows if row["row"] == MTL), {})
+    tuned_seeds = tuned(rows, sorted({run.seed for run in runs}))
+    if len(tuned_seeds) > 1:
+        columns = {name: [cells[name] for cells in tuned_seeds.values()] for name in COLUMNS}
         means, spread = ({n: f(c) for n, c in columns.items()} for f in (statistics.mean, statistics.stdev))
-        rows.append(TUNED | {"seeds": own, "mean": means, "spread": spread})
+        rows.append(TUNED | {"seeds": tuned_seeds, "mean": means, "spread": spread})
     for row in rows:
         row.pop("paper", None)
-        pairs = [(cells["average"], of_sum[seed]["average"]) for seed, cells in row["seeds"].items() if seed in of_sum]
+        pairs = [(cells["average"], plain[seed]["average"]) for seed, cells in row["seeds"].items() if seed in plain]
         pairs = [pair for pair in pairs if None not in pair]
         row["difference"] = None
         if row["row"] != MTL and len(pairs) > 1:
@@ -72,7 +72,7 @@ def seconds_a_step(runs: Sequence[Run]) -> float | None:
 
 
 def text(table: str, preset: str, runs: Sequence[Run], failed: Failures) -> str:
-    """The best average first."""
+    """The table as text, the best average first."""
     head = "".join(f"{METRICS.get(name, name):>13}" for name in COLUMNS)
     lines = [heading(table, preset, runs), "", f"{'':<16}{head}  less row 2, 95 %     step"]
     rows = compared(runs)
@@ -86,16 +86,16 @@ def text(table: str, preset: str, runs: Sequence[Run], failed: Failures) -> str:
 
 
 def as_words(row: Mapping) -> str:
-    """The difference and its interval."""
+    """A row's difference and its interval, as text."""
     if row["difference"] is None:
         return ""
     return "{:+.1f} ({:+.1f} to {:+.1f})".format(row["difference"]["mean"], *row["difference"]["interval"])
 
 
 def times(row: Mapping, plain: float | None) -> str:
-    """A step's time, in those of the plain sum."""
-    own = row["seconds a step"]
-    return f"{own / plain:.2f}" if own and plain else ""
+    """A step's time, as a multiple of the plain sum's."""
+    seconds = row["seconds a step"]
+    return f"{seconds / plain:.2f}" if seconds and plain else ""
 
 
 main = partial(tables.main, table="surgeries", rows=compared, text=text)

@@ -2,9 +2,9 @@
 
     python -m experiments.table1 --preset laptop --seeds 0,1,2 --output_dir runs/tables
 
-The best row has the highest average on dev, as a mean over the seeds; of its runs the best on dev predicts. The six
-files, dev's and test's of each task, go to OUTPUT_DIR/table1-PRESET. Test's labels are the course's: what stands on dev
-is printed beside what the paper has on test.
+The best row has the highest average on dev, as a mean over the seeds. Its run that is best on dev predicts. The six
+files, dev's and test's of each task, go to OUTPUT_DIR/table1-PRESET. Only the course has test's labels, so our results
+on dev are printed next to the paper's on test.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = plan(args, "table3")
     rows = [row for row in summary(runs) if row["mean"]["average"] is not None]
     if not rows:
-        expected = f"table1: expected results of table 3 in {args.output_dir}"
-        raise UsageError(f"{expected}; found none for preset {args.preset}; run experiments.table3 first, alike")
+        expected = f"table1: expected results of table 3 in {args.output_dir}; found none for preset {args.preset}"
+        raise UsageError(f"{expected}; run experiments.table3 first, with these options")
     best = max(rows, key=lambda row: row["mean"]["average"])
     seed = max(best["seeds"], key=lambda seed: best["seeds"][seed]["average"] or 0)
     (run,) = [run for run in runs if (run.row.number, run.seed) == (best["row"], seed)]

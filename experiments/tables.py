@@ -1,6 +1,6 @@
-"""A table, ours beside the paper's where it is one of the paper: rows.py says what its rows are, runs.py runs them.
+"""A table, with the paper's numbers if it is one of the paper: rows.py defines its rows, runs.py runs them.
 
-The doors are table2.py, table3.py and surgeries.py. The same command, given again, goes on with what was interrupted.
+It is started by table2.py, table3.py and surgeries.py. After an interruption the same command goes on.
 """
 
 from __future__ import annotations
@@ -41,37 +41,37 @@ WHICH = "paper: its settings, bert-base-uncased; laptop: minilm, 400 steps, surg
 
 
 def values(runs: Sequence[Run]) -> list[float | None] | None:
-    """The cells of a row for one seed, in percent: each of its task's run, or of the last; None: a run is missing."""
+    """A row's cells for one seed, in percent, each from its task's run or the last; None if a run is missing."""
     results = {run.tasks: run.result() for run in runs}
     if None in results.values():
         return None
-    found = {}
+    cells = {}
     for name, key in METRICS.items():
-        own = next((result for tasks, result in results.items() if name in tasks), [*results.values()][-1])
-        found[name] = None if own["dev"][key] is None else 100 * own["dev"][key]
-    return [*found.values(), None if None in found.values() else statistics.mean(found.values())]
+        result = next((result for tasks, result in results.items() if name in tasks), [*results.values()][-1])
+        cells[name] = None if result["dev"][key] is None else 100 * result["dev"][key]
+    return [*cells.values(), None if None in cells.values() else statistics.mean(cells.values())]
 
 
 def summary(runs: Sequence[Run]) -> list[dict]:
-    """Of each row the paper's numbers, and ours: each seed's, mean and standard deviation, in percent."""
-    found = []
+    """For each row the paper's numbers, and ours by seed, with mean and standard deviation, all in percent."""
+    rows = []
     for row in dict.fromkeys(run.row.number for run in runs):
-        of_row = [run for run in runs if run.row.number == row]
-        seeds = {seed: values([run for run in of_row if run.seed == seed]) for seed in {run.seed: 0 for run in of_row}}
-        there = {seed: dict(zip(COLUMNS, cells, strict=True)) for seed, cells in seeds.items() if cells}
-        columns = {name: [cells[name] for cells in there.values()] for name in COLUMNS}
-        whole = {name: column for name, column in columns.items() if column and None not in column}
-        means = {name: statistics.mean(whole[name]) if name in whole else None for name in COLUMNS}
-        many = len(there) > 1
-        spread = {name: statistics.stdev(whole[name]) if name in whole and many else None for name in COLUMNS}
-        paper = dict(zip(COLUMNS, of_row[0].row.paper, strict=True))
-        ours = {"seeds": there, "mean": means, "spread": spread}
-        found.append({"row": row, "name": of_row[0].row.name, "paper": paper, **ours})
-    return found
+        row_runs = [run for run in runs if run.row.number == row]
+        seeds = {seed: values([r for r in row_runs if r.seed == seed]) for seed in {run.seed: 0 for run in row_runs}}
+        by_seed = {seed: dict(zip(COLUMNS, cells, strict=True)) for seed, cells in seeds.items() if cells}
+        columns = {name: [cells[name] for cells in by_seed.values()] for name in COLUMNS}
+        complete = {name: column for name, column in columns.items() if column and None not in column}
+        means = {name: statistics.mean(complete[name]) if name in complete else None for name in COLUMNS}
+        several = len(by_seed) > 1
+        spread = {name: statistics.stdev(complete[name]) if name in complete and several else None for name in COLUMNS}
+        paper = dict(zip(COLUMNS, row_runs[0].row.paper, strict=True))
+        ours = {"seeds": by_seed, "mean": means, "spread": spread}
+        rows.append({"row": row, "name": row_runs[0].row.name, "paper": paper, **ours})
+    return rows
 
 
 def write_results(path: Path, content: Mapping[str, object]) -> None:
-    """As JSON, every object of a list on a line of its own."""
+    """Write content as JSON, with every object of a list on a line of its own."""
     parts = []
     for name, value in content.items():
         lines = ",\n".join(json.dumps(item) for item in value) if isinstance(value, list) else ""
@@ -80,8 +80,8 @@ def write_results(path: Path, content: Mapping[str, object]) -> None:
 
 
 def write_table(path: Path, table: str, preset: str, runs: Sequence[Run], failed: Failures, rows: Rows) -> None:
-    """What `rows` makes of the runs; each run's command, seed and metrics, or why it failed; the data's sha256."""
-    cells, data, left_out = [], {}, {"data", "data_dir", "settings", "seconds"}  # the command says settings
+    """Write what `rows` makes of the runs; each run's command, seed and metrics, or its error; the data's sha256."""
+    cells, data, left_out = [], {}, {"data", "data_dir", "settings", "seconds"}  # settings are in the command
     for run in runs:
         if result := run.result():
             data |= result["data"]
@@ -95,7 +95,7 @@ def write_table(path: Path, table: str, preset: str, runs: Sequence[Run], failed
 
 
 def table_text(table: str, preset: str, runs: Sequence[Run], failed: Failures) -> str:
-    """At most WIDTH columns, aligned."""
+    """The table as aligned text, at most WIDTH columns wide."""
     lines = [
         heading(table, preset, runs),
         "",
@@ -104,10 +104,10 @@ def table_text(table: str, preset: str, runs: Sequence[Run], failed: Failures) -
     ]
     for row in summary(runs):
         name = f"{row['row']:>2} {row['name']:<13}"
-        of_row = [run for run in runs if run.row.number == row["row"]]
+        row_runs = [run for run in runs if run.row.number == row["row"]]
         cells = [cell(*(row[part][name] for part in ("mean", "spread", "paper"))) for name in COLUMNS]
         lines += [name + "".join(cells)] if row["seeds"] else [f"{name}  failed"]
-        for run in [run for run in of_row if run.folder in failed]:
+        for run in [run for run in row_runs if run.folder in failed]:
             lines += wrapped(f"{run.title}, failed: {failed[run.folder][1]}", " " * 5)
     before = "ours: mean over seeds; sd: their standard deviation; diff: ours less the paper's."
     return "\n".join([*lines, *footnotes(table, runs, before)])
@@ -119,7 +119,7 @@ def heading(table: str, preset: str, runs: Sequence[Run]) -> str:
 
 
 def footnotes(table: str, runs: Sequence[Run], before: str = "", after: str = "") -> list[str]:
-    """What the table's rows are, and what the checkpoints have seen, around a note of the caller's own."""
+    """Notes: `before`, what the table's rows are, `after`, and what the checkpoints have seen."""
     notes = [before, KEYS[table], after]
     notes += [NOTES[name] for name in {run.settings["checkpoint"]: 0 for run in runs} if name in NOTES]
     return ["", *(line for note in notes for line in wrapped(note))]
@@ -130,7 +130,7 @@ def with_spread(mean: float | None, spread: float | None) -> str:
 
 
 def cell(mean: float | None, spread: float | None, paper: float | None) -> str:
-    """21 columns: ours, its standard deviation, the paper's, the difference."""
+    """A cell of 21 columns: ours, its standard deviation, the paper's, the difference."""
     ours = f"{mean:6.1f}" if mean is not None else f"{'-':>6}"
     sd = "" if spread is None else f"{spread:.1f}" if spread < 9.95 else f"{spread:.0f}"
     theirs = f"{paper:5.1f}" if paper is not None else f"{'-':>5}"
@@ -159,18 +159,18 @@ def dry_run(runs: Sequence[Run]) -> int:
 
 
 def numbers(text: str) -> list[int]:
-    """A type of option: "0,1,2", each once."""
+    """A type of option: "0,1,2" -> its numbers, each once."""
     return [*dict.fromkeys(non_negative_int(part) for part in text.split(","))]
 
 
 def parser_for(description: str) -> OptionParser:
-    """With the options that say of which runs a table, or what is made of tables, is."""
+    """A parser with the options that choose the runs of a table."""
     parser = OptionParser(description)
     parser.add_argument(
-        "--data_dir", type=Path, help="the course's files (default: the downloaded; of smoke, or else, the sample)"
+        "--data_dir", type=Path, help="the course's files (default: the downloaded, else the sample; smoke: the sample)"
     )
     parser.add_argument("--preset", choices=tuple(PRESETS), default="laptop", help=WHICH, metavar="NAME")
-    parser.add_argument("--checkpoint", metavar="SOURCE", help="to start from (default: the preset's)")
+    parser.add_argument("--checkpoint", metavar="SOURCE", help="what to start from (default: the preset's)")
     parser.add_argument("--seeds", type=numbers, default=[0], help="of the runs, 0,1,2 say (default: 0)", metavar="N,N")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/tables"), help="(default: %(default)s)")
     parser.set_defaults(rows=None)
@@ -185,14 +185,14 @@ def main(
     rows: Rows = summary,
     text: Callable[[str, str, Sequence[Run], Failures], str] = table_text,
 ) -> int:
-    """What the doors run, each for its table. rows: what of it is written; text: what is printed."""
-    names = "; ".join(f"{row.number} {row.name}".replace(" ", "\0") for row in TABLES[table])  # a row is not broken
+    """Run a table's command. rows: makes the rows that are written; text: makes the text that is printed."""
+    names = "; ".join(f"{row.number} {row.name}".replace(" ", "\0") for row in TABLES[table])  # keeps a row on a line
     names = textwrap.fill(names, 79, initial_indent="    ", subsequent_indent="    ").replace("\0", " ")
     beside = ": ours beside the paper's" if text == table_text else ""
     help = {"table": table, "title": TITLES[table], "beside": beside, "laptop": LAPTOP[table], "rows": names}
     parser = parser_for(HELP.format(**help))
     parser.add_argument("--rows", type=numbers, help="which of the table (default: all)", metavar="N,N")
-    parser.add_argument("--dry_run", action="store_true", help="of each row two steps: tell time and memory")
+    parser.add_argument("--dry_run", action="store_true", help="take two steps of each row, and print time and memory")
     args = parser.parse_args(argv)
     runs = plan(args, table)
     if args.dry_run:

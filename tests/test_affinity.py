@@ -14,7 +14,7 @@ import torch
 from tiny_run import command
 
 from experiments import affinity
-from experiments.affinity import Measured, advice, balanced, layer_of, main, measure, numbers, products, said_of
+from experiments.affinity import Measured, advice, balanced, layer_of, main, measure, numbers, pair_advice, products
 from heads.rows import on_device
 from runtime.errors import run_cli
 from runtime.seeds import generator
@@ -121,7 +121,7 @@ def test_from_the_command_to_advice(home, tmp_path, capsys):
     ],
 )
 def test_advice_says_what_the_intervals_carry(intervals, words):
-    assert said_of(intervals) == words
+    assert pair_advice(intervals) == words
 
 
 def test_scales_that_balance():

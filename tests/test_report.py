@@ -127,8 +127,8 @@ def test_runs_beside_each_other(run, tmp_path):
     assert len({*names}) == 3
     assert all(str(path).endswith(name) for path, name in zip((run, going, other), names, strict=True))
     assert page.table("", *names) == [["seed", "0", "0", "7"]] and "seed" not in dict(page.table("", ""))
-    assert f"{names[1]} has no metrics.json, as a run has at its end: its figures are" in page.text
-    assert page.text.count(f"No predictions of {names[1]}: they are those of a run's end.") == len(TASKS)
+    assert f"{names[1]} has no metrics.json, which a run writes at its end: its figures are" in page.text
+    assert page.text.count(f"No predictions of {names[1]}: a run writes them at its end.") == len(TASKS)
     rows = page.table("run")
     assert rows[0][1:] == rows[2][1:]
     assert rows[1][1:] == [*rows[0][1:-1], "-"]  # the last evaluation was the best, so that its figures are the end's

@@ -70,7 +70,7 @@ def test_what_is_drawn_is_a_run_s_options(home):
     library = search.optuna()
     drawn = library.create_study(sampler=library.samplers.RandomSampler(seed=0))
     for _ in range(20):
-        words = search.drawn(drawn.ask(), ["warmup"], ["sst", "sts"])
+        words = search.draw_options(drawn.ask(), ["warmup"], ["sst", "sts"])
         options = parse(command(home, "--tasks", "sst,sts", *words))
         assert 2e-5 <= options.lr <= 4e-4 and options.warmup == 0.1
         assert 0.3 <= options.loss_scale["sts"] <= 3 and options.heads.layer in (-1, -2)
