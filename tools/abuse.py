@@ -1,10 +1,10 @@
-"""Odd options and damaged files, drawn at random: the programs must refuse them, or do their work, and leave the rest.
+"""Odd options and damaged files, at random: the programs must refuse them or do their work, and spare other files.
 
     python -m tools.abuse --minutes 5 [--seed 0]      # a line of JSON at the end; exit 1 where anything failed
-    python -m tools.abuse --seed 0 --only 17          # one of these tries again; its files stay, to be looked at
+    python -m tools.abuse --seed 0 --only 17          # one of these tries again; its files are kept
 
-A failure: exit 1 or another undocumented code, a traceback, a hang, a file of somebody else changed or gone, a file
-left behind. Each try is a forked process in a folder of its own, bounded in time, memory and disk.
+A failure: exit 1 or another undocumented code, a traceback, a hang, another program's file changed or gone, a file left
+behind. Each try is a forked process in a folder of its own, bounded in time, memory and disk.
 """
 
 import argparse
@@ -55,26 +55,26 @@ VALUES |= dict.fromkeys(("checkpoint", "init_from", "data_dir", "predictions_dir
 VALUES |= {name: [] for name in ("overwrite", "dry_run", "no_test", "deterministic", "debug")}
 OURS = r"(new|run|{})/((config|metrics)\.json|log\.jsonl|(best|checkpoints|predictions)(/.*)?)|p/.*|.*\.minbert\.\w+"
 SECONDS, MEMORY, DISK = 100, 2**31, 2**26  # of a try, which mostly takes two seconds; bytes, beyond the parent's
-CODES = {0, 2, 3, 4, 5, 7, 8}  # 6, out of memory, would be a file that was read without a bound
+CODES = {0, 2, 3, 4, 5, 7, 8}  # 6, out of memory, would mean a file that was read without a bound
 
 
 def odd_words(draw: random.Random) -> list[str]:
-    """A program's name and its arguments: usual ones, a place in them by another, further options."""
+    """A program's name and its arguments: usual ones, sometimes with another path in them, and with more options."""
     words = draw.choice(COMMANDS.splitlines()).split(" ")
     places = [n for n, word in enumerate(words) if n and (word in PLACES or word == "a.png")]
     if draw.random() < 0.3:
         words[draw.choice(places)] = draw.choice(PLACES)
-    known = [
+    option_names = [
         name for part in (Options, HeadsConfig) for name, field in part.__dataclass_fields__.items() if field.metadata
     ]
-    for name in draw.choices(known, k=draw.choice([0, 0, 1, 2, 3])) if words[0] == "train" else ():
-        values = VALUES.get(name, [str(value).replace("\0", "?") for value in ABSURD])  # no system passes a NUL on
+    for name in draw.choices(option_names, k=draw.choice([0, 0, 1, 2, 3])) if words[0] == "train" else ():
+        values = VALUES.get(name, [str(value).replace("\0", "?") for value in ABSURD])  # no system passes on a NUL
         words += [f"--{name}", *([draw.choice(values)] if values else [])]
     return words
 
 
 def state_of(folder: Path) -> dict[str, tuple]:
-    """Of every path below it what a change would change; links are not followed."""
+    """The kind, content and link target of every path below a folder. Links are not followed."""
     paths = {str(path.relative_to(folder)): path for path in folder.rglob("*")}
     plain = {name for name, path in paths.items() if path.is_file() and not path.is_symlink()}
     read = {name: path.read_bytes() for name, path in paths.items() if name in plain and path.stat().st_size < DISK}
@@ -83,30 +83,30 @@ def state_of(folder: Path) -> dict[str, tuple]:
 
 
 def attempt(home: Path, folder: Path, draw: random.Random) -> tuple[int, str, list[str]]:
-    """One try: its exit code, what it was, and what is wrong."""
+    """Make one try. Returns its exit code, a description, and what is wrong."""
     shutil.copytree(home, folder, symlinks=True)
     os.chdir(folder)
     os.mkfifo("pipe")
-    words, there = odd_words(draw), [p for place in ("run", "bert", "data") for p in Path(place).rglob("*.*")]
-    there = sorted(path for path in [Path("own.toml"), *there] if path.is_file() and str(path) not in THEIRS.split())
-    damages = [damage(path, draw) for path in draw.sample(there, draw.choice([0, 1, 1, 1, 2]))]
+    words, files = odd_words(draw), [p for place in ("run", "bert", "data") for p in Path(place).rglob("*.*")]
+    files = sorted(path for path in [Path("own.toml"), *files] if path.is_file() and str(path) not in THEIRS.split())
+    damages = [damage(path, draw) for path in draw.sample(files, draw.choice([0, 1, 1, 1, 2]))]
     before, log = state_of(folder), folder.with_suffix(".log")
     code = child.result(child.start(lambda: run_limited(PROGRAMS[words[0]].main, words[1:], log)))
-    after, said = state_of(folder), log.read_text(errors="replace")
+    after, output = state_of(folder), log.read_text(errors="replace")
     kept = {(re.sub(r"\.old(\.\d+)?(?=/|$)", "", path), value) for path, value in after.items()}  # moved whole
-    free = OURS.format("other" if "other" in words else "new") + "|other/predictions/.*" * ("--overwrite" in words)
+    allowed = OURS.format("other" if "other" in words else "new") + "|other/predictions/.*" * ("--overwrite" in words)
     lost = [path for path, value in before.items() if (path, value) not in kept and path not in words]
-    changed = [path for path in lost if path in THEIRS.split() or not re.fullmatch(free, path)]
-    left = [path for path, _ in kept if path not in before and re.search(r"(^|/)\.(tmp|trash)-", path)]
+    changed = [path for path in lost if path in THEIRS.split() or not re.fullmatch(allowed, path)]
+    left_behind = [path for path, _ in kept if path not in before and re.search(r"(^|/)\.(tmp|trash)-", path)]
     faults = {"exit code": code not in CODES, "hang": code == -signal.SIGALRM, f"changed {changed}": changed}
-    faults |= {"traceback": "Traceback" in said and "--debug" not in words, f"left {left}": left}
-    faults |= {"no line": code > 0 and "error: " not in said and words[0] != "check"}  # which tells them on stdout
-    wrong = [fault for fault, is_there in faults.items() if is_there]
-    return code, f"{words!r}; {damages}: exit {code}: {said[-400:]!r}", wrong
+    faults |= {"traceback": "Traceback" in output and "--debug" not in words, f"left {left_behind}": left_behind}
+    faults |= {"no line": code > 0 and "error: " not in output and words[0] != "check"}  # check prints errors on stdout
+    wrong = [fault for fault, present in faults.items() if present]
+    return code, f"{words!r}; {damages}: exit {code}: {output[-400:]!r}", wrong
 
 
 def run_limited(main, words: list[str], log: Path) -> None:
-    """In the child: as the command, in bounds."""
+    """Run a program's main in the child process, within the limits."""
     signal.alarm(SECONDS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (used, used))

@@ -1,4 +1,4 @@
-"""For tools/abuse.py: what each try begins with, and what may happen to a file in it."""
+"""For tools/abuse.py: the files that each try begins with, and random damage to a file."""
 
 import json
 import os
@@ -21,7 +21,7 @@ DAMAGES = "json json json json word bytes cut deep link loose zero pipe folder h
 
 
 def make_home(home: Path) -> None:
-    """What each try gets a copy of: a model, data, a task of one's own, two finished runs, somebody's files."""
+    """Write the folder that each try copies: a model, data, a user's task, two finished runs, other files."""
     make_bert_folder(home / "bert")
     shutil.copy(make_data_folder(home / "data") / "ids-sst-train.csv", home / "data" / "mine.tsv")
     (home / "own.toml").write_text(TOML)
@@ -33,7 +33,7 @@ def make_home(home: Path) -> None:
 
 
 def damage_json(content: object, draw: random.Random) -> object:
-    """With one value in it, at any depth, absurd or taken out."""
+    """The content with one value, at any depth, made absurd or deleted."""
     if not isinstance(content, dict | list) or not content or draw.random() < 0.2:
         return draw.choice(ABSURD)
     key = draw.choice([*content]) if isinstance(content, dict) else draw.randrange(len(content))
@@ -44,7 +44,7 @@ def damage_json(content: object, draw: random.Random) -> object:
 
 
 def damage(path: Path, draw: random.Random) -> str:
-    """Something happens to a plain file. Returns what."""
+    """Damage a plain file at random. Returns a description."""
     kind, content, manifest = draw.choice(DAMAGES.split()), path.read_bytes(), path.with_name("MANIFEST.json")
     at, words = draw.randrange(len(content) + 1), re.split(rb"([\s,=]+)", content)
     words[draw.randrange(len(words))] = str(draw.choice(ABSURD)).encode(errors="surrogatepass")
@@ -63,8 +63,8 @@ def damage(path: Path, draw: random.Random) -> str:
     else:
         path.write_bytes(made.get(kind, b"".join(words)))
         os.truncate(path, 2**42 if kind == "huge" else path.stat().st_size)
-        if manifest.is_file() and path != manifest and kind != "huge":  # signed, as by one who means it
-            whole = json.loads(manifest.read_text())
-            whole["files"][path.name] = _describe(path)
-            manifest.write_text(json.dumps(whole))
+        if manifest.is_file() and path != manifest and kind != "huge":  # its sha256 is right, as if on purpose
+            listed = json.loads(manifest.read_text())
+            listed["files"][path.name] = _describe(path)
+            manifest.write_text(json.dumps(listed))
     return f"{kind} of {path}"

@@ -1,6 +1,6 @@
-"""Whether a GPU computes what the CPU does, repeats itself, goes on where it stopped: checks of tools/on_gpu.py.
+"""Checks of tools/on_gpu.py: whether a GPU computes what the CPU does, repeats itself, and goes on where it stopped.
 
-A section is a function that gives, for each of its checks, a name and what makes its numbers; "ok" among them.
+A section is a function that yields, for each check, its name and a function that returns its numbers and "ok".
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from training.session import Session
 
 STEPS = 20
 EMBEDDINGS = 30522, 384  # minilm's
-# How far these steps may lead from the CPU's in float32: the losses of all steps, as a vector; and the way that the
-# weights have gone, which is more, for Adam makes steps of a common length of the smallest gradients, rounding and all.
-# Measured with these precisions emulated on a CPU: losses 2e-7, 4e-3, 5e-4; the way 7e-5, 0.05, 0.012. The bounds are
-# some four times that; float32's are between it and TF32, emulated in the linear layers: 4e-4 and 6e-3.
+# Bounds of relative errors after these steps, against the CPU in float32: of all steps' losses, as a vector, and of the
+# change of the weights. The latter is larger, for Adam makes steps of full length even of the smallest gradients, with
+# their rounding. Measured with these precisions emulated on a CPU: losses 2e-7, 4e-3, 5e-4; weights 7e-5, 0.05, 0.012.
+# The bounds are about four times that. float32's are between it and TF32, emulated in the linear layers: 4e-4 and 6e-3.
 AFTER_STEPS = {"off": (5e-5, 2e-3), "bf16": (2e-2, 0.2), "fp16": (2e-3, 0.05)}
-# Of the first gradient, as a vector, against float64. Measured as above: 3e-6 to 3e-5, 0.02 to 0.03, 0.003 to 0.01;
+# For the first gradient, as a vector, against float64. Measured as above: 3e-6 to 3e-5, 0.02 to 0.03, 0.003 to 0.01;
 # with TF32 in the linear layers 2e-3 to 1e-2, in the convolution alone 6e-3.
 FIRST_GRADIENT = {"off": 2e-4, "bf16": 0.1, "fp16": 0.04}
-HEADS = (("v1", "cls"), ("v2", "attention_mean"), ("v3a", "cnn"))  # cnn: cuDNN takes TF32 unless it is told not to
+HEADS = (("v1", "cls"), ("v2", "attention_mean"), ("v3a", "cnn"))  # cnn: cuDNN uses TF32 by default
 
 
 class LeftOut(Exception):
-    """What cannot be checked here, and why."""
+    """Raised for what cannot be checked here. Its text says why."""
 
 
 def parity(args: Namespace) -> Iterator[tuple[str, Callable[[], dict]]]:
@@ -53,14 +53,14 @@ def parity(args: Namespace) -> Iterator[tuple[str, Callable[[], dict]]]:
         for amp in AFTER_STEPS:
             yield f"{strategy} {amp}: {STEPS} steps", partial(after_steps, args, strategy, amp, reference)
     for arch, pooling in HEADS:
-        made = partial(first_gradient, args, arch, pooling)
-        exact = cache(partial(made, "off", "cpu", torch.float64))
+        compute_gradient = partial(first_gradient, args, arch, pooling)
+        exact = cache(partial(compute_gradient, "off", "cpu", torch.float64))
         for amp in FIRST_GRADIENT:
-            yield f"gs {amp}: first gradient, {arch}, {pooling}", partial(gradient_error, amp, made, exact)
+            yield f"gs {amp}: first gradient, {arch}, {pooling}", partial(gradient_error, amp, compute_gradient, exact)
 
 
 def trained(args: Namespace, strategy: str, amp: str, device: str) -> tuple[list[dict], Tensor, Tensor]:
-    """Steps without dropout, whose draws differ by device: their lines of the log; the weights before, and after."""
+    """Train without dropout, whose draws differ by device. Returns the log's lines, the weights before and after."""
     words = ("--amp", amp, "--device", device, "--max_steps", STEPS, "--lr", 1e-4, "--log_every", 1)
     session = session_for(args, strategy, 8, *words)
     session.model.eval()
@@ -73,8 +73,8 @@ def trained(args: Namespace, strategy: str, amp: str, device: str) -> tuple[list
 
 
 def flat(model: MultitaskBert) -> Tensor:
-    """The encoder's weights, without the keys' biases, which add the same to all scores of a query: their gradients are
-    rounding alone, as are some of the heads', of which Adam would make whole steps."""
+    """The encoder's weights, without the keys' biases: these add the same to all scores of a query, so their gradients
+    are rounding alone, and Adam makes whole steps of it. The same holds for some heads, so they are left out too."""
     parts = []
     for name, weight in model.bert.named_parameters():
         thirds = weight.detach().double().cpu().flatten().chunk(3)
@@ -88,27 +88,27 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 def after_steps(args: Namespace, strategy: str, amp: str, reference: Callable) -> dict:
     (lines, _, weights), (expected, before, goal) = trained(args, strategy, amp, "cuda"), reference()
-    losses, others = (torch.tensor([[*line["losses"].values()] for line in log]) for log in (lines, expected))
-    loss, way = relative(losses, others), relative(weights - before, goal - before)
+    losses, expected_losses = (torch.tensor([[*line["losses"].values()] for line in log]) for log in (lines, expected))
+    loss, change = relative(losses, expected_losses), relative(weights - before, goal - before)
     limits, skipped = AFTER_STEPS[amp], sum("skipped" in line for line in lines)
-    ok = loss < limits[0] and way < limits[1]
-    return {"ok": ok, "loss": loss, "way": way, "limits": list(limits), "skipped": skipped}
+    ok = loss < limits[0] and change < limits[1]
+    return {"ok": ok, "loss": loss, "way": change, "limits": list(limits), "skipped": skipped}
 
 
 def first_gradient(args: Namespace, arch: str, pooling: str, amp: str, device: str, dtype=torch.float32) -> Tensor:
     words = ("--arch", arch, "--pooling", pooling, "--amp", amp, "--device", device)
     session = session_for(args, "gs", 8, *words)
-    session.scaler = torch.amp.GradScaler("cuda", init_scale=2.0**10, enabled=amp == "fp16")  # settled, as after steps
+    session.scaler = torch.amp.GradScaler("cuda", init_scale=2.0**10, enabled=amp == "fp16")  # as after some steps
     return gradient(session, dtype)
 
 
-def gradient_error(amp: str, made: Callable, exact: Callable[[], Tensor]) -> dict:
-    error = relative(made(amp, "cuda"), exact())
+def gradient_error(amp: str, compute_gradient: Callable, exact: Callable[[], Tensor]) -> dict:
+    error = relative(compute_gradient(amp, "cuda"), exact())
     return {"ok": error < FIRST_GRADIENT[amp], "error": error, "limit": FIRST_GRADIENT[amp]}
 
 
 def resume(args: Namespace) -> Iterator[tuple[str, Callable[[], dict]]]:
-    """Whole runs of the real command, several at a time; of each kind two, and one that is stopped and gone on with."""
+    """Whole runs of the real command, several at a time: of each kind two, and one that is stopped and resumed."""
     pool = ThreadPoolExecutor(max(1, min(8, os.cpu_count() // 2)))
     kinds = [(strategy, *more) for strategy in ("gs", "mtl") for more in ((), ("--deterministic",))]
     runs = {kind: [pool.submit(run, args, kind, number) for number in range(3)] for kind in kinds}
@@ -121,7 +121,7 @@ def resume(args: Namespace) -> Iterator[tuple[str, Callable[[], dict]]]:
 
 
 def run(args: Namespace, kind: tuple[str, ...], number: int) -> tuple[Path, int | None]:
-    """The folder of a run; of the third also the step that it was stopped at."""
+    """Do a run and return its folder. The third run is stopped and resumed: also returns the step where it stopped."""
     out, steps = args.home / f"{'-'.join(kind)}-{number}", str(args.sizes.run)
     command = [sys.executable, train_multitask.__file__, "--device", "cuda", "--checkpoint", args.checkpoint]
     command += ["--output_dir", str(out), "--no_test", "--batch_size", "8", "--max_steps", steps, "--eval_every", steps]
@@ -136,7 +136,7 @@ def run(args: Namespace, kind: tuple[str, ...], number: int) -> tuple[Path, int 
 
 
 def wait_for(command: list[str], out: Path, expected: int, stop: bool = False) -> None:
-    """In a process of its own. stop: by SIGTERM, once 5 steps are logged. Raises RuntimeError for another exit code."""
+    """Run a command and wait for it. stop: by SIGTERM, after 5 logged steps. Raises RuntimeError for another code."""
     log, messages = out / "log.jsonl", out.with_suffix(".txt")
     with open(messages, "ab") as stream:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stream)
@@ -156,12 +156,12 @@ def wait_for(command: list[str], out: Path, expected: int, stop: bool = False) -
 
 
 def same_bits(run: Future, other: Future, twin: Future | None = None) -> dict:
-    """Weights, moments and triplets of the last checkpoint. twin: a run that must be like `run`, or nothing is said."""
+    """Compare weights, moments and triplets of the last checkpoints. twin: must equal `run`, else no verdict."""
     (out, _), (folder, step) = run.result(), other.result()
     differ, repeats = differing(out, folder), twin is None or not differing(out, twin.result()[0])
-    found = {"tensors that differ": len(differ), "the first": differ[:8], "stopped at": step}
-    found["left out"] = None if repeats else "runs that are not stopped differ, too"
-    return {"ok": not differ if repeats else None, **found}
+    result = {"tensors that differ": len(differ), "the first": differ[:8], "stopped at": step}
+    result["left out"] = None if repeats else "runs that are not stopped differ, too"
+    return {"ok": not differ if repeats else None, **result}
 
 
 def differing(out: Path, other: Path) -> list[str]:
@@ -174,14 +174,14 @@ def memory(args: Namespace) -> Iterator[tuple[str, Callable[[], dict]]]:
 
 
 def half_the_memory(args: Namespace) -> dict:
-    """The step is made in smaller parts, and what the failed attempts had taken is given back.
+    """Whether the step is made in smaller parts, and the memory of failed attempts is freed.
 
-    Beside it the fewest parts that fit: it takes more where memory is in pieces, or an attempt held some for too long.
+    "fewest that fit" is to compare: a step needs more parts if memory is fragmented, or an attempt keeps some too long.
     """
     session = session_for(args, "gs", args.sizes.rows)
     take_steps(session, 1)  # makes the moments
-    held, fewest = torch.cuda.memory_allocated(), 1
-    limit = (held + (peak := peak_of_step(session, 1))) / 2
+    allocated, fewest = torch.cuda.memory_allocated(), 1
+    limit = (allocated + (peak := peak_of_step(session, 1))) / 2
     while fewest < args.sizes.rows and peak_of_step(session, fewest) > limit:
         fewest *= 2
     session.state.parts = 1
@@ -192,8 +192,8 @@ def half_the_memory(args: Namespace) -> dict:
         after, parts = torch.cuda.memory_allocated(), session.state.parts
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    sizes = {name: x / 2**20 for name, x in (("held_mib", held), ("peak_mib", peak), ("after_mib", after))}
-    return {"ok": parts > 1 and after <= held + (1 << 20), "parts": parts, "fewest that fit": fewest, **sizes}
+    sizes = {name: x / 2**20 for name, x in (("held_mib", allocated), ("peak_mib", peak), ("after_mib", after))}
+    return {"ok": parts > 1 and after <= allocated + (1 << 20), "parts": parts, "fewest that fit": fewest, **sizes}
 
 
 def peak_of_step(session: Session, parts: int) -> int:
@@ -215,11 +215,11 @@ def gramian_error(tasks: int, columns: int) -> dict:
     for _ in range(3):
         torch.cuda.synchronize()
         began = time.perf_counter()
-        found = gramian(jacobian)
+        computed = gramian(jacobian)
         torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
     exact = sum(part @ part.mT for part in map(Tensor.double, jacobian.split(1 << 22, dim=1)))
-    error, best = ((found - exact).abs() / exact.diagonal().max()).max().item(), min(seconds)
+    error, best = ((computed - exact).abs() / exact.diagonal().max()).max().item(), min(seconds)
     # The docstring's 1e-7 is one span's; over many spans the errors average out, to 1e-9.
     return {"ok": error < 1e-7, "error": error, "ms": 1e3 * best, "GB/s": 4e-9 * jacobian.numel() / best}
 

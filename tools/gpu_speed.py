@@ -24,8 +24,8 @@ from heads import MultitaskBert
 # Dense bfloat16 FLOP/s by a part of the GPU's name, the longer before the shorter; from NVIDIA's data sheets.
 PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
 PEAKS |= {"L40": 181e12, "L4": 121e12, "A10G": 70e12, "A10": 125e12}
-PEERS = {"transformers": "mtl", "torchjd": "gs"}  # and what of ours each is set beside; both need transformers
-ATTENTION = {"transformers": "sdpa", "torchjd": "eager"}  # torchjd's vmap has no rule for the fused one, and loops
+PEERS = {"transformers": "mtl", "torchjd": "gs"}  # each with our strategy to compare; both need transformers
+ATTENTION = {"transformers": "sdpa", "torchjd": "eager"}  # torchjd's vmap has no rule for sdpa, and loops
 
 
 def speed(args: Namespace) -> Iterator[tuple[str, Callable[[], dict]]]:
@@ -35,12 +35,12 @@ def speed(args: Namespace) -> Iterator[tuple[str, Callable[[], dict]]]:
         yield f"encode: {size}", partial(encode, args, size)
 
 
-def there(*libraries: str) -> bool:
+def installed(*libraries: str) -> bool:
     return all(find_spec(library) for library in libraries)
 
 
 def source(args: Namespace, size: str) -> str:
-    """The model's folder; of bert-base's size one of random weights, made when it is first asked for."""
+    """The model's folder. For bert-base it has random weights, and is made on the first call."""
     folder = args.home / "bert-base"
     if size == "bert-base" and not folder.exists():
         save_folder(BertModel(BertConfig(num_hidden_layers=args.sizes.layers)), folder)
@@ -49,22 +49,22 @@ def source(args: Namespace, size: str) -> str:
 
 
 def model_flop_use(flops: float, seconds: float) -> float | None:
-    """Useful matrix FLOPs against what the GPU could make of them in bfloat16; None where that is not known."""
+    """Useful matrix FLOP/s as a share of the GPU's peak in bfloat16; None if that is not known."""
     name = torch.cuda.get_device_properties(0).name
-    return next((flops / seconds / most for part, most in PEAKS.items() if part in name), None)
+    return next((flops / seconds / peak for part, peak in PEAKS.items() if part in name), None)
 
 
 def step(args: Namespace, size: str, rows: int) -> dict:
     """Milliseconds of a step, and each one's own peak of memory, weights and moments included."""
     args, amp = Namespace(**{**vars(args), "checkpoint": source(args, size)}), precision()
-    ours, actions, found = {}, {}, {"ok": None, "precision": amp}
+    ours, actions, figures = {}, {}, {"ok": None, "precision": amp}
 
     def add(name: str, make: Callable[[], Callable[[], None]]) -> None:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         actions[name] = make()
         actions[name]()
-        found[f"{name}_gib"] = (torch.cuda.max_memory_allocated() - before) / 2**30
+        figures[f"{name}_gib"] = (torch.cuda.max_memory_allocated() - before) / 2**30
 
     def make_ours(strategy: str) -> Callable[[], None]:
         ours[strategy] = session_for(args, strategy, rows)
@@ -78,35 +78,35 @@ def step(args: Namespace, size: str, rows: int) -> dict:
         add(strategy, partial(make_ours, strategy))
     batches, sentences = shuffled(ours["gs"]), lengths(ours["gs"])
     for library in PEERS:
-        if there("transformers", library):
+        if installed("transformers", library):
             add(library, partial(make_peer, library))
     seconds = in_turn(actions, args.sizes.rounds, "cuda")
-    found |= {f"{name}_ms": 1e3 * statistics.median(times) / STEPS for name, times in seconds.items()}
-    found["gs / mtl"] = quotient(seconds["gs"], seconds["mtl"])
+    figures |= {f"{name}_ms": 1e3 * statistics.median(times) / STEPS for name, times in seconds.items()}
+    figures["gs / mtl"] = quotient(seconds["gs"], seconds["mtl"])
     for library, strategy in PEERS.items():
-        found[f"{library} / {strategy}"] = compared(seconds, library, strategy)
+        figures[f"{library} / {strategy}"] = ratio_to_peer(seconds, library, strategy)
     flops = 3 * encoder_flops(ours["gs"].model.bert.config, sentences)  # backward: twice forward
-    found["tokens"] = sum(sentences) / STEPS
+    figures["tokens"] = sum(sentences) / STEPS
     for strategy, session in ours.items():
-        found[f"{strategy}_mfu"] = model_flop_use(flops, statistics.median(seconds[strategy]))
-        found |= {f"{strategy}_{key}": x for key, x in profiled(partial(take_steps, session, 1)).items()}
-    return found
+        figures[f"{strategy}_mfu"] = model_flop_use(flops, statistics.median(seconds[strategy]))
+        figures |= {f"{strategy}_{key}": x for key, x in profiled(partial(take_steps, session, 1)).items()}
+    return figures
 
 
 def precision() -> str:
     return resolve_precision("auto", torch.device("cuda"))
 
 
-def compared(seconds: dict[str, list[float]], peer: str, ours: str) -> float | str:
+def ratio_to_peer(seconds: dict[str, list[float]], peer: str, ours: str) -> float | str:
     return quotient(seconds[peer], seconds[ours]) if peer in seconds else "not installed"
 
 
 def profiled(action: Callable[[], None]) -> dict:
     """Kernels, copies, the GPU's milliseconds in both, and how often the program waited for it."""
-    with profile(activities=supported_activities()) as made:
+    with profile(activities=supported_activities()) as profiler:
         action()
         torch.cuda.synchronize()
-    events = [event for event in made.events() if not event.is_user_annotation]  # an optimiser's step, say
+    events = [event for event in profiler.events() if not event.is_user_annotation]  # an optimiser's step, say
     on_gpu = [event for event in events if event.device_type == DeviceType.CUDA]
     copies = sum(event.name.startswith(("Memcpy", "Memset")) for event in on_gpu)
     waits = sum(event.name in ("cudaStreamSynchronize", "cudaEventSynchronize") for event in events)
@@ -118,14 +118,14 @@ def encode(args: Namespace, size: str) -> dict:
     folder, texts, amp = Path(source(args, size)), questions(None, 4096), precision()
     ours = MultitaskBert.from_pretrained(folder).to("cuda")
     actions = {"ours": partial(ours.encode, texts, pooling="mean", layer=-1, normalize=True, amp=amp)}
-    if there("transformers"):
+    if installed("transformers"):
         actions["transformers"] = partial(Transformers(folder, "sdpa", amp, "cuda").encode, texts)
-    if there("sentence_transformers"):
+    if installed("sentence_transformers"):
         actions["sentence-transformers"] = partial(sentence_transformers(folder, "cuda"), texts)
     seconds = in_turn(actions, args.sizes.rounds, "cuda")
-    found = {f"{name}, sentences/s": len(texts) / statistics.median(times) for name, times in seconds.items()}
+    figures = {f"{name}, sentences/s": len(texts) / statistics.median(times) for name, times in seconds.items()}
     for peer in ("transformers", "sentence-transformers"):
-        found[f"ours / {peer}"] = compared(seconds, peer, "ours")
+        figures[f"ours / {peer}"] = ratio_to_peer(seconds, peer, "ours")
     flops = encoder_flops(ours.bert.config, ours.tokenizer.lengths(texts))
     use = model_flop_use(flops, statistics.median(seconds["ours"]))
-    return {"ok": None, "precision": amp, "sentences": len(texts), **found, "mfu": use}
+    return {"ok": None, "precision": amp, "sentences": len(texts), **figures, "mfu": use}

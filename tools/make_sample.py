@@ -24,7 +24,7 @@ from tools import sample_words as words
 
 SIZES = {"train": 480, "dev": 120, "test": 100}  # rows of each task
 PARAPHRASE_RATE = 0.37  # as in the course's own files
-DRAFTS = 4  # a negative pair takes the most similar of so many other questions
+DRAFTS = 4  # a negative pair takes the most similar of this many other questions
 
 
 # ------------------------------------------------------------------------------------------------------- small helpers
@@ -55,7 +55,7 @@ def deal(rng: Random, groups: list[list]) -> dict[str, list[list]]:
 
 
 def pick(rng: Random, concept: Concept, seen: str, fresh: bool) -> str:
-    """A name of the concept, one that `seen` does not use (fresh) or does use (not fresh) where there is such a one."""
+    """A name of the concept, if possible one that `seen` does not use (fresh) or does use (not fresh)."""
     return rng.choice([name for name in concept.names if (name.lstrip("+~") in seen) != fresh] or concept.names)
 
 
@@ -105,14 +105,14 @@ def make_sst(rng: Random) -> dict[str, list[tuple]]:
     """Rows (sentence, sentiment 0..4), the five labels equally often."""
     hands = deal(rng, [list(product(words.OPINIONS[label], words.THINGS)) for label in range(5)])
     rows: dict[str, list[tuple]] = {}
-    found: dict[str, int] = {}  # of all splits: two things may share a side, and so a sentence
+    label_of: dict[str, int] = {}  # of all splits: two things may share a side, and so a sentence
     for split, size in SIZES.items():
-        start = len(found)
-        while len(found) < start + size:
-            turn, label = divmod(len(found), 5)
+        start = len(label_of)
+        while len(label_of) < start + size:
+            turn, label = divmod(len(label_of), 5)
             hand = hands[split][label]
-            found.setdefault(write_opinion(rng, *hand[turn % len(hand)]), label)
-        rows[split] = list(found.items())[start:]
+            label_of.setdefault(write_opinion(rng, *hand[turn % len(hand)]), label)
+        rows[split] = list(label_of.items())[start:]
         rng.shuffle(rows[split])
     return rows
 
@@ -146,7 +146,7 @@ def turned(question: Question) -> Question:
 
 
 def ask_another(rng: Random, question: Question, frame: int, first: str, hands: list[list[Question]]) -> str:
-    """A question that means something else than `first`, mostly one that looks much like it."""
+    """A question with another meaning than `first`, mostly one that looks much like it."""
     if words.QUESTIONS[question.topic].get("order") == "matters" and rng.random() < 0.5:
         return ask(rng, turned(question), frame if rng.random() < 0.5 else rng.randrange(3), first, fresh=False)
     fills = (question.fill, question.fill[::-1])
@@ -162,9 +162,9 @@ def make_para(rng: Random) -> dict[str, list[tuple]]:
     hands = deal(rng, all_questions())
     rows: dict[str, list[tuple]] = {}
     for split, size in SIZES.items():
-        found: dict[tuple[str, str], str] = {}
-        while len(found) < size:
-            same = len(found) < round(PARAPHRASE_RATE * size)
+        label_of: dict[tuple[str, str], str] = {}
+        while len(label_of) < size:
+            same = len(label_of) < round(PARAPHRASE_RATE * size)
             one = rng.choice(rng.choice(hands[split]))
             order = words.QUESTIONS[one.topic].get("order")
             if order and rng.random() < 0.5:
@@ -176,9 +176,9 @@ def make_para(rng: Random) -> dict[str, list[tuple]]:
                 second = ask(rng, two, (frame + 1 + rng.randrange(2)) % 3, first, fresh=True)
             else:
                 second = ask_another(rng, one, frame, first, hands[split])
-            if (second, first) not in found:
-                found.setdefault((first, second), "1.0" if same else "0.0")
-        rows[split] = [(*pair, label) for pair, label in found.items()]
+            if (second, first) not in label_of:
+                label_of.setdefault((first, second), "1.0" if same else "0.0")
+        rows[split] = [(*pair, label) for pair, label in label_of.items()]
         rng.shuffle(rows[split])
     return rows
 
@@ -241,7 +241,7 @@ def all_cards() -> list[list[Card]]:
 
 
 def draw_scene(rng: Random, card: Card) -> Scene:
-    """A scene on this card, the rest of it by chance."""
+    """A scene with this card's action and things; the rest is random."""
     topic = words.SCENES[card.topic]
     act = rng.choice(concepts(card.act.replace("<>", ",")))
     what, *who = card.things if rng.random() < 0.5 else card.things[::-1]
@@ -253,7 +253,7 @@ def draw_scene(rng: Random, card: Card) -> Scene:
 
 
 def vary(rng: Random, scene: Scene, card: Card, hands: list[list[Card]]) -> Scene:
-    """Another scene: from one of the same meaning to one without any relation to the first."""
+    """Another scene: anything from the same meaning to no relation to the first."""
     if rng.random() < 0.15:
         return draw_scene(rng, rng.choice(rng.choice(hands)))
     new_card = card
@@ -299,20 +299,20 @@ def make_sts(rng: Random) -> dict[str, list[tuple]]:
     hands = deal(rng, all_cards())
     rows: dict[str, list[tuple]] = {}
     for split, size in SIZES.items():
-        found: dict[tuple[str, str], float] = {}
-        while len(found) < size:
+        label_of: dict[tuple[str, str], float] = {}
+        while len(label_of) < size:
             card = rng.choice(rng.choice(hands[split]))
             one = draw_scene(rng, card)
             two = vary(rng, one, card, hands[split])
             score = similarity(one, two)
             label = round(20 * min(5.0, max(0.0, score + NOISE * (2 * rng.random() - 1)))) / 20  # steps of 0.05
-            if min(int(label), 4) != len(found) % 5:
+            if min(int(label), 4) != len(label_of) % 5:
                 continue
             first = describe(rng, one)
             second = describe(rng, two, first, fresh=rng.random() < 0.1 + 0.16 * score)
-            if first != second and (second, first) not in found:
-                found.setdefault((first, second), label)
-        rows[split] = [(*pair, label) for pair, label in found.items()]
+            if first != second and (second, first) not in label_of:
+                label_of.setdefault((first, second), label)
+        rows[split] = [(*pair, label) for pair, label in label_of.items()]
         rng.shuffle(rows[split])
     return rows
 

@@ -1,11 +1,11 @@
-r"""What a real GPU is asked first: is it right, does it repeat itself, how fast is it. Eight minutes, without network.
+r"""The first checks on a real GPU: is it right, does it repeat itself, how fast is it. Eight minutes, without network.
 
-    python -m tools.on_gpu --pack minilm16                  # where minilm is cached or within reach: 45 MB to carry
+    python -m tools.on_gpu --pack minilm16                  # where minilm is cached or can be downloaded: 45 MB
     python -m tools.on_gpu [--checkpoint minilm16] [--output_dir on_gpu] [--only parity,speed] [--minutes 8]
 
-Sections, in this order: machine, tests, parity, resume, memory, large, speed. Each check is guarded and written down as
-soon as it is made, in results.json and, the failures first, in results.md: a session that is cut off loses one check.
-Exit 1 where a check failed. Peers of the timing that are not installed are named and left out. To try it without a GPU:
+Sections, in this order: machine, tests, parity, resume, memory, large, speed. An error in a check does not stop the
+others. Each result is written at once, to results.json and, failures first, to results.md: a session that is cut off
+loses one check. Exit 1 if a check failed. Peers that are not installed are named and left out. To try it without GPU:
 
     python -c "import sys; sys.path.insert(0, 'tests'); import gpu_stand_in; gpu_stand_in.load(); \
         import tools.on_gpu; tools.on_gpu.main(['--small'])"
@@ -43,14 +43,14 @@ from runtime.files import new_folder, write_atomic
 from tools import gpu_checks, gpu_speed
 from tools.gpu_checks import LeftOut
 
-Checks = Iterator[tuple[str, Callable[[], dict]]]  # a check's name, and what gives its "ok" and its numbers
+Checks = Iterator[tuple[str, Callable[[], dict]]]  # a check's name, and a function that returns "ok" and its numbers
 ROOT = Path(__file__).parents[1]
 TESTS = 180  # seconds for the tests, at most
 OUTCOMES = {False: "**failed**", True: "passed", None: ""}  # None: a figure, or left out
 
 
 class Sizes(NamedTuple):
-    """How much of everything."""
+    """The sizes of the checks."""
 
     run: int = 60  # steps of a run that is stopped
     rows: int = 256  # of each task in the step that runs out of memory
@@ -71,10 +71,10 @@ def describe() -> dict:
     query = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,power.limit", "--format=csv,noheader"]
     driver = subprocess.run(query, capture_output=True, text=True, timeout=60).stdout if shutil.which(query[0]) else ""
     properties = torch.cuda.get_device_properties(0)
-    found = {"GPU": properties.name, "capability": f"{properties.major}.{properties.minor}"}
-    found |= {"GiB": properties.total_memory / 2**30, "driver, clock, power": driver.strip()}
-    found |= {"torch": torch.__version__, "CUDA": torch.version.cuda, "python": platform.python_version()}
-    return {"ok": None, **found}
+    figures = {"GPU": properties.name, "capability": f"{properties.major}.{properties.minor}"}
+    figures |= {"GiB": properties.total_memory / 2**30, "driver, clock, power": driver.strip()}
+    figures |= {"torch": torch.__version__, "CUDA": torch.version.cuda, "python": platform.python_version()}
+    return {"ok": None, **figures}
 
 
 def tests(args: argparse.Namespace) -> Checks:
@@ -82,7 +82,7 @@ def tests(args: argparse.Namespace) -> Checks:
 
 
 def gpu_tests(args: argparse.Namespace) -> dict:
-    """In a process of their own, in which minilm is this session's checkpoint."""
+    """Run the tests in a process of their own, in which minilm is the given checkpoint."""
     path, result, cache = ROOT / "tests" / "test_gpu.py", args.home / "tests.xml", args.home / "assets"
     if missing := [str(path)] * (not path.is_file()) + ["pytest"] * (find_spec("pytest") is None):
         raise LeftOut(f"there is no {' and no '.join(missing)}")
@@ -111,14 +111,14 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], Checks]] = {
 
 
 class Book:
-    """The checks so far, on disk."""
+    """The results of the checks so far, also on disk."""
 
     def __init__(self, folder: Path, command: str, minutes: float):
         self.folder, self.command, self.checks, self.began = folder, command, [], time.monotonic()
         self.deadline = self.began + 60 * minutes
 
     def fill(self, section: str, checks: Checks) -> None:
-        """A section's checks, up to the deadline."""
+        """Make a section's checks, up to the deadline."""
         while time.monotonic() < self.deadline:
             name, action = next(checks, (None, None))
             if name is None:
@@ -130,16 +130,16 @@ class Book:
         self.add({"section": section, "name": "the rest", "ok": None, "left out": "no time"})
 
     def make(self, section: str, name: str, action: Callable[[], dict]) -> None:
-        """One check: what it finds, or how it fails."""
+        """Make one check, and add its numbers or its error."""
         began = time.monotonic()
         try:
-            found = action()
+            result = action()
         except LeftOut as reason:
-            found = {"ok": None, "left out": str(reason)}
+            result = {"ok": None, "left out": str(reason)}
         except Exception as error:
             places = [f"{at.filename}:{at.lineno}" for at in traceback.extract_tb(error.__traceback__)[-4:]]
-            found = {"ok": False, "error": f"{error!r:.600}", "at": places}
-        self.add({"section": section, "name": name, **found, "seconds": round(time.monotonic() - began, 1)})
+            result = {"ok": False, "error": f"{error!r:.600}", "at": places}
+        self.add({"section": section, "name": name, **result, "seconds": round(time.monotonic() - began, 1)})
 
     def add(self, check: dict) -> None:
         self.checks.append({key: float(f"{x:.4g}") if isinstance(x, float) else x for key, x in check.items()})
@@ -154,14 +154,14 @@ class Book:
 
 
 def numbers(check: Mapping) -> str:
-    """Whatever a check has beside its name and outcome."""
-    left = {key: x for key, x in check.items() if key not in ("section", "name", "ok") and x not in (None, "", [])}
-    texts = [f"{key} {' / '.join(map(str, x)) if isinstance(x, list) else x}" for key, x in left.items()]
+    """All that a check has besides its name and outcome, as text."""
+    values = {key: x for key, x in check.items() if key not in ("section", "name", "ok") and x not in (None, "", [])}
+    texts = [f"{key} {' / '.join(map(str, x)) if isinstance(x, list) else x}" for key, x in values.items()]
     return " ".join(", ".join(texts).split())
 
 
 def page(content: Mapping) -> str:
-    """A table, the failures first."""
+    """The results as a Markdown table, failures first."""
     checks = sorted(content["checks"], key=lambda check: [*OUTCOMES].index(check["ok"]))
     words = {False: "failed", True: "passed", None: "figures or left out"}
     counts = ", ".join(f"{sum(check['ok'] is ok for check in checks)} {word}" for ok, word in words.items())
@@ -174,7 +174,7 @@ def page(content: Mapping) -> str:
 
 
 def pack(source: str, folder: Path) -> None:
-    """A model's folder with its weights in float16, half the bytes to carry; they are read as float32."""
+    """Write a model's folder with its weights in float16: half the bytes. They are read as float32."""
     origin = resolve(source)
     with new_folder(folder) as new:
         for path in (origin / name for name in SMALL_FILES):

@@ -38,14 +38,14 @@ TITLES = (
 def projected(gradients: Tensor) -> Tensor:
     """Each of two conflicting gradients, projected on the other's normal plane: (2, 2) -> (2, 2)."""
     weights = pcgrad_weights(gradients @ gradients.T)
-    # Of two tasks, the weight of a gradient in the sum is 1 plus what the other's projection added of it.
+    # With two tasks, the weight of a gradient in the sum is 1 plus what the other's projection added of it.
     parts = gradients + (weights.flip(0) - 1)[:, None] * gradients.flip(0)
     torch.testing.assert_close(parts.sum(0), pcgrad(gradients))
     return parts
 
 
 def arrow(ax: Axes, tip: Tensor, color: str, name: str = "", at: tuple[float, float] = (0, 0), wide=1.0, alpha=1.0):
-    """From the origin to the tip; its name beside the tip, as far from it as `at`."""
+    """Draw an arrow from the origin to the tip. at: the place of its name, as seen from the tip."""
     size = {"width": 0.04 * wide, "head_width": 0.17 * wide, "length_includes_head": True, "linewidth": 0}
     ax.arrow(0, 0, *tip.tolist(), color=color, alpha=alpha, zorder=3, **size)
     ax.text(tip[0] + at[0], tip[1] + at[1], name, color=color, alpha=max(alpha, 0.6), ha="center", va="center")
@@ -57,7 +57,7 @@ def lines(ax: Axes, start: Tensor, ends: Tensor, color: str, style: str = ":") -
 
 
 def normal(gradient: Tensor) -> Tensor:
-    """Two points far away on the line through the origin that stands upright on it: (2, 2)"""
+    """Two far points of the line through the origin that is perpendicular to the gradient: (2, 2)"""
     return 9 * torch.tensor([[-1, 1], [1, -1]]) * gradient.flip(0)
 
 

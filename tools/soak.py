@@ -1,12 +1,12 @@
 """The real command, killed at random times again and again, must end as if nobody had disturbed it.
 
     python -m tools.soak --kills 200            # a line of JSON at the end; exit 1 where anything differs
-    python -m tools.soak --kills 60 --ranks 2   # one of two processes is struck, as torchrun starts them
+    python -m tools.soak --kills 60 --ranks 2   # two processes, as torchrun starts them; one is struck
 
 Each run is started on the tiny data, struck by SIGKILL, SIGTERM or SIGINT at a random time after its header, and
 resumed, until it ends; each resumed process must go on from the newest checkpoint, and no more than --save_every steps
-may lie after that. At the end every tensor of the run's last checkpoint, its best model, its log, its metrics and its
-predictions are compared, byte for byte, with those of an undisturbed run. Then the next run begins.
+may be logged after that. At the end every tensor of the run's last checkpoint, its best model, its log, its metrics and
+its predictions are compared, byte for byte, with those of an undisturbed run. Then the next run begins.
 """
 
 from __future__ import annotations
@@ -48,24 +48,24 @@ SETTINGS = {  # dropout is on in all of them, in BERT and in the heads
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 EXIT = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
 HEADER_ENDS, LAST_LINE = "rows a step: ", "; predictions: "
-PATIENCE = 300  # seconds for a run of less than one: a busy machine is slow, a hanging one stays
+PATIENCE = 300  # seconds for a run of less than one: a busy machine is slow, a hanging run never ends
 
 
 def words(home: Path, out: Path, *options: object) -> list[str]:
-    """The real command."""
+    """The words of the real command."""
     return [sys.executable, train_multitask.__file__, *command(home, "--output_dir", out, *options)]
 
 
 class Started:
-    """It, by processes of its own, as torchrun starts them where they are several."""
+    """The real command in processes of its own; if there are several, they are started as by torchrun."""
 
     def __init__(self, home: Path, out: Path, *options: object, count: int = 1):
         self._words, reader, self._writer = words(home, out, *options), *os.pipe()
-        own = [{"OMP_NUM_THREADS": "1", **of_rank} for of_rank in (ranks.environments(count) if count > 1 else [{}])]
-        self._numbers = [self._begin(variables) for variables in own]
+        environments = ranks.environments(count) if count > 1 else [{}]
+        self._pids = [self._begin({"OMP_NUM_THREADS": "1", **variables}) for variables in environments]
         os.close(self._writer)
         self.stderr = open(reader, errors="replace")  # noqa: SIM115 - closed by end()
-        self._timer = threading.Timer(PATIENCE, self.strike, [signal.SIGKILL])  # which nobody asked for
+        self._timer = threading.Timer(PATIENCE, self.strike, [signal.SIGKILL])  # ends a hanging run
         self._timer.start()
 
     def _begin(self, variables: Mapping[str, str]) -> int:
@@ -73,20 +73,20 @@ class Started:
         return os.posix_spawn(sys.executable, self._words, {**os.environ, **variables}, file_actions=streams)
 
     def strike(self, number: signal.Signals, rank: int = 0) -> None:
-        os.kill(self._numbers[rank], number)
+        os.kill(self._pids[rank], number)
 
     def end(self) -> tuple[list[int], str]:
-        """Wait: (exit code of each process, what was left to read on stderr)."""
+        """Wait for the end. Returns the exit code of each process, and the rest of stderr."""
         with self.stderr:
             text = self.stderr.read()
         self._timer.cancel()
-        return [child.result(number) for number in self._numbers], text
+        return [child.result(pid) for pid in self._pids], text
 
 
 class Forked(Started):
-    """The same, forked from this process, which has everything imported: that takes longer than a run.
+    """The same, forked from this process, which has imported everything: importing takes longer than a run.
 
-    Whoever makes one has set torch to one thread.
+    Set torch to one thread before you make one.
     """
 
     def _begin(self, variables: Mapping[str, str]) -> int:
@@ -98,7 +98,7 @@ class Forked(Started):
 
 
 def undisturbed(home: Path, name: str, count: int) -> tuple[Path, float]:
-    """The folder of such a run of the real command, and the seconds from its header to its last line."""
+    """Do a run without signals. Returns its folder, and the seconds from its header to its last line."""
     out = home / f"undisturbed-{name}"
     process = Started(home, out, *SETTINGS[name], count=count)
     text = wait_for(HEADER_ENDS, process)
@@ -111,7 +111,7 @@ def undisturbed(home: Path, name: str, count: int) -> tuple[Path, float]:
 
 
 def wait_for(text: str, process: Started) -> str:
-    """What it wrote on stderr up to the line with this text, or up to its end."""
+    """What the process wrote on stderr up to the line with this text, or up to its end."""
     written = ""
     for line in process.stderr:
         written += line
@@ -121,9 +121,9 @@ def wait_for(text: str, process: Started) -> str:
 
 
 def strike(process: Started, seconds: float, number: signal.Signals, rank: int = 0) -> tuple[bool, str]:
-    """The signal to one rank, so long after the header; whether it came before the end, and what was written on stderr.
+    """Signal one rank, `seconds` after the header. Returns whether that was before the end, and what stderr says.
 
-    The other ranks end as that one, or with 8, the code for what is missing. Any other end is an AssertionError.
+    The other ranks end like that one, or with 8, the code for what is missing. Raises AssertionError for other ends.
     """
     text = wait_for(HEADER_ENDS, process)
     time.sleep(seconds)
@@ -131,11 +131,11 @@ def strike(process: Started, seconds: float, number: signal.Signals, rank: int =
     codes, rest = process.end()
     text += rest
     code = codes.pop(rank)
-    # Once the last line is out, Python itself is ending: it dies of a signal, or shows where in its own exit it came.
-    as_it_should = code in (0, EXIT[number]) and "Traceback" not in text
-    as_it_should |= LAST_LINE in text and code in (0, EXIT[number], -number)
-    as_it_should &= {0, 8, EXIT[number]}.issuperset(codes)
-    assert as_it_should, f"{number.name} to rank {rank}: {code}, {codes}: {text}"
+    # After the last line Python itself is ending: a signal kills it, or it shows where in its own exit the signal came.
+    as_expected = code in (0, EXIT[number]) and "Traceback" not in text
+    as_expected |= LAST_LINE in text and code in (0, EXIT[number], -number)
+    as_expected &= {0, 8, EXIT[number]}.issuperset(codes)
+    assert as_expected, f"{number.name} to rank {rank}: {code}, {codes}: {text}"
     return any([code, *codes]), text
 
 
@@ -154,31 +154,31 @@ def logged(out: Path) -> int:
 def disturbed(
     home: Path, out: Path, name: str, span: float, draw: random.Random, start: type[Started], count: int
 ) -> Counter[str]:
-    """One run, struck until it ends by itself. How often by each signal."""
+    """Do one run, struck until it ends by itself. Returns how often each signal struck."""
     struck = Counter()
     while True:
-        number, there = draw.choice(SIGNALS), newest(out)
+        number, step = draw.choice(SIGNALS), newest(out)
         process = start(home, out, *SETTINGS[name], "--resume", "auto", count=count)
-        before_its_end, text = strike(process, draw.uniform(0, span), number, draw.randrange(count))
-        made = re.findall(r"^step (\d+)/", text, re.MULTILINE)
-        assert not made or int(made[0]) == there + 1, f"expected to go on from step {there}; found {text}"
+        interrupted, text = strike(process, draw.uniform(0, span), number, draw.randrange(count))
+        steps = re.findall(r"^step (\d+)/", text, re.MULTILINE)
+        assert not steps or int(steps[0]) == step + 1, f"expected to go on from step {step}; found {text}"
         lost = logged(out) - newest(out)
         assert lost <= SAVE_EVERY, f"expected at most {SAVE_EVERY} steps to make again; found {lost}: {text}"
-        if not before_its_end:
+        if not interrupted:
             return struck
         struck[number.name] += 1
 
 
 def soak(home: Path, kills: int, seed: int, start: type[Started] = Started, count: int = 1) -> Counter[str]:
-    """At least so many SIGKILLs, and other signals, over runs of all settings in turn.
+    """Strike runs of all settings in turn, with at least `kills` SIGKILLs, and other signals.
 
-    Args:   start: of the runs that are struck; the undisturbed ones are always the real command's.
+    Args:   start: how struck runs are started; undisturbed ones are always the real command's.
             count: processes of each run.
-    Raises: AssertionError where a run ends otherwise than an undisturbed one.
+    Raises: AssertionError if a run's result differs from the undisturbed run's.
     """
     make_bert_folder(home / "bert")
     make_data_folder(home / "data")
-    if start is Forked:  # what a run imports late is then imported once for all
+    if start is Forked:  # so that what a run imports late is imported once
         assert train(home, home / "warm", *SETTINGS["gs"], "--dry_run") == 0
     expected = {name: undisturbed(home, name, count) for name in SETTINGS}
     draw, total = random.Random(seed), Counter()
@@ -187,8 +187,8 @@ def soak(home: Path, kills: int, seed: int, start: type[Started] = Started, coun
         out = home / "disturbed"
         total += disturbed(home, out, name, span, draw, start, count)
         assert outcome(out) == outcome(folder), f"{name}, seed {seed}: not the undisturbed run's result; see {out}"
-        left = [path for path in out.rglob(".*") if not path.name.startswith(".minbert.")]
-        assert not left, f"{name}, seed {seed}: left behind: {left}"
+        leftover = [path for path in out.rglob(".*") if not path.name.startswith(".minbert.")]
+        assert not leftover, f"{name}, seed {seed}: left behind: {leftover}"
         shutil.rmtree(out)
         total["runs"] += 1
         print(f"{name}: as undisturbed; so far {dict(total)}", file=sys.stderr)
@@ -198,7 +198,7 @@ def soak(home: Path, kills: int, seed: int, start: type[Started] = Started, coun
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=200, help="SIGKILLs, at least so many (default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=200, help="at least this many SIGKILLs (default: %(default)s)")
     parser.add_argument("--ranks", type=int, default=1, help="processes of each run (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the times and signals (default: %(default)s)")
     args = parser.parse_args(argv)
