@@ -18,10 +18,10 @@ from typing import TextIO
 
 DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS}
 DISK_ERRNOS |= {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR}
-OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory")  # the second outside of torch's own allocator
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory")  # the second: outside torch's own allocator
 OUT_OF_MEMORY += tuple(f"{library}_STATUS_ALLOC_FAILED" for library in ("CUBLAS", "CUDNN", "CUSPARSE", "CUSOLVER"))
-CLEAR = "\x1b[K"  # a terminal's line, from the cursor on
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: two
+CLEAR = "\x1b[K"  # erases a terminal's line from the cursor on
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # two on Windows
 
 
 class UsageError(ValueError):
@@ -37,7 +37,7 @@ class CheckpointError(ValueError):
 
 
 class DivergedError(RuntimeError):
-    exit_code = 5  # training that has left the numbers
+    exit_code = 5  # training whose losses, gradients or weights are not finite
 
 
 class DiskError(OSError):
@@ -53,20 +53,20 @@ EXIT_CODES[UnavailableError.exit_code] = UnavailableError
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that ends the program at once; with what people should know."""
+    """Raised by a signal that ends the program at once; its text is for the user."""
 
 
 def run_cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
-    """Call main(argv): its exit code, or that of its exception, told in one line. SystemExit goes through."""
+    """Call main(argv); return its exit code, or that of its exception, printed in one line. SystemExit passes."""
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # no error for a character that its encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")  # no error for a character outside its encoding
     with stop_signals(at_once=True) as stop:
         try:
             try:
                 return main(argv) or 0
-            finally:  # here, where a failure can still be told
+            finally:  # flush here, where a failure can still be reported
                 say("", end="", stream=sys.stdout, forgiven=BrokenPipeError)
-        except BrokenPipeError:  # stdout's reader has left: what a program prints comes after what it does
+        except BrokenPipeError:  # stdout's reader has left; the work is done: programs print last
             return 0
         except (Exception, KeyboardInterrupt) as error:
             if "--debug" in (sys.argv[1:] if argv is None else argv):
@@ -80,10 +80,10 @@ def run_cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[s
 def stop_signals(
     at_once: bool = False, first: Callable[[], str] = str, again: Callable[[], str] = str
 ) -> Iterator[SimpleNamespace]:
-    """Gives an object whose `number` is that of the first signal inside, 0 for none. A SIGINT after it, or `at_once`
-    any signal, raises KeyboardInterrupt, so that temporary files go on the way out.
+    """Yield an object whose `number` is that of the first signal inside the block, 0 for none. A later SIGINT, or with
+    `at_once` any signal, raises Stopped, so that temporary files are removed on the way out.
 
-    Args: what people read: `first` at the first signal, at once; `again` with the KeyboardInterrupt.
+    Args: texts for the user: `first` is printed at the first signal, `again` is the text of Stopped.
     """
     stop = SimpleNamespace(number=0)
 
@@ -95,42 +95,42 @@ def stop_signals(
             with suppress(OSError):  # not by print, which the signal may have interrupted
                 os.write(sys.stderr.fileno(), f"{CLEAR * sys.stderr.isatty()}{notice}\n".encode())
 
-    heard = [n for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN or n == signal.SIGINT]  # but for nohup's
-    before = {number: signal.signal(number, handle) for number in heard}
+    caught = [n for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN or n == signal.SIGINT]  # nohup ignores SIGHUP
+    old_handlers = {number: signal.signal(number, handle) for number in caught}
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in old_handlers.items():
             signal.signal(number, handler)
 
 
 def program(module: str) -> list[str]:
-    """The words that call one of our programs, as this one was called: from its folder, or as installed."""
+    """The words of a command that runs one of our programs: from its folder or installed, as this one was started."""
     if sys.argv[0].startswith("minimal-bert "):  # see minimal_bert.py
         return ["minimal-bert", module.partition("_")[0]]
     return ["python", f"{module}.py"]
 
 
 def printable(text: str) -> str:
-    """The text with repr's escapes for what does not show, or moves a terminal's cursor; new lines stay."""
+    """The text, with repr's escapes for characters that are invisible or move a terminal's cursor; new lines stay."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def say(text: str, end: str = "\n", stream: TextIO | None = None, forgiven: type[OSError] = OSError) -> None:
-    """A line on stderr, or `stream`. Where that fails, what comes later is thrown away, and the error is raised unless
-    it is of the type `forgiven`."""
+    """Print a line on stderr, or on `stream`. Where that fails, later output is thrown away, and the error is raised
+    unless it is of the type `forgiven`."""
     stream = stream or sys.stderr
     try:
         text = printable(text)
         print(CLEAR + fitted(text) if stream.isatty() else text, end=end, file=stream, flush=True)
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # below Python, so that its flush at exit passes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # so that Python's flush at exit does not fail
         if not isinstance(error, forgiven):
             raise
 
 
 def show(what: str, done: int, total: int, rest: str = "") -> None:
-    """A bar that the next line replaces, on a terminal alone; of `rest` the parts between double spaces that fit."""
+    """On a terminal, print a bar that the next line replaces; `rest` is cut at double spaces until the line fits."""
     if sys.stderr.isatty():
         filled = 16 * done // max(1, total)
         line = f"{what} [{'#' * filled}{'.' * (16 - filled)}] {done:,}/{total:,}  {rest}".rstrip()
@@ -140,19 +140,19 @@ def show(what: str, done: int, total: int, rest: str = "") -> None:
 
 
 def fitted(text: str) -> str:
-    """The text for a terminal: lines broken between words, but for a command, which has a line of its own to copy."""
-    broken = TextWrapper(shutil.get_terminal_size().columns - 1, subsequent_indent="    ", break_on_hyphens=False)
-    broken.break_long_words = False
+    """The text wrapped between words for a terminal; a command gets a line of its own, unbroken, to copy."""
+    wrapper = TextWrapper(shutil.get_terminal_size().columns - 1, subsequent_indent="    ", break_on_hyphens=False)
+    wrapper.break_long_words = False
     lines = text.replace(": python ", ":\n  python ").splitlines()
-    return "\n".join(line if line.startswith("  python ") else "\n".join(broken.wrap(line)) for line in lines)
+    return "\n".join(line if line.startswith("  python ") else "\n".join(wrapper.wrap(line)) for line in lines)
 
 
 def explain(error: BaseException, number: int = 0) -> tuple[int, str]:
-    """The exit code of an exception, and what the user is told. number: of the signal that came before."""
+    """The exit code of an exception, and the text for the user. number: that of an earlier signal, 0 for none"""
     text = " ".join(str(error).split())
-    if number or isinstance(error, KeyboardInterrupt):  # a library in C may raise its own error for ours
-        told = text if isinstance(error, Stopped) else ""
-        return 128 + (number or signal.SIGINT), f"interrupted; {told or 'give the command again'}"
+    if number or isinstance(error, KeyboardInterrupt):  # a C library may turn KeyboardInterrupt into its own error
+        advice = text if isinstance(error, Stopped) else ""
+        return 128 + (number or signal.SIGINT), f"interrupted; {advice or 'give the command again'}"
     if hasattr(error, "exit_code"):
         return error.exit_code, text
     if is_out_of_memory(error):
@@ -164,13 +164,13 @@ def explain(error: BaseException, number: int = 0) -> tuple[int, str]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a smaller batch might have gone through. torch's are known without its import; some are told by texts."""
+    """Whether memory ran out, so that a smaller batch may pass. By the class's name (torch is not imported) or text."""
     names, text = {kind.__name__ for kind in type(error).__mro__}, str(error)
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or any(words in text for words in OUT_OF_MEMORY)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`; did you mean X or Y?`: what begins with the name, else holds it, else is spelled alike; empty for none."""
+    """`; did you mean X or Y?`: names that begin with it, else contain it, else are spelled alike; "" for none."""
     names, word = list(names), name.strip("-")
     begins = [other for other in names if other.strip("-").startswith(word)] if word else []
     holds = [other for other in names if word in other] if len(word) > 2 else []
@@ -179,6 +179,6 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def check_name(place: str, names: Iterable[str], name: str) -> None:
-    """Raise UsageError, with the place and the nearest, where it is none of the names."""
+    """Raise UsageError, with the place and the nearest names, where `name` is none of `names`."""
     if name not in names:
         raise UsageError(f"{place}: expected one of {', '.join(names)}; found {name!r}{nearest(name, names)}")

@@ -1,6 +1,7 @@
-"""Files and folders that are whole or absent, whenever the process is killed; and one process a folder.
+"""Files and folders that are whole or absent, whenever the process is killed; and one process in a folder.
 
-What is new is written as `.tmp-NAME.PID`, synced and renamed; what goes is first renamed to `.trash-NAME.PID`.
+A new file or folder is written as `.tmp-NAME.PID`, synced and renamed. An old folder is first renamed to
+`.trash-NAME.PID`, then removed.
 """
 
 import errno
@@ -19,11 +20,11 @@ from filelock import FileLock, Timeout
 
 from runtime.errors import CheckpointError, DiskError, UsageError
 
-MOST, MOST_TENSORS = 2**31, 2**36  # bytes of a file that is read: of any kind, of tensors
+MOST, MOST_TENSORS = 2**31, 2**36  # the largest file that is read, in bytes: of any kind, of tensors
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Replace the file: after a crash, or the DiskError raised, it is the old one or the whole new one. Text: UTF-8."""
+    """Replace a file: after a crash or a DiskError it is the old one or the whole new one. Text is written as UTF-8."""
     if not path.name or path.is_dir():
         raise DiskError(f"{path}: expected a file's name; found a folder; choose another")
     with exchange(path) as temporary:
@@ -32,7 +33,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 @contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
-    """A folder to fill: it takes the place of `final` when the block ends, and vanishes where that raises."""
+    """Yield a new folder to fill. It replaces `final` when the block ends, and is removed where the block raises."""
     with exchange(final) as temporary:
         temporary.mkdir()
         yield temporary
@@ -40,18 +41,18 @@ def new_folder(final: Path) -> Iterator[Path]:
 
 @contextmanager
 def exchange(final: Path) -> Iterator[Path]:
-    """A path for the file or folder that is to stand at `final`."""
+    """Yield a temporary path. The file or folder that the block makes there replaces `final` when the block ends."""
     temporary = final.with_name(f".tmp-{final.name}.{os.getpid()}")
     with disk_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         sync(final.parent.parent)
         try:
-            remove(temporary)  # where a failing disk let one stay
+            remove(temporary)  # a failing disk may have left one
             yield temporary
             for path in (*temporary.rglob("*"), temporary):
                 sync(path)
             if temporary.is_dir() and final.is_dir():
-                discard(final)  # killed right after this there is none, until the run goes on and writes it again
+                discard(final)  # after a kill right here there is none until a resumed run writes it again
             temporary.replace(final)
             sync(final.parent)
         finally:
@@ -59,20 +60,20 @@ def exchange(final: Path) -> Iterator[Path]:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder with all it holds, so that nobody sees half of it."""
+    """Remove a folder and its content, so that nobody sees half of it."""
     trash = folder.rename(folder.with_name(f".trash-{folder.name}.{os.getpid()}"))
     remove(trash)
 
 
 def clean(folder: Path, *names: str) -> None:
-    """Remove what killed processes left of files and folders of these names (regular expressions). Inside `lock`."""
-    left = re.compile(rf"\.(tmp|trash)-({'|'.join(names)})\.\d+")
-    for path in [path for path in folder.glob(".*") if left.fullmatch(path.name)]:
+    """Remove the temporary files and folders of killed processes. names: regular expressions. Call it inside `lock`."""
+    leftover = re.compile(rf"\.(tmp|trash)-({'|'.join(names)})\.\d+")
+    for path in [path for path in folder.glob(".*") if leftover.fullmatch(path.name)]:
         remove(path)
 
 
 def move_aside(folder: Path) -> Path:
-    """Rename a folder to NAME.old, or NAME.old.2 and so on where that is there already; returns the new path."""
+    """Rename a folder to NAME.old, or NAME.old.2 and so on where that exists; return the new path."""
     folder = Path(os.path.abspath(folder))  # so that it has a name: "." has none
     names = (f"{folder.name}.old" + (f".{n}" if n > 1 else "") for n in itertools.count(1))
     with disk_errors(folder):
@@ -80,7 +81,7 @@ def move_aside(folder: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a folder with all it holds; fine where there is none."""
+    """Remove a file, a link, or a folder with its content, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -95,14 +96,14 @@ def sync(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    except OSError as error:  # Windows opens no folder (EACCES); a mounted drive may know no fsync
+    except OSError as error:  # Windows cannot open a folder (EACCES); some mounted drives lack fsync
         if error.errno not in (errno.EACCES, errno.EINVAL, errno.ENOTSUP):
             raise
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """An OSError inside becomes a DiskError that names the path: a failed write does not say where it was."""
+    """Turn an OSError inside the block into a DiskError that names the path: a failed write does not name it."""
     try:
         yield
     except DiskError:
@@ -112,8 +113,8 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def read_plain(path: Path, most: int = MOST) -> bytes:
-    """A file's bytes, as many as it has. Raises OSError, also for what is no plain file, where reading may never end,
-    for one of more than `most`, and for a path that no file can have."""
+    """A file's bytes. Raises OSError, also for a path that is no plain file (reading a pipe may never end), for a file
+    of more than `most` bytes, and for a path that no file can have."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode) or status.st_size > most:
@@ -126,7 +127,7 @@ def read_plain(path: Path, most: int = MOST) -> bytes:
 
 
 def read_json(path: Path) -> dict:
-    """The JSON object in a file. Raises CheckpointError, also for half a character in it, as "\\ud800"."""
+    """The JSON object in a file. Raises CheckpointError, also for half a surrogate pair in a text, as "\\ud800"."""
     check_plain(path)
     try:
         content = json.loads(read_plain(path))
@@ -139,13 +140,13 @@ def read_json(path: Path) -> dict:
 
 
 def check_plain(path: Path, links: bool = True) -> None:
-    """Raise CheckpointError for what is no file: from a pipe, say, reading never ends. links: whether those pass."""
+    """Raise CheckpointError unless it is a plain file: reading a pipe may never end. links: whether links may be."""
     if not path.is_file() or (path.is_symlink() and not links):
         raise CheckpointError(f"{path}: expected a plain file; found none; copy it anew or take another")
 
 
 def check_own(folder: Path, *names: str) -> None:
-    """Raise UsageError for a name in the folder that is a link, a pipe or a device: it leads to what is another's."""
+    """Raise UsageError where a name in the folder is a link, a pipe or a device, which leads out of the folder."""
     for path in map(folder.joinpath, names):
         if path.is_symlink() or (path.exists() and not (path.is_file() or path.is_dir())):
             advice = "take it away or choose another folder"
@@ -153,47 +154,48 @@ def check_own(folder: Path, *names: str) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Of the file's content, in hex digits."""
+    """The SHA-256 of a file's content, in hex digits."""
     return hashlib.sha256(read_plain(path, MOST_TENSORS)).hexdigest()
 
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Be the only process in the folder, made if need be; else UsageError with the other's number.
+    """Be the only process in the folder, which is created if missing; else UsageError with the other's number.
 
-    Its files stay; but folders that were made here, and in which nothing else is then, go.
+    The lock's files stay. But where the folder was created here and holds nothing else at the end, it is removed, with
+    the parents that were created.
     """
-    holder, path = folder / ".minbert.pid", folder / ".minbert.lock"  # two: filelock empties the lock's
-    made = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]  # from within
+    holder, path = folder / ".minbert.pid", folder / ".minbert.lock"  # two files: filelock empties its own
+    created = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]  # innermost first
     with disk_errors(path):
         folder.mkdir(parents=True, exist_ok=True)
         check_own(folder, holder.name, path.name)
         try:
-            held = FileLock(path, timeout=0).acquire()
+            acquired = FileLock(path, timeout=0).acquire()
         except Timeout:
             number = holder.read_text() if holder.is_file() else "of unknown number"
             raise UsageError(f"{folder}: in use by process {number}; wait for it or choose another folder") from None
         holder.write_text(str(os.getpid()))
     try:
-        with held:
+        with acquired:
             yield
     finally:
         with suppress(OSError):
-            if made and {*folder.iterdir()} <= {holder, path}:
+            if created and {*folder.iterdir()} <= {holder, path}:
                 remove(folder)
-                for parent in made[1:]:
+                for parent in created[1:]:
                     parent.rmdir()
 
 
 def check_space(folder: Path, needed: int, option: str = "--output_dir") -> Path:
-    """The folder, or the first above it that is there: on whose disk it will be.
+    """The folder, or the nearest folder above it that exists, on the same disk.
 
-    Raises: DiskError where that cannot be written, or has not `needed` bytes free.
+    Raises: DiskError where that cannot be written, or has fewer than `needed` bytes free.
     """
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise DiskError(f"{option}: expected a folder that can be written; found another at {there}; choose another")
-    if (free := shutil.disk_usage(there).free) < needed:
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise DiskError(f"{option}: expected a folder that can be written; found another at {existing}; choose another")
+    if (free := shutil.disk_usage(existing).free) < needed:
         numbers = f"expected {needed / 1e6:.1f} MB of free space; found {free / 1e6:.1f} MB"
-        raise DiskError(f"{option}: {numbers} at {there}; free some or choose another folder")
-    return there
+        raise DiskError(f"{option}: {numbers} at {existing}; free some or choose another folder")
+    return existing

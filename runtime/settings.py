@@ -13,7 +13,7 @@ from typing import Any, NoReturn, get_args, get_origin
 
 from runtime.errors import UsageError, check_name, nearest
 
-LARGE = 10**18  # no whole number is as large, in an option or a file
+LARGE = 10**18  # numbers in files and whole numbers in options are smaller
 
 
 def setting(
@@ -27,9 +27,9 @@ def setting(
 ) -> Any:
     """A dataclass field that is an option.
 
-    Args: default: said in the help, unless the help says it. parse: text -> value, bool for a flag.
-          may_change: whether it may differ when a run goes on. usual: --help shows it; others are in --help all alone.
-          choices: all that it may be. word: argparse's `metavar`.
+    Args: default: added to the help, unless the help names it. parse: text -> value, bool for a flag.
+          may_change: whether it may differ in a resumed run. usual: --help shows it; --help all shows the others too.
+          choices: all allowed values. word: argparse's `metavar`.
     """
     if type(default) in (str, int, float) and "(default" not in help:
         help += f" (default: {default})"
@@ -42,15 +42,15 @@ class OptionParser(argparse.ArgumentParser):
     """argparse with `--batch_size` and `--batch-size` alike, no abbreviations, and UsageError instead of an exit."""
 
     def __init__(self, description: str, add_help: bool = True):
-        kind, parts = argparse.RawDescriptionHelpFormatter, description.split("\n\n")  # what is indented stays
+        kind, parts = argparse.RawDescriptionHelpFormatter, description.split("\n\n")  # indented parts stay
         parts = [part if part.startswith(" ") else textwrap.fill(" ".join(part.split()), 79) for part in parts]
         description = "\n\n".join(parts)
         super().__init__(description=description, allow_abbrev=False, formatter_class=kind, add_help=add_help)
-        self.rare: list[argparse.Action] = []  # that `--help all` alone shows
+        self.rare: list[argparse.Action] = []  # only `--help all` shows them
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")  # see run_cli
 
     def add_settings(self, settings: type, groups: Mapping[str, str]) -> None:
-        """An option for every setting of a dataclass. groups: of some options, the heading that begins with them."""
+        """Add an option for every setting of a dataclass. groups: first option of a group -> the group's heading"""
         add, self.usage = self.add_argument, "%(prog)s [--OPTION VALUE] ..."
         for field in dataclasses.fields(settings):
             if field.name in groups:
@@ -68,32 +68,32 @@ class OptionParser(argparse.ArgumentParser):
         before_texts = words[: words.index("--")] if "--" in words else words
         for i, word in enumerate(before_texts):
             if word.startswith("--"):
-                given, equals, value = word.partition("=")
-                name = "--" + given[2:].replace("-", "_")
+                typed, equals, value = word.partition("=")
+                name = "--" + typed[2:].replace("-", "_")
                 if name not in self._option_string_actions:
-                    self.no_such_option(given, name)
+                    self.no_such_option(typed, name)
                 words[i] = name + equals + value
                 if (equals and not value) or "" in words[i + 1 : i + 2]:
-                    self.error(f"{given}: expected a value; found an empty one; give one or leave the option out")
-        values, left = super().parse_known_intermixed_args(words, namespace)
-        if left:
-            message, several = f"expected an option; found {left[0]!r}", words[: words.index(left[0]) + 1]
-            if left[0].startswith("-"):
+                    self.error(f"{typed}: expected a value; found an empty one; give one or leave the option out")
+        values, extra = super().parse_known_intermixed_args(words, namespace)
+        if extra:
+            message, before = f"expected an option; found {extra[0]!r}", words[: words.index(extra[0]) + 1]
+            if extra[0].startswith("-"):
                 message += "; a text that begins with - comes after --"
-            elif options := [n for n, word in enumerate(several) if word.startswith("--")]:
-                option, *together = several[options[-1] :]
-                message += f"; several values have commas between: {option} {','.join(together)}"
+            elif options := [n for n, word in enumerate(before) if word.startswith("--")]:
+                option, *its_values = before[options[-1] :]
+                message += f"; several values have commas between: {option} {','.join(its_values)}"
             else:
                 message += f"; {self.prog} --help lists them"
             self.error(message)
         return values
 
-    def no_such_option(self, given: str, name: str) -> NoReturn:
-        """With the nearest by its name, or by what its help says."""
+    def no_such_option(self, typed: str, name: str) -> NoReturn:
+        """Raise, with the options of the nearest names, or else one whose help has these words."""
         known, words = self._option_string_actions, name[2:].replace("_", " ")
-        says = sorted((len(action.help), option) for option, action in known.items() if words in (action.help or ""))
-        near = nearest(name, known) or "".join(f"; did you mean {option}?" for _, option in says[:1])
-        self.error(f"{given}: no such option; {self.prog} --help all lists every one{near}")
+        by_help = sorted((len(action.help), option) for option, action in known.items() if words in (action.help or ""))
+        near = nearest(name, known) or "".join(f"; did you mean {option}?" for _, option in by_help[:1])
+        self.error(f"{typed}: no such option; {self.prog} --help all lists every one{near}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices and value not in action.choices:
@@ -105,7 +105,7 @@ class OptionParser(argparse.ArgumentParser):
 
 
 def _number(kind: type, fits: Callable[[float], bool], expected: str) -> Callable[[str], Any]:
-    """A type of option, whose message names the range."""
+    """A parser of numbers for `setting`. expected: the range, for its error"""
 
     def check(text: str):
         try:
@@ -131,9 +131,9 @@ rate = _number(float, lambda x: 0 <= x < 1, "a number in [0, 1)")
 
 
 def built(option: str, table: Mapping[str, type], text: str, *args: Any) -> Any:
-    """An object by its name in a table, and its settings: "cagrad" or "cagrad:c=0.4,..." -> table["cagrad"](c=0.4).
+    """Build an object from its name in a table and its settings: "cagrad:c=0.4,..." -> table["cagrad"](c=0.4, ...).
 
-    Settings are the constructor's keywords, of their defaults' types; args come before them. Raises UsageError.
+    Settings are the constructor's keywords, with the types of their defaults; args: passed first. Raises UsageError.
     """
     name, _, rest = text.partition(":")
     check_name(option, table, name)
@@ -153,15 +153,15 @@ def built(option: str, table: Mapping[str, type], text: str, *args: Any) -> Any:
 
 
 def of_type(value: Any, kind: Any) -> Any:
-    """A value that JSON holds, as a dataclass's field of this type, or a dataclass, has it: tuples for lists.
+    """Convert a JSON value to the type of a dataclass's field, or to a dataclass; lists become tuples.
 
-    Raises ValueError for another type and a number out of all reason, KeyError for a field that is missing.
+    Raises: ValueError for another type and for a number of LARGE or more, KeyError for a missing field.
     """
     args = get_args(kind)
     if isinstance(kind, UnionType):
-        for each in args:
+        for member in args:
             with suppress(ValueError):
-                return of_type(value, each)
+                return of_type(value, member)
     elif dataclasses.is_dataclass(kind) and isinstance(value, dict):
         return kind(**{field.name: of_type(value[field.name], field.type) for field in dataclasses.fields(kind)})
     elif get_origin(kind) is tuple and isinstance(value, list):
@@ -169,7 +169,7 @@ def of_type(value: Any, kind: Any) -> Any:
         if len(kinds) == len(value):
             return tuple(map(of_type, value, kinds))
     elif get_origin(kind) is dict and isinstance(value, dict):
-        return {key: of_type(each, args[1]) for key, each in value.items()}
+        return {key: of_type(item, args[1]) for key, item in value.items()}
     elif kind in (int, float):
         if type(value) in (int, kind) and abs(value) < LARGE:
             return value
