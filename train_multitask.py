@@ -41,30 +41,30 @@ from training.session import Session, versions
 
 
 def train(session: Session) -> None:
-    """Every step of a run, in order. training/session.py has what it is made of, training/guards.py what guards it."""
+    """Every step of a run, in order. Its parts are in training/session.py, its guards in training/guards.py."""
     options, state, model = session.options, session.state, session.model
     gradients, optimizer, scaler = session.gradients, session.optimizer, session.scaler
     log = RunLog(session.out / "log.jsonl", state.log_size)
     with closing(log):
-        for step in session.steps():  # from where it was resumed to the last, or until patience or a signal ends it
+        for step in session.steps():  # from the first or the resumed one until the end, patience or a signal
             started = time.monotonic()
-            for attempt in guards.attempts(session):  # another one, in smaller parts, where memory runs out
+            for attempt in guards.attempts(session):  # once, unless memory runs out: then again, in smaller parts
                 with attempt:
                     losses, weighed_losses = (dict.fromkeys(session.rows, 0.0) for _ in range(2))
                     for micro, (batches, shares) in enumerate(session.micro_batches(step)):
-                        rows = gradients.sizes(model.row_counts(batches))  # of each task, in each layer
-                        negatives = generator(options.seed, "negatives", step)  # row k has the k-th draw
+                        rows = gradients.sizes(model.row_counts(batches))  # each task's sentences, tokens, ...
+                        negatives = generator(options.seed, "negatives", step)  # row k gets draw k
                         with session.dropout(step, micro), gradients.by_rows(model, *rows):
                             with autocast(session.device, session.amp):
-                                of_batch = model.losses(batches, options.losses, session.previous, negatives)
-                            weighed = session.weigh(of_batch, generator(options.seed, "weighing", step))
+                                batch_losses = model.losses(batches, options.losses, session.previous, negatives)
+                            weighed = session.weigh(batch_losses, generator(options.seed, "weighing", step))
                             total = sum(weighed[name] * share for name, share in shares.items())
                             scaler.scale(total).backward()  # splits the shared gradients by task
-                        for name, value, counted in guards.finite_losses(of_batch, weighed, batches, step):
+                        for name, value, weighed_value in guards.finite_losses(batch_losses, weighed, batches, step):
                             losses[name] += value * shares[name]
-                            weighed_losses[name] += counted * shares[name]
+                            weighed_losses[name] += weighed_value * shares[name]
             losses, weighed_losses = session.world.total(losses, weighed_losses)
-            session.plain.sum_gradients()  # over the ranks, as clip_and_combine does with those of the tasks
+            session.plain.sum_gradients()  # over the ranks, as clip_and_combine sums the task gradients
             conflict = clip_and_combine(
                 gradients,
                 session.surgery,
@@ -87,7 +87,7 @@ def train(session: Session) -> None:
                 state.updates += 1
             else:
                 line["skipped"] = reason
-                scaler.update(scaler.get_scale() / 2)  # also where the norm alone is out of float32's range
+                scaler.update(scaler.get_scale() / 2)  # also where only the norm exceeds float32's range
             session.previous.end_step(session.world)
             optimizer.zero_grad()
             state.step += 1
@@ -102,7 +102,7 @@ def train(session: Session) -> None:
 
 
 def evaluate(session: Session, log: RunLog) -> None:
-    """Dev metrics of the run's tasks, and whether they are the best so far."""
+    """Log the dev metrics of the run's tasks, and save the model where they are the best so far."""
     state, options, started = session.state, session.options, time.monotonic()
     metrics = predict_and_score(session.model, {"dev": session.splits["dev"]}, session.amp, world=session.world)
     seconds = time.monotonic() - started
@@ -136,93 +136,93 @@ def run_config(session: Session) -> dict:
 
 
 def resume(session: Session) -> None:
-    """Put the newest checkpoint in place, or the one that --resume names."""
-    found = session.world.first(lambda: checkpoint_to_resume(session.options.resume, session.out))
-    if not found:
+    """Restore the newest checkpoint, or the one that --resume names."""
+    stored = session.world.first(lambda: checkpoint_to_resume(session.options.resume, session.out))
+    if not stored:
         return
-    session.restore(*found)
-    there = map(checkpoint.step_of, checkpoint.saved(session.out / "checkpoints"))
-    session.damaged = {step for step in there if step > session.state.step and session.options.resume == "auto"}
+    session.restore(*stored)
+    saved_steps = map(checkpoint.step_of, checkpoint.saved(session.out / "checkpoints"))
+    session.damaged = {step for step in saved_steps if step > session.state.step and session.options.resume == "auto"}
     step, best = session.state.best_step, session.state.best_score
     so_far = "" if best is None else f"; the best so far: {best:.3f} on dev, at step {step}"
     say(f"resumed at step {session.state.step} of {session.total_steps}{so_far}")
 
 
 def dry_run(session: Session) -> None:
-    """Two steps, an evaluation and a checkpoint, read back, in the run's folder; nothing is left. Inside `lock`."""
+    """Two steps, an evaluation, and a checkpoint that is read back; then remove it all. Call it inside `lock`."""
     remaining, out = session.total_steps - session.state.step, session.options.output_dir
-    session.out = place = out / f".tmp-dry-run.{os.getpid()}"
+    session.out = temporary = out / f".tmp-dry-run.{os.getpid()}"
     with disk_errors(out), ExitStack() as stack:
-        stack.callback(remove, place)
+        stack.callback(remove, temporary)
         session.last_step = min(session.total_steps, session.state.step + 2)
         train(session)
         if remaining:
             session.out = out  # where a resumed run's best/ lies
-            session.restore(*session.world.first(lambda: checkpoint.load_latest(place / "checkpoints")))
+            session.restore(*session.world.first(lambda: checkpoint.load_latest(temporary / "checkpoints")))
             session.last_step = session.total_steps
             say(f"time: about {span(seconds_left(session))}, by two steps and an evaluation")
     say("dry run: data, options, a checkpoint and a step are in order; nothing was left")
 
 
 def check_output_space(options: Options) -> None:
-    """Room for what the run needs, less what is there already. Raises DiskError."""
+    """Raise DiskError where the disk lacks room for what the run needs, less what its folder holds already."""
     config = BertConfig.from_json(resolve(options.checkpoint) / "config.json")
     with torch.device("meta"):
         weights = sum(weight.numel() for weight in BertModel(config).parameters())
-    there = [p for name in ("checkpoints", "best") for p in (options.output_dir / name).rglob("*") if p.is_file()]
-    held = 0 if options.overwrite else sum(path.stat().st_size for path in there)
-    check_space(options.output_dir, DISK * weights - held)
+    files = [p for name in ("checkpoints", "best") for p in (options.output_dir / name).rglob("*") if p.is_file()]
+    used = 0 if options.overwrite else sum(path.stat().st_size for path in files)
+    check_space(options.output_dir, DISK * weights - used)
     check_space(options.predictions_dir, 0, option="--predictions_dir")
 
 
 def run_in_folder(
     options: Options, locks: ExitStack, make_session: Callable[[Options, World], Session], world: World
 ) -> None:
-    """The run itself, alone in its folder."""
+    """Start or resume the run, train and finish it, as the only process in its folder."""
     out = options.output_dir
     with world.together(slow=True):
         locks.enter_context(lock(out))
-        there = marks(out)
-        holds_run = bool(there or checkpoint.saved(out / "checkpoints"))
+        existing = marks(out)
+        holds_run = bool(existing or checkpoint.saved(out / "checkpoints"))
         if holds_run and options.resume == "never" and not options.overwrite:
             advice = "take --resume auto, --overwrite (which moves it) or another --output_dir"
             raise UsageError(f"--output_dir: {out} holds a run; {advice}")
         predictions = prediction_files(options)
-        if world.leads and (options.resume == "never" or not (out / "metrics.json").is_file()):  # else it is left alone
+        if world.leads and (options.resume == "never" or not (out / "metrics.json").is_file()):  # else it is finished
             check_output_space(options)
         say(f"loading the data and {options.checkpoint}")
         session = make_session(options, world)
     session.check_ranks()
     resume(session)
-    is_whole = {"metrics.json", "best"} <= {*there} and all(path.is_file() for path in predictions)
+    is_whole = {"metrics.json", "best"} <= {*existing} and all(path.is_file() for path in predictions)
     if world.first(lambda: session.last_good and session.finished and is_whole):
         return say(f"complete at step {session.state.step}: nothing to do in {out}")
     say(header(session))
     if options.dry_run:
         return dry_run(session)
-    if holds_run and options.overwrite:  # only now, when everything that the new run starts from is there
+    if holds_run and options.overwrite:  # only now: all that the new run starts from is loaded
         say(f"the run that was here is in {move_aside(out)}")
         locks.enter_context(lock(out))
     sweep(out)
-    if options.resume not in ("auto", "never"):  # what lies after the checkpoint it names is of another branch
+    if options.resume not in ("auto", "never"):  # later checkpoints than the one it names are of another branch
         for path in checkpoint.saved(out / "checkpoints"):  # the newest first
             if checkpoint.step_of(path) > session.state.step:
                 discard(path)
-    (out / "metrics.json").unlink(missing_ok=True)  # of fewer steps, say: it is a finished run's mark
+    (out / "metrics.json").unlink(missing_ok=True)  # the mark of a finished run, maybe one of fewer steps
     write_atomic(out / "config.json", json.dumps(run_config(session), indent=2) + "\n")
     train(session)
     world.first(lambda: finish(session))
 
 
 def run(options: Options, make_session: Callable[[Options, World], Session] = Session, world: World = ALONE) -> None:
-    """What the options ask for, of a session that may be one of its own kind."""
+    """Run what the options ask for. make_session: the class Session, or a function that makes another kind."""
     set_deterministic(options.deterministic)
     with ExitStack() as locks:
         run_in_folder(of_rank(options, world, locks), locks, make_session, world)
 
 
 def of_rank(options: Options, world: World, folders: ExitStack) -> Options:
-    """The options, the same in all processes; of all but the first with a folder where nobody looks."""
+    """This process's options, checked to be the same in all; those of all but the first have a temporary folder."""
     most = max(options.batch_size.values())
     if world.size > most:
         expected = f"expected at most {most} processes, as many as the largest batch has rows"

@@ -44,7 +44,7 @@ from runtime.settings import OptionParser
 from training.card import SETTINGS, SYNTHETIC, card, of_sample
 from training.folder import READABLE, is_run
 from training.log import span
-from training.session import said
+from training.session import option_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -136,7 +136,7 @@ class FullRun(Run):
         parts = ("machine", "versions", "data")
         flat = {name: value for name, value in self.config.items() if name not in (*NO_SETTINGS, *parts)}
         flat |= {f"{part}: {name}": value for part in parts for name, value in self.config.get(part, {}).items()}
-        return {name: re.sub("(?<=sha256 .{12})[0-9a-f]+", "...", said(value)) for name, value in flat.items()}
+        return {name: re.sub("(?<=sha256 .{12})[0-9a-f]+", "...", option_text(value)) for name, value in flat.items()}
 
 
 def read_predicted(path: Path, task: Task) -> Predicted:

@@ -1,6 +1,6 @@
-"""A model card in the Hub's format, for best/README.md: what the files of a run, or of several, say.
+"""A model card in the Hub's format, for best/README.md, made from the files of one run or several.
 
-No place, date or time is in it: it is for others, and of two equal runs it is the same.
+It has no path, date or time: it is for others, and two equal runs have equal cards.
 """
 
 import os
@@ -20,13 +20,13 @@ from heads.config import HeadsConfig
 from heads.kinds import KINDS
 from heads.losses import LossSettings
 from training.options import Options
-from training.session import said
+from training.session import option_text
 
-MOST = 300  # letters of a cell
-TYPES = {"acc": "accuracy", "em": "exact_match", "pearson": "pearsonr", "spearman": "spearmanr"}  # as the Hub has them
+MOST = 300  # characters in a cell
+TYPES = {"acc": "accuracy", "em": "exact_match", "pearson": "pearsonr", "spearman": "spearmanr"}  # the Hub's names
 WAYS = {"single": "alone", "mtl": "on the sum of their losses", "gs": "with gradient surgery"}
 OPTIONS = [field for part in (Options, HeadsConfig, LossSettings) for field in fields(part) if field.metadata]
-SETTINGS = [field.name for field in OPTIONS if not field.metadata["may_change"]]  # on which the weights depend
+SETTINGS = [field.name for field in OPTIONS if not field.metadata["may_change"]]  # those that the weights depend on
 TEXTS = ('["A sentence."]', '["Another."]')
 CARD = """\
 ---
@@ -45,7 +45,7 @@ CARD = """\
 
 {metrics}
 
-On dev, by whose rows step {step} was chosen as the best of the run: expect a little less on others.{spread}
+On dev, whose rows also chose step {step} as the best of the run: expect a little less on others.{spread}
 {synthetic}
 ## Data
 
@@ -58,7 +58,7 @@ On dev, by whose rows step {step} was chosen as the best of the run: expect a li
 ## Loading it
 
 ```sh
-hf download USER/NAME --local-dir model      # by the name that it has on the Hub
+hf download USER/NAME --local-dir model      # its name on the Hub
 ```
 
 The encoder with its heads, in the code that trained it:
@@ -98,11 +98,11 @@ ids = Tokenizer.from_file("model/tokenizer.json").encode("A sentence.").ids
 - Deciding about people: work, credit, health, law, what somebody may say; unless a person looks at each case.
 - Texts unlike those it was trained on: another language, another field, another time. Of a text it reads the first
   {max_length} tokens.
-- Taking its probabilities at their word: `python evaluate.py RUN --report` tells how far they are off.
+- Trusting its probabilities as they are: `python evaluate.py RUN --report` shows how far they are off.
 - Keeping its data secret: a model may give away rows that it was trained on. Share it where you may share those; see
   their licences, and that of {source}.
 {before}"""
-SPREAD = "\nMean ± standard deviation: of {} runs that differ in their seeds alone, of which this model is the first."
+SPREAD = "\nMean ± standard deviation: of {} runs that differ in their seeds alone; this model is the first."
 SYNTHETIC = "The course's files are a synthetic sample here: what is measured on them says nothing about real texts.\n"
 MINILM_DATA = """
 ## What minilm had read before
@@ -112,16 +112,16 @@ WikiAnswers, PAQ, Stack Exchange, MS MARCO, GOOAQ and Yahoo Answers, code, capti
 MultiNLI, and others. Quora's pairs of questions are among them: metrics on these flatter.
 """
 
-Measured = tuple[Task, str, str, list[float | None]]  # task, title of its dev, metric, its value in each run
+Measured = tuple[Task, str, str, list[float | None]]  # task, title of its dev file, metric, value in each run
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are Markdown already."""
+    """A table; its cells are Markdown already."""
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
 def cell(text: object) -> str:
-    """Any text as a cell."""
+    """Any text as a table's cell: on one line, escaped, cut to MOST."""
     return " ".join(escape(str(text)[:MOST], quote=False).split()).replace("|", "\\|")
 
 
@@ -136,7 +136,7 @@ def described(task: Task) -> list[str]:
 
 
 def base_model(config: Mapping) -> str | None:
-    """The Hub's name of what was trained; where that was another run's best model, what its card says."""
+    """The Hub's name of the model that training began with; of another run's best model, what its card says."""
     source = config["checkpoint"]
     if not os.path.isdir(source):
         return ALIASES.get(source, source)
@@ -146,9 +146,9 @@ def base_model(config: Mapping) -> str | None:
 
 
 def front_matter(title: str, base: str | None, measured: Iterable[Measured], data: str) -> str:
-    """YAML that the Hub reads: how the folder is loaded, and this model's metrics, those that are defined.
+    """YAML that the Hub reads: how to load the folder, and those of the model's metrics that are defined.
 
-    data: what the files' names do not say of them.
+    data: what to write before the name of a dev file.
     """
     results = []
     for task, dev, metric, (value, *_) in measured:
@@ -170,7 +170,7 @@ def front_matter(title: str, base: str | None, measured: Iterable[Measured], dat
 
 
 def row(name: str, rows: str, values: Sequence[float | None]) -> list[str]:
-    """Of a metric, this model's value; of several runs also the mean ± the standard deviation."""
+    """A metric's row of the table: this model's value; for several runs also the mean ± the standard deviation."""
     cells = [name, "-" if values[0] is None else f"{values[0]:.4f}", rows]
     if len(values) > 1:
         cells.append("-" if None in values else f"{mean(values):.4f} ± {stdev(values):.4f}")
@@ -186,10 +186,10 @@ def card(config: Mapping, tasks: Mapping[str, Task], results: Sequence[Mapping])
         if title.startswith("dev of "):
             task = tasks[title.removeprefix("dev of ").partition(":")[0]]
             for metric in KINDS[task.kind].metrics:
-                measured.append((task, title, metric, [of["dev"][task.metric_key(metric)] for of in results]))
+                measured.append((task, title, metric, [result["dev"][task.metric_key(metric)] for result in results]))
     rows = [row(task.metric_key(metric), data[dev].split()[0], values) for task, dev, metric, values in measured]
-    given = [name for name in SETTINGS if name != "pairs" and config.get(name) is not None]  # pairs: with the tasks
-    settings = {name: config[name] for name in given} | {"checkpoint": source}
+    shown = [name for name in SETTINGS if name != "pairs" and config.get(name) is not None]  # pairs: with the tasks
+    settings = {name: config[name] for name in shown} | {"checkpoint": source}
     synthetic = of_sample(config, tasks.values())
     several = len(results) > 1
     return CARD.format(
@@ -204,7 +204,7 @@ def card(config: Mapping, tasks: Mapping[str, Task], results: Sequence[Mapping])
         spread=SPREAD.format(len(results)) * several,
         synthetic=SYNTHETIC * synthetic,
         data=markdown(["file", "contents"], ([cell(title), contents] for title, contents in data.items())),
-        settings=markdown(["option", "value"], ([name, cell(said(value))] for name, value in settings.items())),
+        settings=markdown(["option", "value"], ([name, cell(option_text(value))] for name, value in settings.items())),
         calls="\n".join(f'model.predict("{name}", {", ".join(TEXTS[: len(t.texts)])})' for name, t in tasks.items()),
         pooling="cls" if config["pooling"] == "cls" else "mean",  # as modules.json has it
         max_length=config["max_length"],

@@ -25,10 +25,10 @@ FILE = re.compile(r"[a-z_]{1,99}\.safetensors|state\.json")  # so that no name i
 
 
 def save(folder: Path, step: int, tensors: Tensors, state: dict, keep: Iterable[int] = ()) -> Path:
-    """Write folder/step-NNNNNN, then remove the checkpoints of other steps but those in `keep`.
+    """Write folder/step-NNNNNN, then remove the checkpoints of other steps, except those in `keep`.
 
-    Args: state: what JSON gives back equal: str keys, no tuples, finite floats (which come back bit for bit).
-    Raises: DiskError; every earlier checkpoint stands then.
+    Args: state: equal after a round trip through JSON: str keys, no tuples, finite floats (these come back exactly).
+    Raises: DiskError; then every earlier checkpoint is kept.
     """
     text = json.dumps(state, allow_nan=False, indent=1)
     final = folder / f"step-{step:06d}"
@@ -41,15 +41,15 @@ def save(folder: Path, step: int, tensors: Tensors, state: dict, keep: Iterable[
         (temporary / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=1), encoding="utf-8")
     for path in saved(folder):
         if step_of(path) not in {step, *keep} and (path / MANIFEST).exists():
-            with suppress(OSError):  # it costs space, not the run
+            with suppress(OSError):  # a checkpoint that stays costs space, not the run
                 discard(path)
     return final
 
 
 def saved(folder: Path) -> list[Path]:
-    """What has the name of a checkpoint there, newest first, not verified."""
-    there = [path for path in folder.glob("step-*") if re.fullmatch(r"step-[0-9]{6,}", path.name)]
-    return sorted(there, key=step_of, reverse=True)
+    """Paths in the folder with the name of a checkpoint, newest first, not verified."""
+    paths = [path for path in folder.glob("step-*") if re.fullmatch(r"step-[0-9]{6,}", path.name)]
+    return sorted(paths, key=step_of, reverse=True)
 
 
 def step_of(path: Path) -> int:
@@ -57,9 +57,9 @@ def step_of(path: Path) -> int:
 
 
 def load_latest(folder: Path) -> tuple[Path, Tensors, dict] | None:
-    """(path, tensors, state) of the newest checkpoint that is whole; None where there is no checkpoint at all.
+    """(path, tensors, state) of the newest whole checkpoint; None where there is no checkpoint at all.
 
-    Raises: CheckpointError with the reason for each where none is whole; those passed over are said on stderr.
+    Raises: CheckpointError, with the reason for each, where none is whole. Prints a warning for each that is skipped.
     """
     reasons = []
     for path in saved(folder):
@@ -79,8 +79,8 @@ def load(path: Path) -> tuple[Tensors, dict]:
     Raises: CheckpointError for what cannot be trusted; UsageError where there is no checkpoint at all.
     """
     if not path.is_dir():
-        there = ", ".join(other.name for other in saved(path.parent)) or "none"
-        raise UsageError(f"--resume: no checkpoint at {path}; there are: {there}; take one of them or auto")
+        existing = ", ".join(other.name for other in saved(path.parent)) or "none"
+        raise UsageError(f"--resume: no checkpoint at {path}; there are: {existing}; take one of them or auto")
     manifest = read_json(path / MANIFEST)
     files = manifest.get("files")
     listed = isinstance(files, dict) and STATE in files and all(map(FILE.fullmatch, files))
@@ -95,7 +95,7 @@ def load(path: Path) -> tuple[Tensors, dict]:
 
 
 def _describe(path: Path) -> dict[str, int | str]:
-    """What the manifest says of a file. Raises CheckpointError for what is none."""
+    """A file's entry in the manifest. Raises CheckpointError for what is not a plain file or cannot be read."""
     check_plain(path, links=False)
     try:
         return {"size": path.stat().st_size, "sha256": sha256(path)}

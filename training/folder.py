@@ -1,4 +1,4 @@
-"""A run's folder: what is in it, whose that is, and what of it may be written."""
+"""A run's folder: what it holds, whether that belongs to this run, and what may be written."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -10,24 +10,24 @@ from training import checkpoint
 from training.options import Options
 
 READABLE = "readable"  # the folder of mistakes, beside the prediction files
-MARKS = ("config.json", "log.jsonl", "metrics.json", "best")  # any of them: a folder in use
+MARKS = ("config.json", "log.jsonl", "metrics.json", "best")  # a folder with any of these is in use
 
 
 def is_run(folder: Path) -> bool:
-    """Whether its config.json is a run's: a plain model's folder has one too."""
+    """Whether the folder's config.json is a run's: a plain model's folder has one too."""
     with suppress(CheckpointError):
         return "task_definitions" in read_json(folder / "config.json")
     return False
 
 
 def marks(out: Path) -> list[str]:
-    """Which of MARKS are there. Raises UsageError where something in the folder leads elsewhere."""
+    """Those of MARKS that the folder holds. Raises UsageError where a file or folder in it is a link or a pipe."""
     check_own(out, *MARKS, "checkpoints", "predictions", f"predictions/{READABLE}")
     return [name for name in MARKS if (out / name).exists()]
 
 
 def checkpoint_to_resume(choice: str, out: Path) -> tuple[Path, checkpoint.Tensors, dict] | None:
-    """What --resume asks for, read; None where nothing is to be resumed."""
+    """(path, tensors, state) of the checkpoint that --resume asks for; None where there is nothing to resume."""
     folder = out / "checkpoints"
     if choice == "never":
         return None
@@ -38,9 +38,9 @@ def checkpoint_to_resume(choice: str, out: Path) -> tuple[Path, checkpoint.Tenso
             raise UsageError(f"{expected}; found {path}; to start from another run take --init_from")
         return path, *checkpoint.load(path)
     newest = checkpoint.load_latest(folder)
-    there = marks(out)
-    if newest is None and there and ("metrics.json" in there or not is_run(out)):
-        found = f"{out} holds a finished run without a checkpoint, or what is no run's ({', '.join(there)})"
+    existing = marks(out)
+    if newest is None and existing and ("metrics.json" in existing or not is_run(out)):
+        found = f"{out} holds a finished run without a checkpoint, or files that are no run's ({', '.join(existing)})"
         raise UsageError(f"--resume auto: {found}; take --overwrite or another --output_dir")
     if newest is None:
         say(f"--resume auto: no checkpoint in {folder}; starting from the beginning")
@@ -48,7 +48,7 @@ def checkpoint_to_resume(choice: str, out: Path) -> tuple[Path, checkpoint.Tenso
 
 
 def sweep(out: Path) -> None:
-    """Take away what killed processes left, but for prediction files, which do so when they are written."""
+    """Remove what killed processes left. For prediction files this is done when they are written."""
     clean(out, "best", "dry-run", r"(config|metrics)\.json")
     clean(out / "best", r"README\.md")
     clean(out / "checkpoints", r"step-\d+")
@@ -59,13 +59,13 @@ def prediction_file(folder: Path, task: Task, split: str) -> Path:
 
 
 def prediction_files(options: Options) -> list[Path]:
-    """That a run will write. Raises UsageError where there are some of another run."""
+    """The files that a run will write. Raises UsageError where one of them exists and is another run's."""
     out, folder, is_own = options.output_dir, options.predictions_dir.resolve(), options.overwrite
     splits = {"dev"} if options.no_test else {"dev", "test"}
     files = [prediction_file(folder, task, name) for task in options.tasks for name in task.splits if name in splits]
     if options.resume != "never":
         stored = read_json(out / "config.json").get("predictions_dir") if is_run(out) else None
         is_own = folder.is_relative_to(out.resolve()) or stored == str(folder)
-    if not is_own and (there := [str(path) for path in files if path.exists()]):
-        raise UsageError(f"--predictions_dir: {there[0]} is of another run; take --overwrite or another folder")
+    if not is_own and (existing := [str(path) for path in files if path.exists()]):
+        raise UsageError(f"--predictions_dir: {existing[0]} is of another run; take --overwrite or another folder")
     return files

@@ -1,4 +1,4 @@
-"""What stands around the training loop: memory that runs out, losses and gradients that leave the numbers."""
+"""Guards of the training loop: against memory that runs out, and losses and gradients that are not finite."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -16,9 +16,9 @@ MAX_SKIPPED_IN_A_ROW = 20  # steps with an infinite gradient: loss scaling settl
 
 
 def attempts(session: Session) -> Iterator[AbstractContextManager]:
-    """Contexts in which to run one block until it succeeds: where memory runs out, the next try cuts the batches finer.
+    """Yield contexts to run one block in until it succeeds: where memory runs out, the next one halves the batches.
 
-    On all ranks alike: an error of one, or its want of memory, is that of all.
+    All ranks act alike: an error on one is raised on all, and where one runs out of memory all try again.
     """
     state, done, largest = session.state, False, max(session.options.batch_size.values())
 
@@ -36,7 +36,7 @@ def attempts(session: Session) -> Iterator[AbstractContextManager]:
     while not done:
         yield attempt()
         done = all(session.world.gather(done))
-        if not done:  # out here, where the error, and the graph that hangs on it, are gone
+        if not done:  # here, where the error, and the graph that it keeps alive, are gone
             state.parts *= 2
             session.forget_step()
             parts = f"in {state.parts} parts from here on, with as many rows a step as before"
@@ -47,17 +47,17 @@ def finite_losses(
     losses: Mapping[str, Tensor], weighed: Mapping[str, Tensor], batches: Mapping[str, TaskBatch], step: int
 ) -> Iterator[tuple[str, float, float]]:
     """Each task's name and loss, plain and weighed. Raises DivergedError, with its rows, where one is not finite."""
-    values = torch.stack([*losses.values(), *weighed.values()]).view(2, -1).T.tolist()  # a GPU is waited for once
-    for name, (value, counted) in zip(losses, values, strict=True):
+    values = torch.stack([*losses.values(), *weighed.values()]).view(2, -1).T.tolist()  # waits for a GPU once
+    for name, (value, weighed_value) in zip(losses, values, strict=True):
         if not math.isfinite(value):
             place = f"{name} at step {step + 1}, rows {', '.join(batches[name].ids)}"
             advice = "lower --lr or look at these rows; the last checkpoint stands"
             raise DivergedError(f"expected a finite loss; found {value} for {place}; {advice}")
-        yield name, value, counted
+        yield name, value, weighed_value
 
 
 def why_skipped(conflict: Conflict, state: State) -> str:
-    """Why the step must move nothing; "" where it may. Raises DivergedError after too many in a row."""
+    """Why the step must be skipped; "" where it need not. Raises DivergedError after too many in a row."""
     state.skipped_in_a_row = state.skipped_in_a_row + 1 if conflict.problem else 0
     if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
         found = f"{MAX_SKIPPED_IN_A_ROW} steps in a row with an {conflict.problem}, up to step {state.step + 1}"

@@ -1,4 +1,4 @@
-"""What a run tells: log.jsonl for programs; what it is made of, and how far it is, on stderr for people."""
+"""What a run reports: log.jsonl for programs; on stderr, for people, what it is made of and how far it is."""
 
 import json
 import sys
@@ -17,15 +17,15 @@ from runtime.errors import say, show
 from runtime.files import check_own, disk_errors
 from training.session import Session
 
-# Bytes on disk for each weight, at most: two checkpoints and one that is being written, each the weight and AdamW's two
-# moments; best/, twice while it is replaced.
+# Bytes on disk for each weight, at most: two checkpoints and one that is being written, each with the weight and two
+# moments of AdamW; and best/, twice while it is replaced.
 DISK = 4 * (3 * 3 + 2)
 
 
 class RunLog:
     """One JSON object a line, on disk at once, or in the file's buffer while the disk is full; NaN becomes null.
 
-    size: the bytes of the file that are the run's so far; what a killed process wrote after them goes.
+    size: how many bytes of the file are the run's so far; what a killed process wrote after them is cut off.
     """
 
     def __init__(self, path: Path, size: int = 0):
@@ -37,7 +37,7 @@ class RunLog:
 
     @property
     def size(self) -> int:
-        """Bytes so far, those that wait included."""
+        """Bytes so far, including those that wait in memory."""
         return self._file.tell()
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -49,16 +49,16 @@ class RunLog:
             say(f"warning: {self.path}: not written ({error.strerror}); the line waits in memory")
 
     def close(self) -> None:
-        """Write what waits. Raises DiskError where that still fails."""
+        """Write what waits in memory. Raises DiskError where that still fails."""
         with disk_errors(self.path):
             self._file.close()
 
 
 def conflict_line(session: Session, conflict: Conflict, losses: dict[str, float], lr: float) -> dict:
-    """For the log the cosine of each pair of task gradients, and what a step on one task does for another.
+    """For the log: the cosine of each pair of task gradients, and how much a step on one task helps another.
 
-    TAG's affinity (Fifty et al. 2021), to first order: by a plain step of lr on task i alone, weighed as it is, task
-    j's loss falls by the share  lr g_i . g_j / l_j.  How often two tasks conflict is counted.
+    The second is TAG's affinity (Fifty et al. 2021), to first order: a plain step of lr on task i's weighed loss alone
+    lowers task j's loss by the share  lr g_i . g_j / l_j.  Counts in session.state how often two tasks conflict.
     """
     if conflict.gramian is None or conflict.infinite:
         return {}
@@ -73,14 +73,14 @@ def conflict_line(session: Session, conflict: Conflict, losses: dict[str, float]
 
 
 def header(session: Session) -> str:
-    """What is odd about the data, and what runs on what, for people."""
+    """Text for people: warnings about the data; then the tasks, the model, the device and the steps of the run."""
     options, by_name, model, config = session.options, session.splits, session.model, session.model.config
     splits = [split for by_task in by_name.values() for split in by_task.values()]
-    odd = [line for split in splits for line in split.warnings]
-    for learnt, dev in zip(by_name["train"].values(), by_name["dev"].values(), strict=True):
-        if count := overlap(learnt, dev):
-            odd.append(f"{dev.path}: texts that are in {learnt.path.name} too: {count}; its scores flatter")
-    lines = [f"warning: {line}" for line in dict.fromkeys(odd)]  # of tasks that share a file once
+    warnings = [line for split in splits for line in split.warnings]
+    for train, dev in zip(by_name["train"].values(), by_name["dev"].values(), strict=True):
+        if count := overlap(train, dev):
+            warnings.append(f"{dev.path}: texts that are in {train.path.name} too: {count}; its scores flatter")
+    lines = [f"warning: {line}" for line in dict.fromkeys(warnings)]  # once for tasks that share a file
     lines.append(f"{options.option}, {options.strategy} on {', '.join(session.rows)}; data: {options.data_name}")
     for task in options.tasks:
         counts = [f"{len(by_name[name][task.name].examples)} {name}" for name in task.splits if by_name[name]]
@@ -93,7 +93,7 @@ def header(session: Session) -> str:
     lines += [
         f"model: {options.checkpoint}, {config.arch}, {config.pooling} of layer {config.layer}; "
         f"{sum(trained) / 1e6:.1f} million parameters, trained",
-        *[f"heads that are not trained, and may get worse by it: {', '.join(idle)}"] * bool(idle),
+        *[f"heads that this run does not train, and may make worse: {', '.join(idle)}"] * bool(idle),
         f"texts: up to {max(lengths)} tokens, {sum(n > model.max_length for n in lengths)} cut to {model.max_length}",
         f"device: {session.device}, processes: {session.world.size}, threads: {torch.get_num_threads()}, "
         f"precision: {session.amp}, seed: {options.seed}",
@@ -105,7 +105,7 @@ def header(session: Session) -> str:
 
 
 def most_frequent(task: Task, split: Split) -> str:
-    """What a model that always says one class would get: "; always no: 0.633"; of scores and several labels nothing."""
+    """The accuracy of always predicting one class: "; always no: 0.633 of dev"; "" for scores and several labels."""
     if not task.classes or task.several:
         return ""
     counts = label_counts(task, split.examples)
@@ -114,7 +114,7 @@ def most_frequent(task: Task, split: Split) -> str:
 
 
 def progress(session: Session, losses: Mapping[str, float]) -> None:
-    """Where a run stands after a step: a bar on a terminal, elsewhere a line for each twentieth of the run."""
+    """Print how far the run is after a step: a bar on a terminal, elsewhere a line for each twentieth of the run."""
     step, total = session.state.step, session.total_steps
     named = "  ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
     rest = f"{span(seconds_left(session))} left  losses: {named}"
@@ -124,7 +124,7 @@ def progress(session: Session, losses: Mapping[str, float]) -> None:
 
 
 def seconds_left(session: Session) -> float:
-    """That steps, evaluations and final predictions still take, by what those so far have taken."""
+    """Estimate of what the remaining steps, evaluations and final predictions take, from the times so far."""
     state, last, every = session.state, session.last_step, session.eval_every
     step = (state.seconds - state.evaluation_seconds) / max(1, state.step)
     evaluation = state.evaluation_seconds / state.evaluations if state.evaluations else session.steps_as_long * step
@@ -134,7 +134,7 @@ def seconds_left(session: Session) -> float:
 
 
 def span(seconds: float) -> str:
-    """For people."""
+    """Seconds as a text for people: "1.7 minutes"."""
     if seconds > 5400:
         return f"{seconds / 3600:.1f} hours"
     return f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"

@@ -26,13 +26,13 @@ from runtime.errors import UsageError, check_name, program, say
 from runtime.settings import OptionParser, built, non_negative, non_negative_int, positive, positive_int, rate, setting
 
 usual = partial(setting, usual=True)  # in the short help
-free = partial(setting, may_change=True)  # when a run goes on: the weights do not depend on it
-OF = {"metavar": "X|TASK=X,TASK=X"}  # one for all tasks, or by name
-N, X, OWN = {"metavar": "N"}, {"metavar": "X"}, {"metavar": "NAME[:SETTING=X,...]"}
+free = partial(setting, may_change=True)  # may differ in a resumed run: the weights do not depend on it
+XS = {"metavar": "X|TASK=X,TASK=X"}  # one for all tasks, or by name
+N, X, SPEC = {"metavar": "N"}, {"metavar": "X"}, {"metavar": "NAME[:SETTING=X,...]"}
 PAIRS_HELP = (
     "siamese: each text of a pair is read by itself; cross: both at once; both: both ways (default: each task's)"
 )
-LORA_HELP = "train matrices of this rank beside the encoder's, which stay (default: train the encoder's own)"
+LORA_HELP = "train matrices of this rank added to the encoder's, which stay fixed (default: train the encoder's own)"
 LORA_LR = 1e-3  # measured: docs/recipes.md
 DATA_HELP = "folder of the course's files (default: the downloaded ones, else the sample)"
 FOLDER_HELP = "the run's folder (default: in runs/, named for what was chosen)"
@@ -40,7 +40,7 @@ FOLDER_HELP = "the run's folder (default: in runs/, named for what was chosen)"
 GROUPS = {"option": "training", "data_dir": "data", "epochs": "optimisation", "device": "machine", "output_dir": "run"}
 # These may have to change when a run goes on in its default folder, so they are not in that folder's name.
 LENGTHS = {"epochs", "max_steps", "patience", "eval_every", "device", "amp", "deterministic"}
-EPOCHS, MIN_STEPS = 2, 200  # of a run without --epochs: small data are gone through more often than twice
+EPOCHS, MIN_STEPS = 2, 200  # of a run without --epochs: small data get more than two epochs
 
 
 def strategy(text: str) -> str:
@@ -55,8 +55,8 @@ class Options:
 
     option: str = usual("finetune", "what to train; pretrain: only the heads", choices=("finetune", "pretrain"))
     strategy: str = usual("gs", "one task; sum of losses; gradient surgery", strategy, choices=("single", "mtl", "gs"))
-    surgery: str | None = setting(None, f"how gs combines gradients: {', '.join(SURGERIES)} (default: pcgrad)", **OWN)
-    weigh: str = setting("fixed", f"how losses are weighed, beside --loss_scale: {', '.join(WEIGHINGS)}", **OWN)
+    surgery: str | None = setting(None, f"how gs combines gradients: {', '.join(SURGERIES)} (default: pcgrad)", **SPEC)
+    weigh: str = setting("fixed", f"how losses are weighed, beside --loss_scale: {', '.join(WEIGHINGS)}", **SPEC)
     tasks: tuple[Task, ...] = usual((), "which tasks (default: sst,para,sts, or the file's)", names, metavar="A,B")
     task_file: Path | None = free(None, "tasks of your own: docs/tasks.md", Path, usual=True, metavar="TOML")
     pairs: Mapping[str, str] = usual(None, PAIRS_HELP, by_name(str), metavar="WAY|TASK=WAY,TASK=WAY")
@@ -70,14 +70,14 @@ class Options:
 
     epochs: int | None = usual(None, "passes over the longest task (default: 2, at least 200 steps)", positive_int, **N)
     max_steps: int | None = usual(None, "steps at most; the learning rate falls to 0 over these", positive_int, **N)
-    batch_size: Mapping[str, int] = usual(None, "rows in a batch (default: each task's)", by_name(positive_int), **OF)
+    batch_size: Mapping[str, int] = usual(None, "rows in a batch (default: each task's)", by_name(positive_int), **XS)
     grad_accum: int = setting(1, "batches of each task that make a step", positive_int, **N)
     lr: float = usual(1e-4, f"peak learning rate (default: 1e-4; with --lora {LORA_LR:g})", positive, **X)
     warmup: float = setting(0.1, "share of the steps in which the learning rate rises", rate, **X)
     weight_decay: float = setting(0.01, "weight decay of matrices, per unit of learning rate", non_negative, **X)
     max_grad_norm: float = setting(1.0, "most that the norm of all gradients together may be", positive, **X)
-    loss_scale: Mapping[str, float] = setting(None, "factor of losses (default: each task's)", by_name(positive), **OF)
-    patience: int = setting(0, "end after so many evaluations without a better score; 0: never", non_negative_int, **N)
+    loss_scale: Mapping[str, float] = setting(None, "factor of losses (default: each task's)", by_name(positive), **XS)
+    patience: int = setting(0, "end after N evaluations without a better score; 0: never", non_negative_int, **N)
 
     device: str = usual("auto", "where to compute", choices=DEVICES)
     amp: str = setting("auto", "the encoder's precision; auto: the fastest that the device has", choices=PRECISIONS)
@@ -95,22 +95,22 @@ class Options:
 
     heads: HeadsConfig = HeadsConfig()
     losses: LossSettings = LossSettings()
-    data_name: str = ""  # of the data, for people
-    command: str = ""  # that goes on with the run
+    data_name: str = ""  # the data's name, for people
+    command: str = ""  # the command that resumes the run
 
     @property
     def task_names(self) -> list[str]:
         return [task.name for task in self.tasks]
 
     def steps(self, rows: Mapping[str, int]) -> tuple[int, int]:
-        """Steps in an epoch, which is a pass over the longest task, and in the run. rows: of each task in train."""
+        """Steps in an epoch (a pass over the longest task), and in the run. rows: how many each task trains on"""
         longest = max(rows, key=rows.get)
         an_epoch = math.ceil(math.ceil(rows[longest] / self.batch_size[longest]) / self.grad_accum)
         epochs = self.epochs or max(EPOCHS, math.ceil(MIN_STEPS / an_epoch))
         return an_epoch, min(an_epoch * epochs, self.max_steps or math.inf)
 
     def as_json(self, all_of_them: bool = True) -> dict[str, Any]:
-        """Every option by name as JSON has it; or only those that the weights depend on."""
+        """Options by name, as JSON values: all of them, or only those that the weights depend on."""
         values = {}
         for part in (self, self.heads, self.losses):
             for field in fields(part):
@@ -123,7 +123,7 @@ class Options:
         return values | {"tasks": self.task_names, "task_definitions": tasks}
 
     def of_all_ranks(self) -> dict[str, Any]:
-        """Those that the processes of a run must agree in: all but the places of files, which may differ by machine."""
+        """The options that all processes of a run must share: all but paths, which may differ between machines."""
         values = self.as_json() | self.as_json(all_of_them=False)
         return {name: value for name, value in values.items() if not isinstance(getattr(self, name, None), Path)}
 
@@ -134,21 +134,21 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
     parser.add_settings(Options, GROUPS)
     parser.add_settings(HeadsConfig, {"arch": "model"})
     parser.add_settings(LossSettings, {"para_loss": "losses"})
-    given = vars(parser.parse_args(argv))
+    given = vars(parser.parse_args(argv))  # the options on the command line, by name
     del given["debug"]
     name = folder_name(given)
     heads, losses = (
         {field.name: given.pop(field.name) for field in fields(part) if field.name in given}
         for part in (HeadsConfig, LossSettings)
     )
-    known = TASKS | (load_task_file(given["task_file"], KINDS) if "task_file" in given else {})
-    tasks = choose_tasks(given.get("tasks"), known)
-    source, trained = model_source(given, heads)
-    there = {task.name: task.pairs for task in trained if task.name in known and len(task.texts) == 2}
-    tasks = paired(tasks, given.get("pairs", there), known)
+    all_tasks = TASKS | (load_task_file(given["task_file"], KINDS) if "task_file" in given else {})
+    tasks = choose_tasks(given.get("tasks"), all_tasks)
+    source, source_tasks = model_source(given, heads)
+    source_pairs = {task.name: task.pairs for task in source_tasks if task.name in all_tasks and len(task.texts) == 2}
+    tasks = paired(tasks, given.get("pairs", source_pairs), all_tasks)
     given |= source
     given |= {"tasks": tasks, "losses": LossSettings(**losses), "pairs": {task.name: task.pairs for task in tasks}}
-    given |= {name: by_task(name, given.get(name), tasks, known) for name in ("batch_size", "loss_scale")}
+    given |= {name: by_task(name, given.get(name), tasks, all_tasks) for name in ("batch_size", "loss_scale")}
     if given.get("strategy", Options.strategy) == "gs":
         given.setdefault("surgery", "pcgrad")
     if "lora" in given:
@@ -165,18 +165,18 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
     return options
 
 
-def paired(tasks: Sequence[Task], given: Mapping[str, str], known: Mapping[str, Task]) -> tuple[Task, ...]:
-    """The tasks with pairs as --pairs asks for. Raises UsageError for a task whose texts are single."""
-    ways = by_task("pairs", given, tasks, known)
-    for name, way in given.items():
+def paired(tasks: Sequence[Task], pairs: Mapping[str, str], all_tasks: Mapping[str, Task]) -> tuple[Task, ...]:
+    """The tasks, their pairs read as `pairs` says. Raises UsageError where it names a task whose texts are single."""
+    ways = by_task("pairs", pairs, tasks, all_tasks)
+    for name, way in pairs.items():
         check_name("--pairs", PAIRS, way)
-        if name in known and len(known[name].texts) == 1:
+        if name in all_tasks and len(all_tasks[name].texts) == 1:
             raise UsageError(f"--pairs: expected tasks of pairs; found {name}, whose texts are single; leave it out")
     return tuple(replace(task, pairs=ways[task.name]) if len(task.texts) == 2 else task for task in tasks)
 
 
 def folder_name(given: Mapping[str, Any]) -> str:
-    """Option, strategy, tasks, and whatever else was given that the result depends on."""
+    """The default folder's name: option, strategy, tasks, and all other options given that the result depends on."""
     heading = [given.get(name, getattr(Options, name)) for name in ("option", "strategy")]
     settings = [field for part in (Options, HeadsConfig, LossSettings) for field in fields(part) if field.metadata]
     left_out = {"option", "strategy", "tasks", *LENGTHS, *given.get("allow_change", ())}
@@ -185,14 +185,14 @@ def folder_name(given: Mapping[str, Any]) -> str:
     for name in [field.name for field in settings if field.name in given and field.name not in left_out]:
         value = Path(given[name]).name if name == "checkpoint" else given[name]
         pairs = value.items() if isinstance(value, dict) else [("", value)]
-        words.append(f"{name}={','.join(f'{key}={each}'.lstrip('=') for key, each in pairs)}")
+        words.append(f"{name}={','.join(f'{key}={item}'.lstrip('=') for key, item in pairs)}")
     return re.sub("[^A-Za-z0-9_.,=-]+", "_", "-".join([*heading, *given.get("tasks", ()), *words]))[:200]
 
 
 def default_folder(name: str, given: Mapping[str, Any]) -> Path:
-    """runs/NAME. Where a run is to go on and is not there, others of its kind are named.
+    """The path runs/NAME. Where a run to resume is not there, print the folders of similar runs.
 
-    Raises UsageError where more than one could be meant, for what --allow_change names is in no folder's name.
+    Raises: UsageError where several could be meant: the options that --allow_change names are in no folder's name.
     """
     folder, kind = Path("runs", name), "-".join(name.split("-")[:2])
     others = sorted(str(path.parent) for path in Path("runs").glob(f"{kind}*/checkpoints"))
@@ -206,7 +206,7 @@ def default_folder(name: str, given: Mapping[str, Any]) -> Path:
 
 
 def resume_command(argv: Sequence[str]) -> str:
-    """What to write to go on with a run that this command started."""
+    """The command that resumes a run which these words started."""
     words, skip = program("train_multitask"), False
     for word in argv:
         name = word.partition("=")[0].replace("-", "_")
@@ -216,28 +216,31 @@ def resume_command(argv: Sequence[str]) -> str:
     return shlex.join([*words, "--resume", "auto"])
 
 
-def model_source(given: Mapping[str, Any], asked: dict[str, Any]) -> tuple[dict[str, Any], list[Task]]:
-    """What training starts from, and the heads' settings: as asked for, as there, or the defaults; the tasks there."""
+def model_source(given: Mapping[str, Any], heads: dict[str, Any]) -> tuple[dict[str, Any], list[Task]]:
+    """The options checkpoint and heads, and the tasks of the model that training starts from.
+
+    heads: the heads' settings that are given; the others are the model's own, or else the defaults.
+    """
     stored, source, run = HeadsConfig(), given.get("checkpoint", Options.checkpoint), given.get("init_from")
     tasks: list[Task] = []
     if run and "checkpoint" in given:
         raise UsageError("--checkpoint: --init_from names the weights; take one of the two")
     if run:
         folder = model_folder(run)
-        source, heads = str(folder), read_heads(folder)
-        if heads is None:
+        source, stored_heads = str(folder), read_heads(folder)
+        if stored_heads is None:
             found = "no best/heads.json in it" if run.is_dir() else "no such folder"
             raise UsageError(f"--init_from: expected a run's folder, {run}; found {found}; check the path")
-        stored, tasks = heads
+        stored, tasks = stored_heads
     elif Path(source, "heads.json").is_file():
         raise UsageError(f"--checkpoint: {source} holds trained heads; take --init_from, or a plain BERT")
-    if asked.get("arch") == "v1":
-        asked.setdefault("pooling", "cls")
-    return {"checkpoint": source, "heads": replace(stored, **asked)}, tasks
+    if heads.get("arch") == "v1":
+        heads.setdefault("pooling", "cls")
+    return {"checkpoint": source, "heads": replace(stored, **heads)}, tasks
 
 
 def check_options(options: Options) -> None:
-    """What options mean together. Raises UsageError."""
+    """Raise UsageError for options that do not go together."""
     strategy, chosen = options.strategy, ",".join(options.task_names)
     if (strategy == "single") != (len(options.tasks) == 1):
         expected, advice = "two tasks or more", "take --strategy single, or name more with --tasks"

@@ -1,4 +1,4 @@
-"""A run put together, saved and resumed: model, rows, optimiser and the numbers that change while training.
+"""Build, save and resume a run: model, rows, optimiser and the numbers that change while training.
 
 Every random draw is a function of (seed, purpose, position), so a checkpoint stores no generator.
 """
@@ -44,7 +44,7 @@ class State:
     """What changes while training, besides tensors."""
 
     step: int = 0  # steps taken
-    updates: int = 0  # of the optimiser: steps less those skipped for an infinite gradient
+    updates: int = 0  # of the optimiser: steps without those skipped for an infinite gradient
     skipped_in_a_row: int = 0
     best_score: float | None = None
     best_step: int = 0
@@ -53,20 +53,20 @@ class State:
     evaluations: int = 0
     evaluation_seconds: float = 0.0
     log_size: int = 0  # bytes of the log
-    parts: int = 1  # that each batch is cut into, once memory has run out
-    processes: int = 1  # that took the last step
+    parts: int = 1  # how many each batch is cut into, after memory ran out
+    processes: int = 1  # how many took the last step
     surgeries: int = 0
     conflicts: dict[str, int] = field(default_factory=dict)  # "a-b" -> surgeries where their cosine was negative
 
 
 class Session:
-    """Everything that training needs, made from the options; nothing is written before the first step is taken."""
+    """Everything that training needs, made from the options. Nothing is written before the first step is taken."""
 
     def __init__(self, options: Options, world: World = ALONE):
         self.options, self.world, self.state = options, world, State(processes=world.size)
         self.out, seed = options.output_dir, options.seed
-        wanted = SPLITS[:2] if options.no_test else SPLITS
-        self.splits = {"test": {}} | read_splits(options.tasks, wanted, options.data_dir, seed)  # by split and task
+        names = SPLITS[:2] if options.no_test else SPLITS
+        self.splits = {"test": {}} | read_splits(options.tasks, names, options.data_dir, seed)  # by split and task
         self.device = precision.resolve_device(options.device)
         self.amp = precision.resolve_precision(options.amp, self.device)
         self.scaler = precision.make_scaler(self.amp)
@@ -84,35 +84,35 @@ class Session:
         self.weigh = built("--weigh", WEIGHINGS, options.weigh, options.loss_scale)
         self.make_optimizer()
         self.previous = PreviousStep()
-        train, tokenizer, most = self.splits["train"], self.model.tokenizer, self.model.max_length
+        train, tokenizer, max_length = self.splits["train"], self.model.tokenizer, self.model.max_length
         self.rows = {
-            task.name: TaskRows(task, train[task.name], tokenizer, most, options.batch_size[task.name], seed)
+            task.name: TaskRows(task, train[task.name], tokenizer, max_length, options.batch_size[task.name], seed)
             for task in options.tasks
         }
-        rows = {name: len(of_task.examples) for name, of_task in self.rows.items()}
+        rows = {name: len(task_rows.examples) for name, task_rows in self.rows.items()}
         self.steps_an_epoch, self.total_steps = options.steps(rows)
         self.eval_every = options.eval_every or self.usual_eval_every()
         self.warmup_steps = min(int(self.total_steps * options.warmup), self.total_steps - 1)
-        self.last_step = self.total_steps  # that this process takes
-        self.last_good: int | None = None  # the step of the checkpoint that was read or written last
-        self.damaged: set[int] = set()  # the steps of those that could not be read: they stay, for people to look at
+        self.last_step = self.total_steps  # the last one that this process takes
+        self.last_good: int | None = None  # step of the last checkpoint that was read or written
+        self.damaged: set[int] = set()  # steps of unreadable checkpoints, which stay for people to look at
 
     def make_optimizer(self) -> None:
-        """What turns losses into steps, for the weights as they are now."""
+        """Make the task gradients, the shards and AdamW, for the model's weights as they are now."""
         options, model, world = self.options, self.model, self.world
         shared = [p for p in model.shared_parameters() if p.requires_grad and self.surgery]
         if self.surgery and not shared:
             arch = model.config.arch
             raise UsageError(f"--strategy gs: with --option pretrain, {arch} trains nothing that tasks share; take mtl")
         words = model.bert.embeddings.word  # half of minilm's weights, of which a step touches a few hundred rows:
-        words.sparse = self.device.type == "cpu"  # gradients without the zeros, which a GPU would rather compute
+        words.sparse = self.device.type == "cpu"  # sparse gradients leave out the zeros; a GPU is faster with them
         sparse = [words.weight] * words.sparse
         self.gradients = TaskGradients(options.task_names, shared, sparse, world)
         others = [p for p in model.parameters() if p.requires_grad and p not in self.gradients.views]
-        self.plain = Shards(others, sparse, world)  # those whose gradients are plain sums over tasks
+        self.plain = Shards(others, sparse, world)  # the parameters whose gradients are plain sums over tasks
         self.shards = [self.gradients.shards, self.plain]
         pieces = {parameter: piece for shards in self.shards for parameter, piece in shards.pieces.items()}
-        self.moved = [pieces[p] for p in model.parameters() if p in pieces]  # by this process
+        self.moved = [pieces[p] for p in model.parameters() if p in pieces]  # the pieces that this process updates
         groups = decayed_matrices(model, options.weight_decay)
         names = {parameter: name for name, parameter in model.named_parameters()}
         self.trained = {names[parameter]: parameter for group in groups for parameter in group["params"]}
@@ -130,12 +130,12 @@ class Session:
         return read / trained / 8
 
     def usual_eval_every(self) -> int:
-        """As often as costs a tenth of the time, 1 to 4 times an epoch."""
+        """The default of --eval_every: evaluations take a tenth of the time, but are 1 to 4 an epoch."""
         times = min(4, max(1, int(0.1 * self.steps_an_epoch / self.steps_as_long)))
         return max(math.ceil(self.steps_an_epoch / times), min(self.steps_an_epoch, 100))
 
     def steps(self) -> Iterator[int]:
-        """The numbers of the steps still to take, from 0. A signal lets the step end and be saved; then SystemExit."""
+        """Yield the numbers of the steps to take, from 0. A signal lets the step end and be saved; then SystemExit."""
         go_on = f"go on with: {self.options.command}"
         first = lambda: "finishing this step, then saving it; Ctrl-C again stops at once"  # noqa: E731
         again = lambda: f"the steps after {self.last_good or 0} are lost; {go_on}"  # noqa: E731
@@ -148,7 +148,7 @@ class Session:
                 raise SystemExit(128 + number)
 
     def signal(self) -> int:
-        """The number of the first signal so far; 0 for none."""
+        """The number of a rank's first signal; 0 where no rank has had one."""
         return next(filter(None, self.world.gather(self.stop.number)), 0)
 
     @property
@@ -156,40 +156,40 @@ class Session:
         return self.state.step >= self.last_step or 0 < self.options.patience <= self.state.evaluations_since_best
 
     def is_due(self, every: int) -> bool:
-        """Whether the step just taken is one of each `every`, or the last."""
+        """Whether the number of steps taken is a multiple of `every`, or the last."""
         return self.state.step % every == 0 or self.state.step == self.last_step
 
     def micro_batches(self, step: int) -> Iterator[tuple[dict[str, TaskBatch], dict[str, float]]]:
-        """See heads/rows.py; those of this process."""
+        """This process's micro-batches of a step: see step_batches in heads/rows.py."""
         return step_batches(self.rows, step, self.options.grad_accum, self.state.parts, self.device, self.world.own)
 
     def dropout(self, step: int, micro: int) -> AbstractContextManager:
-        """Around a micro-batch: its draws, which are no other's, on other ranks neither."""
+        """A context for a micro-batch: its dropout has draws of its own, different on each rank."""
         return seeded(self.options.seed, "dropout", step, micro * self.world.size + self.world.rank)
 
     @torch.no_grad()
     def losses_of(self, step: int) -> dict[str, float]:
-        """The losses of a step's rows, not weighed, as the model is now; with the step's own dropout."""
+        """The losses of a step's rows, not weighed, with the model as it is now and the dropout of that step."""
         losses, previous = dict.fromkeys(self.rows, 0.0), PreviousStep()
         previous.vectors = self.previous.vectors
         for micro, (batches, shares) in enumerate(self.micro_batches(step)):
             draws = generator(self.options.seed, "negatives", step)
             with self.dropout(step, micro), precision.autocast(self.device, self.amp):
-                of_batch = self.model.losses(batches, self.options.losses, previous, draws)
-            for name, loss in of_batch.items():
+                batch_losses = self.model.losses(batches, self.options.losses, previous, draws)
+            for name, loss in batch_losses.items():
                 losses[name] += loss.item() * shares[name]
         return self.world.total(losses)[0]
 
     def forget_step(self) -> None:
-        """Drop what a step has computed so far: it is made anew."""
+        """Drop what a step has computed so far, before it is tried again."""
         self.model.zero_grad()
         self.gradients.forget()
         self.previous.pending.clear()
 
     def save_best(self, score: float | None, step: int) -> None:
-        """Write best/, in the layout of heads/files.py: the model, of this step, is the best so far.
+        """Write best/, in the layout of heads/files.py: the model of this step, the best so far.
 
-        Where that fails the step's checkpoint stays, and best/ is made of it at the run's end.
+        Where that fails the step's checkpoint is kept, and best/ is made from it at the run's end.
         """
         self.state.best_score, self.state.best_step = score, step
         with self.saving("best model"):
@@ -201,7 +201,7 @@ class Session:
             (folder / "step.json").write_text(f'{{"step": {self.state.best_step}}}\n', encoding="utf-8")
 
     def complete_best(self) -> None:
-        """At the end: best/ of the best step's checkpoint where it could not be written, else of the last weights."""
+        """Write a missing best/ at the run's end: from the best step's checkpoint, else from the last weights."""
         score, step = None, self.state.step
         with suppress(CheckpointError, UsageError):
             tensors, _ = checkpoint.load(self.checkpoint_of(self.state.best_step))
@@ -217,23 +217,23 @@ class Session:
     def save_if_due(self, evaluated: bool) -> None:
         """Write a checkpoint after an evaluation, each --save_every steps, and where a signal asks the run to end."""
         step = self.state.step
-        self.stopping = self.signal()  # read once: a signal that comes after this line lets one more step be made
+        self.stopping = self.signal()  # read once: a signal after this line allows one more step
         if evaluated or self.stopping or self.is_due(self.options.save_every):
-            # The one before stays, for a fault to fall back to: not the newest there, which may be a damaged one.
-            lacking = set() if self.best_stands else {self.state.best_step}
-            keep = self.damaged | lacking | ({self.last_good} - {None})
+            # The last good checkpoint stays to fall back to; the newest in the folder may be damaged.
+            in_place_of_best = set() if self.best_stands else {self.state.best_step}
+            keep = self.damaged | in_place_of_best | ({self.last_good} - {None})
             tensors, folder = self.tensors(), self.out / "checkpoints"
             with self.saving("checkpoint"):
                 self.world.first(lambda: checkpoint.save(folder, step, tensors, self.numbers(), keep))
                 self.last_good = step
-            if step in lacking and self.last_good != step:  # neither best/ nor this stands: the next counts as best
+            if step in in_place_of_best and self.last_good != step:  # neither was written: the next counts as best
                 self.state.best_score = None
 
     @contextmanager
     def saving(self, what: str) -> Iterator[None]:
-        """Around what may fail for want of space while the run goes on: the next will be tried.
+        """A context for writing: where the disk is full the run goes on with a warning, and the next write is tried.
 
-        Raises: DivergedError, and nothing is written, where a weight is not finite; DiskError after the last step.
+        Raises: DivergedError, with nothing written, where a weight is not finite; DiskError where the run ends here.
         """
         step = self.state.step
         if infinite := [name for name, weight in self.model.named_parameters() if not weight.isfinite().all()]:
@@ -247,7 +247,7 @@ class Session:
             say(f"warning: no {what} at step {step}: {error}")
 
     def tensors(self) -> checkpoint.Tensors:
-        """The tensors of a checkpoint, by file and name; whole, however many processes hold them."""
+        """The tensors of a checkpoint, by file and name; each whole, even where several processes hold its parts."""
         states = {p: state for shards in self.shards for p, state in shards.whole_state(self.optimizer.state).items()}
         moments = {name: packed(states[p]) for name, p in self.trained.items() if p in states}
         return {
@@ -258,7 +258,7 @@ class Session:
         }
 
     def numbers(self) -> dict:
-        """The rest of a checkpoint, as JSON gives it back: numbers, and what a resumed run must agree with."""
+        """The rest of a checkpoint, as JSON gives it back: numbers, and the options and data of the run."""
         numbers = {
             "progress": asdict(self.state),
             "scaler": self.scaler.state_dict(),
@@ -276,13 +276,13 @@ class Session:
         self.world.check_same(lambda: versions() | {name: sha256_of(weight) for name, weight in weights})
 
     def fingerprints(self) -> dict[str, str]:
-        """Rows and sha256 of the train and dev files: what the weights and the choice of the best depend on."""
+        """Rows and sha256 of the train and dev files, which the weights and the choice of the best depend on."""
         return {split.title: split.contents for name in ("train", "dev") for split in self.splits[name].values()}
 
     def restore(self, path: Path, tensors: checkpoint.Tensors, numbers: dict) -> None:
-        """Tensors and numbers of a checkpoint, bit for bit.
+        """Put back the tensors and numbers of a checkpoint, bit for bit.
 
-        Raises: UsageError or DataError for another run's; CheckpointError where they do not fit; nothing is changed.
+        Raises: UsageError or DataError for another run's, CheckpointError where they do not fit; nothing is changed.
         """
         advice = "take the checkpoint of a run with these options, or the version that wrote it"
         if numbers.keys() != self.numbers().keys() or not all(isinstance(part, dict) for part in numbers.values()):
@@ -307,9 +307,9 @@ class Session:
             for parameter, state in moments.items():
                 expected = dict.fromkeys(MOMENTS, parameter)
                 check_fit(expected, {name: state[name] for name in expected}, path, advice=advice)
-            for part, saved in ((self.surgery, "surgery"), (self.weigh, "weighing"), (self.scaler, "scaler")):
-                if part and numbers[saved]:
-                    part.load_state_dict(numbers[saved])
+            for part, name in ((self.surgery, "surgery"), (self.weigh, "weighing"), (self.scaler, "scaler")):
+                if part and numbers[name]:
+                    part.load_state_dict(numbers[name])
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             if isinstance(error, CheckpointError):
                 raise
@@ -329,36 +329,37 @@ class Session:
             found = f"trained by {progress.processes} processes so far, from here on by {self.world.size}"
             say(f"{found}: the same batches, weights equal to rounding (and other draws of dropout)")
         self.state, self.last_good = replace(progress, processes=self.world.size), progress.step
-        there = self.best_stands or self.checkpoint_of(progress.best_step).is_dir()
-        if progress.best_step and not there:  # gone, or of a later step
+        has_best = self.best_stands or self.checkpoint_of(progress.best_step).is_dir()
+        if progress.best_step and not has_best:  # best/ is missing, or of a later step
             self.state.best_score = None
             best, step = self.out / "best", progress.best_step
             say(f"{best}: not of step {step}; the next evaluation, or the end of the run, makes it anew")
 
     @property
     def best_stands(self) -> bool:
-        """Whether best/ is of the best step, as far as it says."""
+        """Whether best/ names the best step as its own."""
         return step_of_best(self.out / "best") == self.state.best_step
 
     def check_same(self, stored: dict) -> None:
         """Raise where the run was started with other options or other data."""
-        mine, allowed = self.numbers(), self.options.allow_change
-        before, now = stored["options"], mine["options"]
+        numbers, allowed = self.numbers(), self.options.allow_change
+        before, now = stored["options"], numbers["options"]
         changed = [name for name in now if before.get(name) != now[name] and name not in allowed]
         if changed:
-            differences = "; ".join(f"--{name} was {said(before.get(name))}, is {said(now[name])}" for name in changed)
-            other_weights = {"arch", "lora"} & {*changed}  # the checkpoint's would not fit
+            changes = [(name, option_text(before.get(name)), option_text(now[name])) for name in changed]
+            differences = "; ".join(f"--{name} was {old}, is {new}" for name, old, new in changes)
+            other_weights = {"arch", "lora"} & {*changed}  # the checkpoint's weights would not fit
             advice = "take those" if other_weights else f"take those, or --allow_change {','.join(changed)}"
             raise UsageError(f"--resume: the run was started with other options: {differences}; {advice}")
-        old, new = stored["data"], mine["data"]
-        other = sorted(name for name in {**old, **new} if old.get(name) != new.get(name))
-        if other and "data_dir" not in allowed:
+        old, new = stored["data"], numbers["data"]
+        different = sorted(name for name in {**old, **new} if old.get(name) != new.get(name))
+        if different and "data_dir" not in allowed:
             advice = "bring those back, or --allow_change data_dir"
-            raise DataError(f"--resume: {', '.join(other)}: not the files that the run was started with; {advice}")
+            raise DataError(f"--resume: {', '.join(different)}: not the files that the run was started with; {advice}")
 
 
 def versions() -> dict[str, str]:
-    """Of what a run's numbers depend on."""
+    """Versions of Python and the libraries that a run's numbers depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy", "tokenizers")}}
 
 
@@ -367,15 +368,15 @@ def sha256_of(weight: Tensor) -> str:
 
 
 def step_of_best(folder: Path) -> int | None:
-    """Of which step a run's best model is, as far as it says."""
+    """The step that a run's best/ names, or None."""
     with suppress(CheckpointError):
         return read_json(folder / "step.json").get("step")
 
 
-def said(value: object) -> str:
-    """An option's value, as one would write it."""
+def option_text(value: object) -> str:
+    """An option's value as text, as on the command line."""
     if isinstance(value, dict):
-        return ",".join(f"{name}={each}" for name, each in value.items())
+        return ",".join(f"{name}={item}" for name, item in value.items())
     if isinstance(value, (list, tuple)):
         return ",".join(map(str, value)) or "none"
     return "not given" if value is None else str(value)
