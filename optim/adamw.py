@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-ROWS = 512  # of a table that are updated at a time: so few fit a CPU's cache, which halves the time where most change
+ROWS = 512  # of a table updated at a time: they fit a CPU's cache, which halves the time where most rows change
 
 
 class AdamW(Optimizer):
@@ -19,8 +19,8 @@ class AdamW(Optimizer):
         v <- beta2 * v + (1 - beta2) * g * g
         p <- p - lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 
-    A parameter whose .grad is None is left alone: neither moved nor decayed, its t does not count. A sparse gradient
-    (of an embedding with sparse=True) does what it would do with its zeros written out.
+    A parameter whose .grad is None is left alone: it is neither moved nor decayed, and its t does not count. A sparse
+    gradient (of an embedding with sparse=True) has the same effect as the dense one.
     Args:   params: parameters or parameter groups, each with its own settings if wanted; lr >= 0 is the step size,
             betas in [0, 1), eps >= 0 outside the root, weight_decay >= 0 a rate per unit of lr; else ValueError.
     """
@@ -38,7 +38,7 @@ class AdamW(Optimizer):
         with torch.enable_grad():
             loss = closure() if closure else None
         for group in self.param_groups:
-            together = defaultdict(list)  # by t, of a GPU's parameters the tensors of `move`
+            together = defaultdict(list)  # (decay, *settings), t among them -> arguments of `move`, on a GPU
             for parameter in (p for p in group["params"] if p.grad is not None):
                 self._update(parameter, group, together)
             for settings, tensors in together.items():
@@ -65,9 +65,9 @@ class AdamW(Optimizer):
 
 
 def move(p: Tensor, g: Tensor, m: Tensor, v: Tensor, lr: float, beta1: float, beta2: float, eps: float, t: int) -> None:
-    """The docstring's equations but for the decay. All tensors have one shape.
+    """AdamW's equations without the decay, in place. All tensors have one shape.
 
-    With r = sqrt(1 - beta2^t), which spares a division an element:
+    With r = sqrt(1 - beta2^t), which saves a division for each element:
     m / (1 - beta1^t) / (sqrt(v) / r + eps)  =  r / (1 - beta1^t) * m / (sqrt(v) + r * eps)
     """
     root = math.sqrt(1 - beta2**t)
@@ -77,8 +77,8 @@ def move(p: Tensor, g: Tensor, m: Tensor, v: Tensor, lr: float, beta1: float, be
 
 
 def move_together(ps: list, gs: list, ms: list, vs: list, decay: float, *settings: float) -> None:
-    """`move` of many tensors, with their decay. On a GPU each line is a launch or a few, where a tensor after the other
-    would be a thousand; on a CPU their way in and out of the cache would cost more than the calls."""
+    """`move` for many tensors at once, with their decay. On a GPU each line is a few launches, and one tensor after the
+    other would be a thousand. On a CPU the tensors' way in and out of the cache would cost more than the calls."""
     lr, beta1, beta2, eps, t = settings
     root = math.sqrt(1 - beta2**t)
     torch._foreach_mul_(ps, 1 - decay)
@@ -93,16 +93,16 @@ def move_together(ps: list, gs: list, ms: list, vs: list, decay: float, *setting
 def move_rows(table: Tensor, gradient: Tensor, state: dict, settings: tuple) -> None:
     """`move` for a coalesced sparse gradient (V, D): an embedding's, of a step's tokens.
 
-    A row that never had a gradient has moments of zero and stands still. state["touched"] is 1 for all others; they are
-    moved as a dense gradient would, with its zeros.
+    A row that never had a gradient has moments of zero and does not move. state["touched"] is 1 for all others; they
+    move as with a dense gradient, zeros included.
     """
-    tensors, named = (table, state["exp_avg"], state["exp_avg_sq"]), gradient.indices()[0]
+    tensors, step_rows = (table, state["exp_avg"], state["exp_avg_sq"]), gradient.indices()[0]
     if "touched" not in state:  # the first step, or one after dense gradients
         state["touched"] = (state["exp_avg"].any(dim=1) | state["exp_avg_sq"].any(dim=1)).to(table.dtype)
-    state["touched"][named] = 1  # no bool: load_state_dict makes the parameter's type of it
+    state["touched"][step_rows] = 1  # not bool: load_state_dict converts it to the parameter's type
     rows = state["touched"].nonzero()[:, 0]  # (R,)
     dense = table.new_zeros(len(rows), table.shape[1])  # (R, D)
-    dense.index_copy_(0, torch.searchsorted(rows, named), gradient.values())
+    dense.index_copy_(0, torch.searchsorted(rows, step_rows), gradient.values())
     for part, g in zip(rows.split(ROWS), dense.split(ROWS), strict=True):
         p, m, v = (tensor.index_select(0, part) for tensor in tensors)
         move(p, g, m, v, *settings)
@@ -111,20 +111,20 @@ def move_rows(table: Tensor, gradient: Tensor, state: dict, settings: tuple) -> 
 
 
 def decayed_matrices(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Parameter groups of all that is trained: matrices decay, vectors (biases, LayerNorm) do not."""
+    """Parameter groups of all trained parameters: matrices decay, vectors (biases, LayerNorm) do not."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     matrices, vectors = ([p for p in trained if (p.dim() > 1) == wanted] for wanted in (True, False))
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
 def packed(state: dict) -> dict[str, Tensor]:
-    """A parameter's state as tensors, to be stored: of a table's moments the rows alone that were ever moved."""
+    """A parameter's state as tensors, to be stored; of a table's moments only the rows that have ever moved."""
     rows = state["touched"].nonzero()[:, 0] if "touched" in state else ...
     return {name: value[rows] if name.startswith("exp") else torch.as_tensor(value) for name, value in state.items()}
 
 
 def unpacked(stored: dict[str, Tensor]) -> dict:
-    """The state that `packed` was given."""
+    """The state that `packed` has packed."""
     state = {**stored, "step": stored["step"].item()}
     if "touched" in stored:
         rows = stored["touched"].nonzero()[:, 0]

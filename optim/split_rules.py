@@ -1,8 +1,8 @@
-"""A layer's weight gradients from its input and its output's gradient, for each task's rows by themselves.
+"""A layer's weight gradients for each task's rows, from the layer's input and the gradient of its output.
 
-Each rule: (layer, x, dy, rows) -> {parameter's name: a gradient for each of rows}; x the layer's input, dy the gradient
-of its output, both with the rows on the first axis; rows: slices of it. What is the same for all rows is computed once.
-Products and sums come in dy's precision, the forward pass's, as autograd's would.
+Each rule: (layer, x, dy, rows) -> {parameter's name: a gradient for each slice}; x the layer's input, dy the gradient
+of its output, both with the rows on the first axis; rows: slices of that axis. What all slices share is computed once.
+Products and sums are in dy's precision, that of the forward pass, as autograd's are.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ def embedding(layer: nn.Embedding, x: Tensor, dy: Tensor, rows: Rows) -> Gradien
     if layer.sparse:
         return {"weight": [sparse_rows(x[r].flatten(), dy[r].flatten(0, -2), layer.weight.shape) for r in rows]}
     count, padding = layer.num_embeddings, -1 if layer.padding_idx is None else layer.padding_idx
-    backward = torch.ops.aten.embedding_dense_backward  # it repeats bit for bit on a GPU, as index_add_ does not
+    backward = torch.ops.aten.embedding_dense_backward  # repeatable bit for bit on a GPU, unlike index_add_
     return {"weight": [backward(dy[r], x[r], count, padding, False) for r in rows]}
 
 
@@ -48,7 +48,7 @@ def conv1d(layer: nn.Conv1d, x: Tensor, dy: Tensor, rows: Rows) -> Gradients:
 
 
 def sums(y: Tensor, rows: Rows, leading: int) -> list[Tensor]:
-    """Of each of rows the sum over its leading axes."""
+    """For each slice in rows, the sum of these rows of y over its first `leading` axes."""
     return [y[r].sum(tuple(range(leading))) for r in rows]
 
 
@@ -61,7 +61,7 @@ RULES = {nn.Linear: linear, nn.LayerNorm: layer_norm, nn.Embedding: embedding, n
 
 
 def rule_of(layer: nn.Module, name: str) -> Callable[[nn.Module, Tensor, Tensor, Rows], Gradients]:
-    """The rule for a layer of these kinds, or derived from one with the same forward. Raises TypeError, with `name`."""
+    """The rule for a layer of a kind in RULES, or a subclass with the same forward. Raises TypeError with `name`."""
     plain = getattr(layer, "padding_mode", "zeros") == "zeros" and not isinstance(getattr(layer, "padding", 0), str)
     if isinstance(layer, nn.Embedding):
         plain = layer.max_norm is None and not layer.scale_grad_by_freq

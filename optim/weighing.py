@@ -1,4 +1,4 @@
-"""What each task's loss counts: the one place where losses are weighed. A new way is a class here, and a line below.
+"""How much each task's loss counts: the one place where losses are weighed. A new way is a class and a line here.
 
     weighed = weigh(losses, generator)                     # before the backward pass
     weigh.update({"sst": 1.1, "sts": 0.2}, again)          # after the optimiser's step
@@ -16,7 +16,7 @@ from optim.adamw import AdamW
 
 
 class Fixed:
-    """w_i = a constant for each task, {"sst": 1.0, "sts": 4.0}; the base of every other way, whose w it multiplies."""
+    """w_i = a constant for each task, {"sst": 1.0, "sts": 4.0}; the base of all other ways, whose w it multiplies."""
 
     remembers: tuple[str, ...] = ()  # the attributes that change from step to step, as JSON can hold them
 
@@ -24,16 +24,16 @@ class Fixed:
         self.scales = scales
 
     def __call__(self, losses: Mapping[str, Tensor], generator: Generator | None = None) -> dict[str, Tensor]:
-        """Scalars by task, of all tasks or some -> the same, weighed. generator: a CPU generator, anew for each step"""
+        """Losses by task, of all tasks or some -> the same, weighed. generator: a CPU generator, fresh in each step"""
         factors = self.factors({task: loss.detach() for task, loss in losses.items()}, generator)
         return {task: loss * (self.scales[task] * factors[task]) for task, loss in losses.items()}
 
     def factors(self, losses: Mapping[str, Tensor], generator: Generator | None) -> Mapping[str, float | Tensor]:
-        """w by task; at least of those in `losses`."""
+        """w by task, at least of the tasks in `losses`."""
         return dict.fromkeys(losses, 1.0)
 
     def update(self, losses: Mapping[str, float], again: Callable[[], Mapping[str, float]]) -> None:
-        """After a step. losses: of this step, before the update, not weighed. again(): of the same rows, after it."""
+        """Call it after a step. losses: the step's, not weighed. again(): the same rows' losses after the step."""
 
     def state_dict(self) -> dict:
         return {name: getattr(self, name) for name in self.remembers}
@@ -43,10 +43,10 @@ class Fixed:
 
 
 class Equal(Fixed):
-    """All losses of one size: w_i = 1 / m_i, over the mean of these, m_i a running mean of l_i; 1 in the first step.
+    """Brings losses to one size: w_i = 1 / m_i, divided by the mean of these; m_i a running mean of l_i.
 
-    So it finds by itself the factors c_i with which the paper scales its losses.
-    beta: in [0, 1), how much of the running mean stays in a step.
+    In the first step w_i = 1. So it finds the factors c_i with which the paper scales its losses.
+    beta: in [0, 1), the share of the running mean that stays in each step.
     """
 
     remembers = ("means", "steps")
@@ -69,11 +69,12 @@ class Equal(Fixed):
 
 
 class DynamicAverage(Fixed):
-    """DWA (Liu et al. 2019, "End-To-End Multi-Task Learning With Attention", equation 7): more for what falls slowly.
+    """DWA (Liu et al. 2019, "End-To-End Multi-Task Learning With Attention", equation 7).
 
         w = T softmax(r / temperature),   r_i = L_i(t - 1) / L_i(t - 2)
 
-    L(t) is the mean loss of the t-th `steps` steps, where the paper has epochs; w_i = 1 in the first two of these.
+    A loss that falls slowly counts more. L(t) is the mean loss of the t-th interval of `steps` steps (in the paper, an
+    epoch); w_i = 1 in the first two.
     """
 
     remembers = ("sums", "count", "ratios", "before")
@@ -101,7 +102,7 @@ class DynamicAverage(Fixed):
 
 
 class Random(Fixed):
-    """RLW (Lin et al. 2022): w = T softmax(a draw from the standard normal), anew in each step. The paper's has no T.
+    """RLW (Lin et al. 2022): w = T softmax(a draw from the standard normal), anew in each step. The paper has no T.
 
     Needs a generator, so that each micro-batch of a step has the same.
     """
@@ -142,7 +143,7 @@ class Uncertainty(Learned):
     """Kendall et al. 2018 ("Multi-Task Learning Using Uncertainty to Weigh Losses", equation 10): w_i = e^-x_i / 2.
 
     x_i is the logarithm of the task's variance, learned with the model by the sum of  e^-x_i l_i / 2 + x_i / 2.
-    lr: of x. The paper's is the model's own, which in fine-tuning is too small for x to move.
+    lr: the learning rate of x. The paper takes the model's, which in fine-tuning is too small for x to move.
     """
 
     def factors(self, losses: Mapping[str, Tensor], generator: Generator | None) -> Mapping[str, float]:
@@ -159,7 +160,7 @@ class Famo(Learned):
         z = softmax(x),   w_i = (z_i / l_i) / sum_j (z_j / l_j)
         x <- Adam(x, J_z^T (log l - log l') + decay x),   l' the losses of the same rows after the step
 
-    J_z the softmax's Jacobian. l' costs a forward pass a step. In steps of several micro-batches each weighs its own l.
+    J_z the softmax's Jacobian. l' costs a forward pass a step. Each micro-batch of a step is weighed by its own l.
     """
 
     def __init__(self, scales: Mapping[str, float], lr: float = 0.025, decay: float = 0.01):

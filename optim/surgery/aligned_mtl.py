@@ -4,7 +4,8 @@ The Jacobian's principal components are made equally long, as long as the shorte
 
     w = sqrt(l_min) V L^(-1/2) V.T 1
 
-of the eigenvalues l > T eps l_max, the others counting as zero. The sum over tasks, as in the authors' program.
+with the eigenvalues l > T eps l_max; the others count as zero. The update is a sum over tasks, as in the authors'
+program.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """CAGrad (Liu et al. 2021, "Conflict-Averse Gradient Descent for Multi-task Learning", algorithm 1).
 
-Of all directions within c |m| of the mean gradient m, the one that does most for the task it does least for. Its dual,
+Of all directions within c |m| of the mean gradient m, the one that helps most the task that it helps least. Its dual,
 with the hull of the task gradients, g_v = sum v_i g_i over v >= 0 with sum 1:
 
     v = argmin g_v . m + c |m| |g_v|        w = 1 / T + c |m| v / |g_v|
@@ -16,11 +16,11 @@ from optim.surgery.quadratic import factor, shortest_mean
 
 
 class CAGrad(Surgery):
-    """c: in [0, 1), how far from the mean gradient, which is c = 0; the paper's 0.5. The weights are >= 1 / T.
+    """c: in [0, 1), how far from the mean gradient (c = 0 is that itself); 0.5 in the paper. The weights are >= 1 / T.
 
     Where some convex sum of the gradients is zero, and best in the dual, no direction helps all: weights of zero.
-    The dual is a quadratic problem but for the norm, and |g_v| = min over s > 0 of (|g_v|^2 / s + s) / 2. For a given s
-    it is the shortest mean of the gradients moved by s m / (c |m|); s is right where it is |g_v| itself.
+    The dual is quadratic except for its norm, |g_v| = min over s > 0 of (|g_v|^2 / s + s) / 2. With a fixed s
+    its solution is the shortest mean of the gradients moved by s m / (c |m|); the right s is |g_v| itself.
     """
 
     def __init__(self, c: float = 0.5):

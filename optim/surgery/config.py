@@ -14,7 +14,7 @@ from optim.surgery.gramian import Surgery, check_gramian, cosines
 
 
 class ConFIG(Surgery):
-    """A gradient of zero has the weight 0, and no say in the direction. Weights of zero where there is none."""
+    """A gradient of zero has weight 0 and no part in the direction. All weights are 0 where no direction exists."""
 
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
         products = check_gramian(gramian)

@@ -1,7 +1,7 @@
 """DB-MTL (Lin et al. 2023, "Dual-Balancing for Multi-Task Learning", algorithm 1), without its running mean (beta = 0).
 
-Balances the losses, by their logarithms, whose gradients are g_i / l_i, and then these gradients' norms
-n_i = |g_i| / l_i, each made as long as the longest:  w_i = (max n / n_i) / l_i
+Balances the losses by taking their logarithms, whose gradients are g_i / l_i; then makes these gradients, of the norms
+n_i = |g_i| / l_i, all as long as the longest:  w_i = (max n / n_i) / l_i
 """
 
 import torch
@@ -11,7 +11,7 @@ from optim.surgery.gramian import Surgery, check_gramian
 
 
 class DBMTL(Surgery):
-    """Also reads the step's losses. Every task's gradient becomes as long; one of zero has the weight 0."""
+    """Also reads the step's losses. All weighed gradients are equally long; one of zero has the weight 0."""
 
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
         if self.losses is None:

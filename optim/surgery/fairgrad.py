@@ -1,7 +1,7 @@
 """FairGrad (Ban and Ji 2024, "Fair Resource Allocation in Multi-Task Learning", equation 4): G w = w^(-1/p).
 
 What a step does for a task's loss, (G w)_i, is shared out alpha-fairly, as bandwidth is: p = 1 is proportional
-fairness, which is Nash-MTL's; the larger p, the more it looks after the task that gains least.
+fairness, which is Nash-MTL's; the larger p, the more it favours the task that gains least.
 """
 
 import math
@@ -11,13 +11,13 @@ from torch import Generator, Tensor
 
 from optim.surgery.gramian import Surgery, check_gramian
 
-RIDGE = 1e-10  # of the diagonal: where a convex sum of the gradients is zero, the weights would be infinite
+RIDGE = 1e-10  # share of the diagonal added to it: where a convex sum of the gradients is 0, weights would be infinite
 
 
 class FairGrad(Surgery):
-    """p: above 0. The weights are positive; those of a gradient of zero, which gains nothing by any, are 0.
+    """p: above 0. The weights are positive; a gradient of zero has the weight 0.
 
-    Solved by Newton's method, for w is the minimum of the convex  w G w / 2 - sum of the integral of w^(-1/p).
+    Solved by Newton's method, as w minimises the convex  w G w / 2 - sum of the integral of w^(-1/p).
     """
 
     def __init__(self, p: float = 1.0):
@@ -27,16 +27,16 @@ class FairGrad(Surgery):
 
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
         products = check_gramian(gramian)
-        given, weights = products.diagonal() > 0, torch.zeros(len(products), dtype=torch.float64)
-        products = products[given][:, given]
+        nonzero, weights = products.diagonal() > 0, torch.zeros(len(products), dtype=torch.float64)
+        products = products[nonzero][:, nonzero]
         if len(products):
-            weights[given] = self.solve(products + RIDGE * products.diagonal().diag())
+            weights[nonzero] = self.solve(products + RIDGE * products.diagonal().diag())
         return weights
 
     def solve(self, products: Tensor) -> Tensor:
-        """w of gradients none of which is zero."""
+        """w for gradients none of which is zero."""
         power = 1 / self.p
-        w = products.diagonal() ** (-1 / (1 + power))  # right where the gradients are orthogonal
+        w = products.diagonal() ** (-1 / (1 + power))  # exact for orthogonal gradients
         for _ in range(200):
             residual = products @ w - w**-power  # the slope
             step = torch.linalg.solve(products + power * (w ** (-power - 1)).diag(), residual)

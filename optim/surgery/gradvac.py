@@ -1,8 +1,8 @@
 """Gradient Vaccine (Wang et al. 2021, "Gradient Vaccine: Investigating and Improving Multi-task Optimization in
 Massively Multilingual Models", algorithm 1).
 
-PCGrad asks of two gradients a cosine of 0 at least; here each pair has a target of its own, a running mean of the
-cosines that it has had. With g_i = c @ J, n its norm, d_j = |g_j| and phi the cosine of the two:
+PCGrad asks for a cosine of at least 0; here each pair of gradients has a target of its own, a running mean of its past
+cosines. With g_i = c @ J, n its norm, d_j = |g_j| and phi the cosine of the two:
 
     c_j <- c_j + n (target sqrt(1 - phi^2) - phi sqrt(1 - target^2)) / (d_j sqrt(1 - target^2))    where phi < target
     target <- (1 - beta) target + beta phi
@@ -17,7 +17,7 @@ from optim.surgery.gramian import Surgery, check_gramian
 
 
 class GradVac(Surgery):
-    """beta: in [0, 1], how fast the targets follow; the paper's 0.01. The targets begin at 0, which is PCGrad."""
+    """beta: in [0, 1], how fast the targets follow; 0.01 in the paper. The targets start at 0, which is PCGrad."""
 
     def __init__(self, beta: float = 0.01):
         if not 0 <= beta <= 1:

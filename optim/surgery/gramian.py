@@ -1,4 +1,4 @@
-"""The Gramian of the task gradients, what it tells of them, and the interface of what makes weights of it.
+"""The Gramian of the task gradients, what is computed from it, and Surgery, the interface of all methods.
 
 Letters: T tasks, P parameters; J the (T, P) Jacobian, one task's gradient a row; G = J @ J.T the Gramian.
 """
@@ -10,9 +10,9 @@ SPANS = {"cpu": 512, "cuda": 8192}  # columns of J; a GPU takes up to 65,535 pro
 
 
 class Surgery:
-    """Every method's base: weights w of the task gradients, found from their Gramian; the update is w @ J."""
+    """The base of all methods: weights w of the task gradients, computed from their Gramian; the update is w @ J."""
 
-    losses: Tensor | None = None  # of the step, (T,), weighed as their gradients are; clip_and_combine puts them here
+    losses: Tensor | None = None  # of the step, (T,), weighed like their gradients; set by clip_and_combine
 
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
         """gramian: (T, T) float64, finite; generator: a CPU generator, None for torch's own -> (T,) float64, CPU"""
@@ -57,4 +57,4 @@ def cosines(gramian: Tensor) -> Tensor:
 
 def combined_norm(weights: Tensor, gramian: Tensor) -> float:
     """|w @ J| from the Gramian alone:  |w J|^2 = w G w.  weights: (T,), gramian: (T, T), both float64"""
-    return (weights @ gramian @ weights).clamp(min=0).sqrt().item()  # what cancels may round to less than 0
+    return (weights @ gramian @ weights).clamp(min=0).sqrt().item()  # rounding can make it negative

@@ -11,7 +11,7 @@ from optim.surgery.gramian import Surgery, check_gramian
 
 
 class IMTLG(Surgery):
-    """Weights of zero where they have no sum to be divided by."""
+    """All weights are 0 where their sum, the divisor, is 0."""
 
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
         products = check_gramian(gramian)

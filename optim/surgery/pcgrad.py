@@ -1,13 +1,13 @@
 """PCGrad (Yu et al. 2020, "Gradient Surgery for Multi-Task Learning", algorithm 1), and its mean over all orders.
 
-Each task's gradient loses its projection on every other one that it is in conflict with, these taken in random order;
-the results are added up. Letters: T tasks, P parameters; J the (T, P) Jacobian, one task's gradient a row.
+Each task's gradient loses its projection on every other one that it is in conflict with, in random order; the results
+are added up. Letters: T tasks, P parameters; J the (T, P) Jacobian, one task's gradient a row.
 
     g_i <- g_i - (g_i . g_j / |g_j|^2) g_j    where g_i . g_j < 0, g_j the original gradient of task j
 
 With g_i = c @ J and the Gramian G = J @ J.T this is  c_j <- c_j - c @ G[:, j] / G[j, j]  where c @ G[:, j] < 0.
-As printed there, and other than in much public code: the order is drawn anew for each task, and is kept; no task is
-projected on itself; the result is the sum over tasks, neither their mean nor T times it.
+As in the paper, and unlike much public code: the order is drawn anew for each task, and is kept; no task is projected
+on itself; the result is the sum over tasks, neither their mean nor T times it.
 """
 
 from collections.abc import Iterable

@@ -1,6 +1,6 @@
 """The small quadratic problems that several methods solve, exactly, by non-negative least squares (Lawson and Hanson
-1974, scipy's). A stands for any matrix with A.T @ A = G, the Gramian of T task gradients: what G has to say of the
-gradients, A says with T numbers for each of them, its columns."""
+1974, scipy's). A stands for any matrix with A.T @ A = G, the Gramian of T task gradients: its columns take the place of
+the gradients, with T numbers each and the same products."""
 
 import numpy as np
 from numpy import ndarray
@@ -24,7 +24,7 @@ def shortest_mean(points: ndarray) -> ndarray:
     For v = s u, with the sum s, |points v|^2 + (sum v - 1)^2 = s^2 |points u|^2 + (s - 1)^2: whatever s is, the same u
     is best. So this is non-negative least squares with a row of ones below the points, and a 1 to be met there.
     """
-    size = np.abs(points).max() or 1.0  # or the row of ones would be nothing beside the points, or all
+    size = np.abs(points).max() or 1.0  # else the row of ones could be far too small or too large
     v, _ = nnls(np.vstack([points / size, np.ones(points.shape[1])]), np.append(np.zeros(len(points)), 1))
     return v / v.sum()
 

@@ -1,12 +1,12 @@
 """UPGrad and DualProj (Quinton and Rey 2024, "Jacobian Descent for Multi-Objective Optimization", sections 3, 6).
 
-Both project on the directions against which no task's loss rises, the dual cone of the gradients: UPGrad each task's
-gradient, then takes their mean; DualProj, which is GEM's way (Lopez-Paz and Ranzato 2017), the mean gradient alone.
+Both project on the dual cone of the gradients, the updates whose step raises no task's loss. UPGrad projects each
+task's gradient and takes the mean; DualProj projects the mean gradient, as GEM does (Lopez-Paz and Ranzato 2017).
 
     UPGrad    w = mean over i of argmin { v G' v : v >= e_i }
     DualProj  w = argmin { v G' v : v >= 1 / T }
 
-with G' = G / tr G + 1e-4 I, as the authors have it, so that v is one even where gradients depend on each other.
+with G' = G / tr G + 1e-4 I, as in the authors' program, so that v is unique even where gradients depend on each other.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ def regularized(gramian: Tensor) -> np.ndarray:
 
 
 class UPGrad(Surgery):
-    """Without conflict the mean gradient: weights of 1 / T. They are never less."""
+    """The weights are >= 1 / T. Without conflict they are 1 / T: the mean gradient."""
 
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
         gradients = regularized(gramian)
@@ -35,7 +35,7 @@ class UPGrad(Surgery):
 
 
 class DualProj(Surgery):
-    """Without conflict the mean gradient: weights of 1 / T. They are never less."""
+    """The weights are >= 1 / T. Without conflict they are 1 / T: the mean gradient."""
 
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
         gradients = regularized(gramian)
