@@ -30,9 +30,9 @@ NAMES = {
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A safetensors file of tensors that do not overlap in memory. Not atomic: for inside new_folder."""
+    """Write a safetensors file of tensors that do not overlap in memory. Not atomic: call it inside new_folder."""
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    # Through bytes: the library's save_file hides the file from the user's group, and why a write failed.
+    # Not by save_file: it makes a file that the user's group cannot read, and hides why a write failed.
     path.write_bytes(safetensors.torch.save(whole, metadata={"format": "pt"}))
 
 
@@ -40,28 +40,28 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU. Raises CheckpointError."""
     check_plain(path)
     try:
-        # Through bytes: the library's load_file would take a signal for damage, and reads its pages when they are used.
+        # Not by load_file: it would take a signal for damage, and it reads pages only when they are used.
         return safetensors.torch.load(read_plain(path, MOST_TENSORS))
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: not a safetensors file ({error}); copy it anew or take another") from None
 
 
 def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict by Hugging Face's names, over the same memory; of query_key_value, its three parts."""
-    theirs = {}
+    """Our state dict with Hugging Face's names, sharing memory; query_key_value is split into its three parts."""
+    renamed = {}
     for name, value in state.items():
         for part, replacement in NAMES.items():
             name = name.replace(part, replacement)
         if "query_key_value" in name:
             for part, third in zip(("query", "key", "value"), value.chunk(3), strict=True):
-                theirs[name.replace("query_key_value", f"self.{part}")] = third
+                renamed[name.replace("query_key_value", f"self.{part}")] = third
         else:
-            theirs[name] = value
-    return theirs
+            renamed[name] = value
+    return renamed
 
 
 def standard_name(name: str) -> str:
-    """Without DataParallel's prefix and that of models with a head; LayerNorm's gamma and beta by today's names."""
+    """The name without the prefixes of DataParallel and of models with a head; gamma and beta as weight and bias."""
     name = name.removeprefix("module.").removeprefix("bert.")
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
@@ -75,18 +75,18 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         weights = torch.load(content, map_location="cpu", weights_only=True)
         if not all(isinstance(name, str) and isinstance(x, Tensor) for name, x in weights.items()):
             raise TypeError("other things than names and tensors")
-    except Exception as error:  # damaged pickles raise of any kind; torch's text would advise to run this one
+    except Exception as error:  # a damaged pickle can raise anything; torch's text would advise running it
         expected = "model.safetensors, or a pytorch_model.bin of names and tensors alone"
         raise CheckpointError(f"{folder}: expected {expected}; found neither; take a model.safetensors") from error
     return weights
 
 
 def check_fit(expected: dict[str, Tensor], weights: dict[str, Tensor], path: Path, advice: str) -> None:
-    """See that tensors fit a model in names, shapes and kind, and are finite in float32.
+    """Check that tensors fit a model in names, shapes and kind, and are finite in float32.
 
-    Args:    expected, weights: tensors by the same kind of name.
-             path: where `weights` are from; advice: what to do where they do not fit. Both are for the error alone.
-    Raises:  CheckpointError naming what does not fit, five of each kind.
+    Args:    expected, weights: tensors by name; both use the same naming.
+             path: the source of `weights`; advice: what to do if they do not fit. Both are only for the error's text.
+    Raises:  CheckpointError that names what does not fit, at most five tensors for each fault.
     """
     shapes = {name: (tuple(x.shape), tuple(weights[name].shape)) for name, x in expected.items() if name in weights}
     faults = {
@@ -106,12 +106,12 @@ def check_fit(expected: dict[str, Tensor], weights: dict[str, Tensor], path: Pat
 def load_folder(model: nn.Module, folder: Path) -> None:
     """Replace every weight of a BertModel by the folder's, as float32; its pooler by None where the folder has none.
 
-    What the file has beside the encoder, and a pooler that it lacks, are named on stderr.
-    Raises: CheckpointError; the model is as it was.
+    Tensors outside the encoder, which are not used, and a missing pooler are named on stderr.
+    Raises: CheckpointError; the model is then unchanged.
     """
-    found = read_weights(folder)
-    weights = {standard_name(name): value for name, value in found.items()}
-    if len(weights) < len(found):
+    stored = read_weights(folder)
+    weights = {standard_name(name): value for name, value in stored.items()}
+    if len(weights) < len(stored):
         raise CheckpointError(f"{folder}: expected each tensor once; found two of one standard name; fetch it anew")
     weights.pop("embeddings.position_ids", None)  # the numbers 0..511
     heads = sorted(name for name in weights if not name.startswith(("embeddings.", "encoder.", "pooler.")))
@@ -122,7 +122,7 @@ def load_folder(model: nn.Module, folder: Path) -> None:
     if heads:
         say(f"{folder}: not used: {len(heads)} tensors outside the encoder: {', '.join(heads)}")
     if not has_pooler:
-        say(f"{folder}: not there: pooler.dense.weight, pooler.dense.bias; the model has no pooler_output")
+        say(f"{folder}: missing: pooler.dense.weight, pooler.dense.bias; the model has no pooler_output")
         model.pooler = None
     model.to_empty(device="cpu").float()
     for name, value in to_hugging_face(model.state_dict()).items():
@@ -130,8 +130,8 @@ def load_folder(model: nn.Module, folder: Path) -> None:
 
 
 def save_folder(model: nn.Module, folder: Path) -> None:
-    """Write config.json and model.safetensors with Hugging Face's names, LoRA's matrices in the weights that they are
-    added to; the tokenizer saves itself beside them."""
+    """Write config.json and model.safetensors with Hugging Face's names; LoRA's matrices are added to the weights. The
+    tokenizer's files are not written here: it has a `save` of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(model.config.to_json(), encoding="utf-8")
     write_tensors(folder / "model.safetensors", to_hugging_face(whole_state(model)))

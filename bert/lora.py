@@ -2,9 +2,9 @@
 
     y = x W^T + b + 2 (x A^T) B^T        W: (out, in), frozen; A: (r, in), normal; B: (out, r), from 0
 
-The factor is the paper's alpha / r with alpha = 2 r. The paper adds to the attention's query and value alone; here to
-every Linear of the layers, as Dettmers et al. 2023 found to be what matters, and query, key and value have one A, for
-they are one Linear. W + 2 B A is a weight as any other: so it is what is saved, and what predicts.
+The factor is the paper's alpha / r with alpha = 2 r. The paper changes only the attention's query and value; here it is
+every Linear of the layers, which Dettmers et al. 2023 found to matter. Query, key and value share one A, because they
+are one Linear. W + 2 B A is a weight like any other, so that is what is saved and what predictions use.
 """
 
 import math
@@ -18,7 +18,7 @@ SCALE = 2.0
 
 
 class LowRankLinear(nn.Linear):
-    """A Linear of which only what is added to it is trained. It starts by computing what `layer` does."""
+    """A Linear plus a product of two thin matrices, which alone is trained. At first it computes what `layer` does."""
 
     def __init__(self, layer: nn.Linear, rank: int):
         nn.Module.__init__(self)
@@ -40,9 +40,9 @@ class LowRankLinear(nn.Linear):
 
 
 def add_low_rank(model: nn.Module, rank: int) -> None:
-    """Freeze a BertModel, and put fresh matrices of this rank beside each Linear of its layers, to be trained.
+    """Freeze a BertModel, and add new trainable matrices of this rank to each Linear of its layers.
 
-    Raises UsageError (a ValueError) for a rank that no product of D columns can have.
+    Raises UsageError (a ValueError) for a rank below 1 or above the hidden size.
     """
     size = model.config.hidden_size
     if not 1 <= rank <= size:
@@ -56,7 +56,7 @@ def add_low_rank(model: nn.Module, rank: int) -> None:
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """A BertModel's state dict without LoRA's matrices: added to the weights beside which they stand."""
+    """A BertModel's state dict without entries for LoRA's matrices: they are added to their weights."""
     state = model.state_dict()
     for name, layer in model.named_modules():
         if isinstance(layer, LowRankLinear):

@@ -1,7 +1,8 @@
-"""BERT as Devlin et al. have it: embeddings, self-attention, layer, pooler, and the whole.
+"""BERT as in Devlin et al.: embeddings, self-attention, layer, pooler, and the whole.
 
 Source: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers"; Vaswani et al. 2017, "Attention Is
-All You Need". Here it is plain torch, to be read; bert/fast.py computes the same faster, and that is what trains.
+All You Need". This file is plain torch, made to be read; training and inference use bert/fast.py, which computes the
+same faster.
 Letters: B batch, T tokens, D hidden size, H heads, K = D // H. Masks are bool, True = a real token.
 """
 
@@ -48,9 +49,9 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """x: (B, T, D), mask: (B, T) -> the new x: (B, T, D), and the attention before dropout: (B, H, T, T)."""
         q, k, v = self.query_key_value(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, T, K) each
-        scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B, H, T, T), a query a row
-        # The least finite number, not -inf: the softmax gives padding an exact 0 either way, and no NaN to a row of
-        # padding alone.
+        scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B, H, T, T), one query per row
+        # The lowest finite number, not -inf: the softmax gives padding an exact 0 either way, but with -inf a row of
+        # nothing but padding would be NaN.
         scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
         attention = scores.softmax(dim=-1)
         heads = self.dropout(attention) @ v  # (B, H, T, K)
@@ -79,8 +80,8 @@ class Layer(nn.Module):
 
 class BertOutput(NamedTuple):
     last_hidden_state: Tensor  # (B, T, D)
-    pooler_output: Tensor | None  # (B, D); None of a model without a pooler
-    attentions: tuple[Tensor, ...] | None = None  # (B, H, T, T) of each layer, from the first; None unless asked for
+    pooler_output: Tensor | None  # (B, D); None for a model without a pooler
+    attentions: tuple[Tensor, ...] | None = None  # (B, H, T, T) for each layer; None without output_attentions
 
 
 class BertModel(nn.Module):
@@ -91,7 +92,7 @@ class BertModel(nn.Module):
         self.config = config
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self.pooler: nn.Linear | None = nn.Linear(config.hidden_size, config.hidden_size)  # None: a checkpoint without
+        self.pooler: nn.Linear | None = nn.Linear(config.hidden_size, config.hidden_size)  # None: not in the checkpoint
         for module in self.modules():  # LayerNorms keep torch's ones and zeros
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=config.initializer_range)
@@ -124,7 +125,7 @@ class BertModel(nn.Module):
         Args:    input_ids, attention_mask, token_type_ids: (B, T); no mask means no padding, no types means all 0.
                  layer: -1 the last, -2 the second to last, ...
         Returns: hidden states (B, T, D) and the attention of that layer (B, H, T, T), rows summing to 1.
-        Raises:  ValueError for a layer that is not there, or texts longer than the position embeddings.
+        Raises:  ValueError for a layer that does not exist, or texts longer than the position embeddings.
         """
         blocks = self.layers_up_to(layer)
         x, mask = self.embed(input_ids, attention_mask, token_type_ids)
@@ -135,14 +136,14 @@ class BertModel(nn.Module):
     def embed(
         self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """What the layers start from: x (B, T, D) and the mask (B, T), all True where none is given."""
+        """The input of the first layer: x (B, T, D) and the mask (B, T), all True if none is given."""
         positions = self.positions(input_ids)
         mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         return self.embeddings(input_ids, types, positions), mask
 
     def layers_up_to(self, layer: int) -> nn.ModuleList:
-        """The layers that `layer` (-1 the last, -2 the second to last, ...) needs, itself the last of them."""
+        """The layers from the first up to and including `layer`: -1 the last, -2 the second to last, ..."""
         depth = len(self.layers)
         if not -depth <= layer <= -1:
             raise ValueError(f"layer: expected -{depth} to -1 (the model has {depth} layers); found {layer}")
@@ -165,14 +166,14 @@ class BertModel(nn.Module):
     ) -> BertOutput:
         """input_ids, attention_mask, token_type_ids: (B, T) -> last_hidden_state (B, T, D), pooler_output (B, D).
 
-        output_attentions: give each layer's attention, too: (B, H, T, T), a query a row, which sums to 1; before
-        dropout, also in training, where transformers gives it after.
+        output_attentions: also return each layer's attention (B, H, T, T): one query per row, rows summing to 1, before
+        dropout. (In training, transformers returns it after dropout.)
         """
         x, mask = self.embed(input_ids, attention_mask, token_type_ids)
         attentions = []
         for block in self.layers:
             x, attention = block(x, mask)
-            if output_attentions:  # else no more than one layer's is held
+            if output_attentions:  # otherwise only one layer's is kept in memory
                 attentions.append(attention)
         pooled = None if self.pooler is None else torch.tanh(self.pooler(x[:, 0]))  # (B, D)
         return BertOutput(x, pooled, tuple(attentions) if output_attentions else None)

@@ -1,4 +1,4 @@
-"""Which device, and in which precision: autocast and the gradient scaler."""
+"""The device and the precision that a model computes in: autocast and the gradient scaler."""
 
 import os
 import platform
@@ -20,17 +20,17 @@ DEVICES, PRECISIONS = ("auto", "cpu", "cuda"), ("auto", "off", *DTYPES)
 def resolve_device(name: str) -> torch.device:
     """auto | cpu | cuda -> a device; auto is the GPU where there is one. Raises UnavailableError for a missing GPU.
 
-    float32 is float32 from here on, in convolutions too, which cuDNN would round to TF32.
+    From here on float32 stays float32, in convolutions too, which cuDNN would round to TF32.
     """
     torch.backends.cudnn.allow_tf32 = False
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
         raise UnavailableError(f"--device: expected a GPU; torch {torch.__version__} finds none; take --device cpu")
-    return torch.device("cpu" if name == "cpu" or not there else "cuda")
+    return torch.device("cpu" if name == "cpu" or not has_gpu else "cuda")
 
 
 def peak_memory(device: torch.device) -> float | None:
-    """GB that this process has held at most: resident, or on a GPU in torch's tensors there. None: on Windows."""
+    """This process's peak memory in GB: resident, or on a GPU that of torch's tensors. None on Windows."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     if resource is None:
@@ -39,25 +39,25 @@ def peak_memory(device: torch.device) -> float | None:
 
 
 def resolve_precision(amp: str, device: torch.device) -> str:
-    """auto | off | bf16 | fp16 -> off | bf16 | fp16, of which auto is the fastest that the hardware has.
+    """auto | off | bf16 | fp16 -> off | bf16 | fp16; auto becomes the fastest that the hardware has.
 
-    Raises UsageError for one that it lacks: emulated, it would be many times slower than float32.
+    Raises UsageError for one that the hardware does not have: emulated, it would be many times slower than float32.
     """
     gpu, bf16 = device.type == "cuda", computes_bf16(device)
     if amp == "auto":
         return "bf16" if bf16 else "fp16" if gpu and torch.cuda.get_device_capability(device) >= (7, 0) else "off"
     if (amp == "bf16" and not bf16) or (amp == "fp16" and not gpu):
-        there = ", ".join(["auto", "off", *["bf16"] * bf16, *["fp16"] * gpu])
-        raise UsageError(f"--amp: this {device.type} does not compute in {amp}; take one of {there}")
+        available = ", ".join(["auto", "off", *["bf16"] * bf16, *["fp16"] * gpu])
+        raise UsageError(f"--amp: this {device.type} does not compute in {amp}; take one of {available}")
     return amp
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 matrix products are the hardware's own."""
+    """Whether the hardware itself has bfloat16 matrix products."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    try:  # private names, in torch 2.10 as in 2.13, but not in every build
-        if platform.machine() in ("x86_64", "AMD64"):  # mkldnn's query says yes on any AVX-512, where it emulates
+    try:  # private names, the same in torch 2.10 and 2.13, but missing in some builds
+        if platform.machine() in ("x86_64", "AMD64"):  # mkldnn's query says yes on any AVX-512, also if emulated
             return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
         return torch.ops.mkldnn._is_mkldnn_bf16_supported()
     except (AttributeError, RuntimeError):
@@ -65,7 +65,7 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, mode: str) -> torch.autocast:
-    """The context of forward passes. mode: as `resolve_precision` gives it."""
+    """The context of forward passes. mode: a result of `resolve_precision`."""
     return torch.autocast(device.type, DTYPES.get(mode), enabled=mode != "off")
 
 
@@ -75,8 +75,8 @@ def make_scaler(mode: str) -> torch.amp.GradScaler:
 
 
 def set_deterministic(wanted: bool) -> None:
-    """Whether operations whose result may vary on a GPU are refused."""
-    if wanted:  # cuBLAS asks for this, before its first use
+    """Refuse operations whose result may vary on a GPU, or allow them again."""
+    if wanted:  # cuBLAS needs this before its first use
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if wanted != torch.are_deterministic_algorithms_enabled():  # the call takes a second of imports
         torch.use_deterministic_algorithms(wanted)

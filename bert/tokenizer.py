@@ -22,14 +22,14 @@ Texts = str | Sequence[str]  # one or several
 Rows = list[list[int]]  # ids, not padded
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_LENGTH = 512  # BERT's position embeddings
-# tokenizer_config.json's names of what the library's BertNormalizer does, and BERT's uncased ways.
+# Settings of tokenizer_config.json -> the argument of the library's BertNormalizer, and its value in uncased BERT.
 SETTINGS = {
     "do_lower_case": ("lowercase", True),
-    "strip_accents": ("strip_accents", None),  # None: goes with the case
+    "strip_accents": ("strip_accents", None),  # None: as do_lower_case
     "tokenize_chinese_chars": ("handle_chinese_chars", True),
 }
 GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # transformers', which follow tokenizer.json alone
-SURROGATE = re.compile("[\ud800-\udfff]")  # no character by itself, so no UTF-8 and no token
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which UTF-8 cannot hold
 
 
 class Batch(dict):
@@ -48,31 +48,31 @@ class Batch(dict):
 
     @cached_property
     def real(self) -> int:
-        """How many of the B T tokens are real. Counted before a batch moves: a GPU would be waited for here."""
+        """The number of real tokens among the B T. Counted before a batch moves: on a GPU the program would wait."""
         return int(self["attention_mask"].sum())
 
     @cached_property
     def places(self) -> Tensor:
-        """Of the real tokens among all: (N,) in (B T,)"""
+        """The places of the real tokens in (B T,): (N,)"""
         return self["attention_mask"].flatten().nonzero()[:, 0]
 
 
 class BertTokenizer:
-    """Texts -> ids, those of the `tokenizers` library: also there "[SEP]" written out in a text is that special token.
+    """Texts -> ids, as in the `tokenizers` library; there, too, "[SEP]" written out in a text is that special token.
 
     Attributes: vocab_size (the largest id + 1), pad_token_id, cls_token_id, sep_token_id; max_length: where texts are
-                cut unless a call says otherwise. No call changes anything in it.
+                cut unless a call says otherwise. No call changes the tokenizer.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_length: int = MAX_LENGTH):
-        """tokenizer: BERT's kind (see `read_folder`), which is changed: no padding, no truncation, BERT's template."""
+        """tokenizer: of BERT's kind (see `read_folder`). It is changed: no padding, no truncation, BERT's template."""
         vocab = tokenizer.get_vocab()
         self.pad_token_id, self.cls_token_id, self.sep_token_id = vocab["[PAD]"], vocab["[CLS]"], vocab["[SEP]"]
         self.vocab_size = max(vocab.values()) + 1
         self.max_length = max_length
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        # For those who read what `save` writes.
+        # For other programs, which read the files of `save`.
         tokenizer.post_processor = processors.BertProcessing(("[SEP]", self.sep_token_id), ("[CLS]", self.cls_token_id))
         self._tokenizer = tokenizer
 
@@ -80,8 +80,8 @@ class BertTokenizer:
     def from_pretrained(cls, source: str | Path) -> "BertTokenizer":
         """Read tokenizer.json, else vocab.txt, with the settings of tokenizer_config.json, as transformers does.
 
-        That is: case, accents and Chinese characters are what tokenizer_config.json says, BERT's uncased ways where it
-        names none, whatever tokenizer.json says of them, unless the class named there is for any tokenizer.json.
+        That is: case, accents and Chinese characters follow tokenizer_config.json (uncased BERT if it names none),
+        not tokenizer.json, unless tokenizer_config.json names one of GENERIC_CLASSES.
         Args:    source: a folder in Hugging Face layout, "minilm", "bert-base-uncased" or a Hub id.
         Raises:  CheckpointError (a bad file), UnavailableError (nothing cached and no network).
         """
@@ -94,7 +94,7 @@ class BertTokenizer:
         words = {number: token for token, number in self._tokenizer.get_vocab().items()}
         vocab = "".join(words.get(number, "") + "\n" for number in range(self.vocab_size))
         config = {"tokenizer_class": "BertTokenizer", "model_max_length": self.max_length}
-        config |= {name: getattr(self._tokenizer.normalizer, way) for name, (way, _) in SETTINGS.items()}
+        config |= {name: getattr(self._tokenizer.normalizer, argument) for name, (argument, _) in SETTINGS.items()}
         (folder / "tokenizer.json").write_text(self._tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
         (folder / "vocab.txt").write_text(vocab, encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -102,7 +102,7 @@ class BertTokenizer:
     def __call__(self, texts: Texts, pairs: Texts | None = None, max_length: int | None = None) -> Batch:
         """[CLS] text [SEP], or [CLS] text [SEP] pair [SEP] with segment ids 0 and 1, padded to the longest.
 
-        Args:    texts: one or B of them; pairs: as many; max_length: in tokens, None = the model's own.
+        Args:    texts: one or B of them; pairs: the same number; max_length: in tokens, None = self.max_length.
         Returns: input_ids (B, T) int64, attention_mask (B, T) bool, token_type_ids (B, T) int64.
         Raises:  ValueError.
         """
@@ -116,13 +116,13 @@ class BertTokenizer:
         return [[self.cls_token_id, *piece[:room], self.sep_token_id] for piece in self._pieces(texts)]
 
     def pair_ids(self, texts: Texts, pairs: Texts, max_length: int | None = None) -> tuple[Rows, Rows]:
-        """Each pair's ids and segment ids. Too long a pair loses tokens at the ends, the longer side first."""
+        """Each pair's ids and segment ids. A pair that is too long loses tokens at its ends, the longer side first."""
         room, first, second = self._room(max_length, sides=2), self._pieces(texts), self._pieces(pairs)
         if len(first) != len(second):
             raise ValueError(f"pairs: expected as many as texts; found {len(first)} texts and {len(second)} pairs")
         ids, types = [], []
         for a, b in zip(first, second, strict=True):
-            # Where both sides are cut, an odd token goes to the longer, to the second of equals, as in `tokenizers`.
+            # If both sides are cut, an odd token goes to the longer, or to the second of equals, as in `tokenizers`.
             keep_a = min(len(a), max(room - len(b), (room + (len(a) > len(b))) // 2))
             a, b = a[:keep_a], b[: room - keep_a]
             ids.append([self.cls_token_id, *a, self.sep_token_id, *b, self.sep_token_id])
@@ -130,7 +130,7 @@ class BertTokenizer:
         return ids, types
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
-        """Each id's token as the vocabulary has it: "##s" goes on with the word before it."""
+        """Each id's token in the vocabulary; "##s" continues the word before it."""
         return [self._tokenizer.id_to_token(number) for number in ids]
 
     def lengths(self, texts: Texts, pairs: Texts | None = None) -> list[int]:
@@ -159,7 +159,7 @@ class BertTokenizer:
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _room(self, max_length: int | None, sides: int) -> int:
-        """Tokens left for the texts beside [CLS] and a [SEP] for each side."""
+        """The number of tokens left for the texts after [CLS] and one [SEP] for each side."""
         limit, least = self.max_length if max_length is None else max_length, 1 + 2 * sides
         if limit < least:
             raise ValueError(f"max_length: expected at least {least} ([CLS], a token and [SEP] a text); found {limit}")
@@ -173,15 +173,15 @@ def read_folder(folder: Path) -> tuple[Tokenizer, int]:
     try:
         if (folder / "tokenizer.json").exists():
             tokenizer = Tokenizer.from_str(read_plain(folder / "tokenizer.json").decode())
-        else:  # a token a line; not by splitlines(), which breaks at characters that are tokens
+        else:  # one token per line; not splitlines(), which also splits at characters that are tokens
             text = read_plain(folder / "vocab.txt").decode().replace("\r\n", "\n")
             tokens = text.removesuffix("\n").split("\n")
             vocab = {token: number for number, token in enumerate(tokens)}
             tokenizer = Tokenizer.from_str(BertWordPieceTokenizer(vocab).to_str())
         if settings.get("tokenizer_class") not in GENERIC_CLASSES:
-            given = {name: settings.get(name) for name in SETTINGS}
-            ways = {way: default if given[name] is None else given[name] for name, (way, default) in SETTINGS.items()}
-            tokenizer.normalizer = normalizers.BertNormalizer(**ways)
+            saved = {name: settings.get(name) for name in SETTINGS}
+            arguments = {a: default if saved[name] is None else saved[name] for name, (a, default) in SETTINGS.items()}
+            tokenizer.normalizer = normalizers.BertNormalizer(**arguments)
         max_length = int(min(settings.get("model_max_length") or MAX_LENGTH, MAX_LENGTH))
     except Exception as error:  # the library raises nothing narrower
         expected = "tokenizer.json or vocab.txt, and fitting values in tokenizer_config.json"

@@ -140,7 +140,7 @@ def test_models_with_a_head_are_read_and_what_is_not_used_or_not_there_is_said_o
     assert_equal(ours, reference.bert.state_dict())
     assert said.out == "" and said.err.count("\n") == 1 + (not pooler)
     assert f"not used: {len(heads)} tensors outside the encoder: {', '.join(heads)}\n" in said.err
-    assert ("not there: pooler.dense.weight, pooler.dense.bias" in said.err) == (not pooler)
+    assert ("missing: pooler.dense.weight, pooler.dense.bias" in said.err) == (not pooler)
     assert (ours.pooler is not None) == (ours(IDS).pooler_output is not None) == pooler
     save_folder(ours, tmp_path / "ours")
     assert sorted(load_file(tmp_path / "ours" / WEIGHTS)) == sorted(reference.bert.state_dict())
