@@ -1,4 +1,4 @@
-"""What stands on the encoder: kinds of tasks, poolings, heads, losses, and the whole model."""
+"""Everything on top of the encoder: kinds of tasks, poolings, heads, losses, and the whole model."""
 
 from heads.multitask import MultitaskBert
 

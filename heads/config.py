@@ -1,4 +1,4 @@
-"""The settings of what stands on the encoder, below the model, its files and its inference."""
+"""The settings of pooling and heads, which the model, its files and its inference import."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,9 @@ POOLINGS = ("cls", "mean", "attention_mean", "cnn")
 
 @dataclass(frozen=True)
 class HeadsConfig:
-    """What stands on the encoder. Raises UsageError (a ValueError) for a name or number out of range.
+    """How the model goes on from the encoder. Raises UsageError (a ValueError) for a name or number out of range.
 
-    The defaults did best on dev with minilm; the paper has attention_mean of layer -2 and a dropout of 0.65 or 0.7.
+    The defaults did best on dev with minilm; the paper uses attention_mean of layer -2 and a dropout of 0.65 or 0.7.
     """
 
     arch: str = setting("v3a", "the paper's architecture", usual=True, choices=ARCHITECTURES)

@@ -20,9 +20,9 @@ from runtime.settings import of_type
 
 
 def save_model(model: nn.Module, folder: Path) -> None:
-    """Write a MultitaskBert's folder. The tasks are written without the places of their files.
+    """Write a MultitaskBert's folder. The tasks are written without the paths of their files.
 
-    sentence-transformers knows the last layer's `cls` and `mean` only, and takes them for this model's X.
+    sentence-transformers knows only `cls` and `mean` of the last layer, and uses one of them for this model's X.
     """
     save_folder(model.bert, folder)
     model.tokenizer.save(folder)
@@ -43,12 +43,12 @@ def save_model(model: nn.Module, folder: Path) -> None:
 
 
 def model_folder(run: Path) -> Path:
-    """Where a run's model lies, best/ in its folder; a model's own folder as it is."""
+    """The folder of a run's model, its best/; any other folder is returned as it is."""
     return run / "best" if (run / "best" / "heads.json").is_file() else run
 
 
 def read_task(content: dict) -> Task:
-    """A task as JSON holds it. Raises ValueError or KeyError for what is none, or fits no kind."""
+    """The task in a JSON object. Raises ValueError or KeyError where it is no task, or fits no kind."""
     task = Task.from_json(content)
     if task.kind not in KINDS:
         raise ValueError(f"kind {task.kind!r:.99}, not one of {', '.join(KINDS)}")
@@ -61,7 +61,7 @@ def read_task(content: dict) -> Task:
 
 
 def read_heads(folder: Path) -> tuple[HeadsConfig, list[Task]] | None:
-    """heads.json of a folder; None where there is none: a plain BERT. Raises CheckpointError."""
+    """The settings and tasks in a folder's heads.json; None without that file: a plain BERT. Raises CheckpointError."""
     path = folder / "heads.json"
     if not path.is_file():
         return None
@@ -75,7 +75,7 @@ def read_heads(folder: Path) -> tuple[HeadsConfig, list[Task]] | None:
 
 
 def load_heads(model: nn.Module, folder: Path, stored: Sequence[Task]) -> None:
-    """Put the stored tasks' heads into the model, and what all share; other heads stay. Raises CheckpointError."""
+    """Load the stored tasks' heads and all shared weights; other heads stay as they are. Raises CheckpointError."""
     path = folder / "heads.safetensors"
     state, names = read_tensors(path), [task.name for task in stored]
     fresh = tuple(f"heads.tasks.{name}_head." for name in model.tasks if name not in names)
@@ -85,15 +85,15 @@ def load_heads(model: nn.Module, folder: Path, stored: Sequence[Task]) -> None:
 
 
 def joint_tasks(stored: Sequence[Task], tasks: Sequence[Task], folder: Path) -> list[Task]:
-    """A stored model's tasks and further ones. Raises UsageError where a task of both means another thing in each."""
+    """A stored model's tasks and further ones. Raises UsageError where the two define a task differently."""
     joint = {task.name: task for task in stored}
     for task in tasks:
         old = joint.get(task.name, task)
         for name in ("kind", "classes", "range", "pairs", "texts"):
-            theirs, mine = getattr(old, name), getattr(task, name)
-            if theirs != mine and not (name == "texts" and len(theirs) == len(mine)):
+            old_value, value = getattr(old, name), getattr(task, name)
+            if old_value != value and not (name == "texts" and len(old_value) == len(value)):
                 raise UsageError(
-                    f"--tasks: {task.name} of {folder} was trained with {name} {theirs!r}; found {mine!r}; "
+                    f"--tasks: {task.name} of {folder} was trained with {name} {old_value!r}; found {value!r}; "
                     "give the task another name or start from a plain BERT"
                 )
         joint[task.name] = task

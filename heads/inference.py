@@ -1,4 +1,4 @@
-"""Texts -> vectors and outputs. Nothing of the model changes, its mode neither, so that threads can share one.
+"""Texts -> vectors and outputs. The model does not change, nor does its mode, so threads can share one.
 
 Letters: N texts, T tokens, D hidden size, K classes.
 """
@@ -20,7 +20,7 @@ TOKENS_A_PASS = {"cpu": 2048, "cuda": 16384}
 TOKENS_A_GROUP = {"cpu": 256, "cuda": 16384}
 
 
-Progress = Callable[[int, int], None]  # told how many texts are done, of how many
+Progress = Callable[[int, int], None]  # called with the number of texts done, and of all
 
 
 @torch.no_grad()
@@ -35,13 +35,13 @@ def encode(
 ) -> Tensor:
     """Sentence vectors as `MultitaskBert.encode` documents them, a float32 Tensor (N, D) on the CPU.
 
-    texts: or pairs of them, which are read at once.
+    texts: single texts, or pairs that are read as one sequence.
     """
     check_list("texts", texts)
     pooling, layer = pooling or model.config.pooling, model.config.layer if layer is None else layer
-    there = [name for name in POOLINGS if name != "cnn" or model.cnn]
-    if pooling not in there:
-        raise ValueError(f"pooling: expected one of this model's {', '.join(there)}; found {pooling!r}")
+    poolings = [name for name in POOLINGS if name != "cnn" or model.cnn]
+    if pooling not in poolings:
+        raise ValueError(f"pooling: expected one of this model's {', '.join(poolings)}; found {pooling!r}")
     if amp not in precision.PRECISIONS:
         raise ValueError(f"amp: expected off, bf16, fp16 or auto; found {amp!r}")
     weight = model.bert.embeddings.word.weight
@@ -61,31 +61,31 @@ def encode(
 
 @torch.no_grad()
 def word_weights(model, texts: Sequence[str], amp: str) -> list[list[tuple[str, float]]]:
-    """Of each text, or pair that is read at once, the words as the model reads them, and what each counts, 1 in all.
+    """For each text, or pair read as one sequence: its words as the model reads them, and their weights, 1 in all.
 
-    That is the weight of its word pieces in the vector of `heads.pooling.attention_mean`, in the model's own layer.
+    A word's weight is that of its pieces in the vector of `heads.pooling.attention_mean`, in the model's own layer.
     """
     weight = model.bert.embeddings.word.weight
-    bert, found = inference_copy(model.bert, precision.DTYPES.get(amp, weight.dtype)), [[] for _ in texts]
+    bert, words = inference_copy(model.bert, precision.DTYPES.get(amp, weight.dtype)), [[] for _ in texts]
     for groups, tokens in token_passes(model, texts):
         states = hidden_states(bert, tokens, model.config.layer, attention=True)
         for rows, batch, (_, attention) in zip(groups, tokens, states, strict=True):
             weights = attention_weights(attention.float(), batch.attention_mask)  # (B, T)
             weights = weights / weights.sum(dim=1, keepdim=True)
-            for row, ids, mask, counts in zip(rows, batch.input_ids, batch.attention_mask, weights, strict=True):
+            for row, ids, mask, shares in zip(rows, batch.input_ids, batch.attention_mask, weights, strict=True):
                 pieces = model.tokenizer.tokens(ids[mask][1:-1].tolist())
-                found[row] = whole_words(pieces, counts[mask][1:-1].tolist())
-    return found
+                words[row] = whole_words(pieces, shares[mask][1:-1].tolist())
+    return words
 
 
-def whole_words(pieces: Sequence[str], counts: Sequence[float]) -> list[tuple[str, float]]:
-    """Word pieces as words, each with the sum of its pieces' counts."""
+def whole_words(pieces: Sequence[str], weights: Sequence[float]) -> list[tuple[str, float]]:
+    """Word pieces joined to words, each with the sum of its pieces' weights."""
     words = []
-    for piece, count in zip(pieces, counts, strict=True):
-        if piece.startswith("##") and words:  # goes on with the word before it
-            word, before = words.pop()
-            piece, count = word + piece[2:], before + count
-        words.append((piece, count))
+    for piece, weight in zip(pieces, weights, strict=True):
+        if piece.startswith("##") and words:  # continues the word before it
+            word, word_weight = words.pop()
+            piece, weight = word + piece[2:], word_weight + weight
+        words.append((piece, weight))
     return words
 
 
@@ -97,20 +97,20 @@ def outputs(
     amp: str,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Tensor]:
-    """Tasks' outputs y, as their kinds have them, on the CPU, for N texts, or N pairs as two sides. By task.
+    """By task: the outputs y, as its kind defines them, for N texts, or N pairs as two sides; on the CPU.
 
-    What several tasks read alike is read once.
+    Texts that several tasks read in the same way are encoded once.
     Raises: ValueError for a task that the model does not have, or one text for a pair; DivergedError for outputs that
-            are infinite or NaN, of which no class can be made.
+            are infinite or NaN, from which no class follows.
     """
-    words, found = {1: "single texts", 2: "pairs"}, {}
-    there = ", ".join(f"{task.name} ({words[len(task.texts)]})" for task in model.tasks.values())
+    forms, ys = {1: "single texts", 2: "pairs"}, {}
+    known = ", ".join(f"{task.name} ({forms[len(task.texts)]})" for task in model.tasks.values())
     for name in names:
         if name not in model.tasks:
-            raise UsageError(f"task: expected one of {there}; found {name!r}")
+            raise UsageError(f"task: expected one of {known}; found {name!r}")
         if len(model.tasks[name].texts) != len(sides):
-            expected, got = words[len(model.tasks[name].texts)], words[len(sides)]
-            raise UsageError(f"{name}: expected {expected}; found {got}; this model has {there}")
+            expected, found = forms[len(model.tasks[name].texts)], forms[len(sides)]
+            raise UsageError(f"{name}: expected {expected}; found {found}; this model has {known}")
     for side, texts in zip("ab", sides, strict=False):
         check_list(f"texts_{side}", texts)
     if len(sides[0]) != len(sides[-1]):
@@ -128,36 +128,36 @@ def outputs(
         if not y.isfinite().all():
             row = (~y.isfinite()).nonzero()[0, 0]
             advice = "train with a lower --lr, or take --amp off"
-            place = f"found others, first of {sides[0][row]!r:.60}"
-            raise DivergedError(f"{name}: expected finite outputs; {place}; {advice}")
-        found[name] = y.cpu()
-    return found
+            found = f"others, first of {sides[0][row]!r:.60}"
+            raise DivergedError(f"{name}: expected finite outputs; found {found}; {advice}")
+        ys[name] = y.cpu()
+    return ys
 
 
 def answers(model, name: str, y: Tensor) -> list[dict]:
-    """What a task's outputs y say of each row, as JSON has it, to the digits that float32 has.
+    """Each row's prediction from a task's outputs y, ready for JSON, with the digits that float32 has.
 
-    {"prediction": a class, several, or a number}, and of classes {"probabilities": by the class as a string}.
+    {"prediction": a class, a list of classes, or a number}; for classes also {"probabilities": by class, as a string}.
     """
     task, kind = model.tasks[name], model.heads[name].kind
     predictions = kind.names(task, kind.predict(task, y))
     if task.range:
         return [{"prediction": float(f"{value:.7g}")} for value in predictions]
-    found, classes = [], [str(label) for label in task.classes]
+    rows, classes = [], [str(label) for label in task.classes]
     for value, shares in zip(predictions, kind.probabilities(task, y).tolist(), strict=True):
         shares = {label: float(f"{share:.7g}") for label, share in zip(classes, shares, strict=True)}
-        found.append({"prediction": list(value) if task.several else value.item(), "probabilities": shares})
-    return found
+        rows.append({"prediction": list(value) if task.several else value.item(), "probabilities": shares})
+    return rows
 
 
 def check_list(name: str, texts: Sequence[str]) -> None:
-    """Refuse a lone string, which Python would take for a list of its letters, and what is no list."""
+    """Refuse a single string, which Python would read as a list of letters, and anything else that is no list."""
     if isinstance(texts, str) or not hasattr(texts, "__len__"):
         raise ValueError(f"{name}: expected a list of sentences; found {type(texts).__name__}; put it into a list")
 
 
 def token_passes(model, texts: Sequence) -> Iterator[tuple[list[list[int]], list[Batch]]]:
-    """Texts, or pairs that are read at once: of each of `passes` the groups of rows, and their tokens on the device."""
+    """For each of the `passes` over texts (or pairs read as one sequence): its groups of rows, and their tokens."""
     if texts and isinstance(texts[0], tuple):
         ids, types = model.tokenizer.pair_ids(*zip(*texts, strict=True), max_length=model.max_length)
     else:
@@ -169,19 +169,19 @@ def token_passes(model, texts: Sequence) -> Iterator[tuple[list[list[int]], list
 
 
 def passes(lengths: Sequence[int], most: int, least: int) -> Iterator[list[list[int]]]:
-    """Row numbers for inference, longest first: groups to be padded together, and as many groups as make a pass.
+    """Row numbers for inference, longest first: each pass is a list of groups, and a group is padded together.
 
     A group ends where a shorter row follows, so that most have no padding at all, but not before it has `least` tokens:
-    many small groups cost more than padding. A pass has at most `most`, padding included.
+    many small groups cost more than padding. A pass has at most `most` tokens, padding included.
     """
     groups: list[list[int]] = []
     tokens = width = 0  # of the pass, padding included, and of its last group
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        begins = not groups or (lengths[row] < width and len(groups[-1]) * width >= least)
-        if groups and tokens + (lengths[row] if begins else width) > most:
+        new_group = not groups or (lengths[row] < width and len(groups[-1]) * width >= least)
+        if groups and tokens + (lengths[row] if new_group else width) > most:
             yield groups
-            groups, tokens, begins = [], 0, True
-        if begins:
+            groups, tokens, new_group = [], 0, True
+        if new_group:
             groups.append([])
             width = lengths[row]
         groups[-1].append(row)

@@ -9,8 +9,8 @@ data/task_file.py guesses among these four, and heads/pairs.py has their alphas 
 | score   | a number in its range | a number            | gamma squared + (1 - gamma) abs.  | Pearson, Spearman, EM   |
 | labels  | any of K names        | K probabilities     | binary cross-entropy              | micro-F1, macro-F1      |
 
-A head computes f, `width` numbers a row; `output` makes y of it. Kinds whose y is a single number can also compute it
-for a pair from the cosine of its two vectors, `of_cosine`; equation (1) mixes the two (heads/pairs.py). Letters: B
+A head computes f, `width` numbers a row; `output` turns f into y. Kinds whose y is a single number can also
+compute it from the cosine of a pair's two vectors, `of_cosine`; equation (1) mixes the two (heads/pairs.py). Letters: B
 rows, K classes.
 """
 
@@ -27,16 +27,16 @@ from heads.metrics import accuracy, exact_match, f1, macro_f1, pearson, spearman
 
 
 class Kind:
-    """What most kinds have in common; Classes says what else each has."""
+    """What most kinds share; the docstrings of Classes say what else a kind has."""
 
-    of_cosine = None  # a method where y is one number
+    of_cosine = None  # a method, if y is one number
 
     def width(self, task: Task) -> int:
         """The numbers that a head computes for a row."""
         return 1 if self.of_cosine else len(task.classes)
 
     def names(self, task: Task, predictions: np.ndarray) -> np.ndarray | list[tuple]:
-        """-> predictions in the user's words: (B,) of task.classes, or the numbers themselves"""
+        """-> predictions for the user: (B,) of task.classes, or the numbers themselves"""
         return np.asarray(task.classes)[predictions] if task.classes else predictions
 
     def gold(self, task: Task, labels: Sequence) -> tuple[list[int], np.ndarray]:
@@ -50,7 +50,7 @@ class Classes(Kind):
     metrics = {"acc": accuracy, "macro_f1": macro_f1}  # the first is the default for the best model
 
     def target(self, task: Task, labels: Sequence) -> Tensor:
-        """Labels as Task.parse gives them -> as the loss and the metrics take them, (B,) int64"""
+        """Labels from Task.parse -> targets of the loss and the metrics, (B,) int64"""
         return torch.tensor(labels, dtype=torch.int64)
 
     def output(self, task: Task, f: Tensor) -> Tensor:
@@ -70,11 +70,11 @@ class Classes(Kind):
         return y.argmax(dim=1).numpy()
 
     def confidence(self, task: Task, y: Tensor) -> np.ndarray:
-        """-> the probability of what `predict` says, of its shape"""
+        """-> the probability of each prediction, in the shape of `predict`"""
         return self.probabilities(task, y).amax(dim=1).numpy()
 
     def errors(self, task: Task, y: Tensor, gold: np.ndarray) -> np.ndarray:
-        """How wrong each row is (B,), 0 = not at all; gold: targets. 1 - the gold class's probability, in float64"""
+        """-> how wrong each row is (B,): 1 - the gold class's probability, in float64, 0 = not at all. gold: targets"""
         return 1 - self.probabilities(task, y.double()).numpy()[np.arange(len(gold)), gold]
 
 
@@ -86,7 +86,7 @@ class Binary(Classes):
         return torch.sigmoid(f[:, 0])
 
     def of_cosine(self, task: Task, cos: Tensor) -> Tensor:
-        """(B,) in [-1, 1] -> probability (B,); the clamp takes off what rounding adds to a cosine."""
+        """(B,) in [-1, 1] -> probability (B,); the clamp removes what rounding adds to a cosine."""
         return ((1 + cos) / 2).clamp(0, 1)
 
     def loss(self, task: Task, y: Tensor, target: Tensor, settings: LossSettings) -> Tensor:
@@ -112,7 +112,7 @@ class Labels(Binary):
         return torch.tensor([[c in row for c in classes] for row in labels], dtype=torch.int64).view(-1, len(classes))
 
     def output(self, task: Task, f: Tensor) -> Tensor:
-        """(B, K) -> probabilities (B, K), each by itself"""
+        """(B, K) -> probabilities (B, K), independent of each other"""
         return torch.sigmoid(f)
 
     def probabilities(self, task: Task, y: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ class Labels(Binary):
 
 
 class Score(Kind):
-    """Computed on the scale of the paper's similarity, 0 to 5, so that losses of all ranges are of one magnitude:
+    """Computed on the scale of the paper's similarity, 0 to 5, so that losses have one magnitude for all ranges:
     y = low + unit * z with z from 0 to 5."""
 
     labels = "number"
@@ -157,7 +157,7 @@ class Score(Kind):
         return score_loss(y / unit, target.to(y.dtype) / unit, settings.sts_gamma)
 
     def predict(self, task: Task, y: Tensor) -> np.ndarray:
-        """-> (B,) float64, within the range, whose ends float32 may not have"""
+        """-> (B,) float64, clamped to the range, whose ends float32 may not hold"""
         return y.double().clamp(*task.range).numpy()
 
     def errors(self, task: Task, y: Tensor, gold: np.ndarray) -> np.ndarray:

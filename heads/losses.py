@@ -1,7 +1,7 @@
 """The paper's losses: L_sts is `score_loss`, L_para `binary_cross_entropy` + `contrastive_loss`.
 
-Each is the mean over the batch's rows of a loss per row, so a batch cut into micro-batches and weighted by their rows
-gives the same gradient as the whole. Letters: B batch, D hidden size.
+Each is the mean over the batch's rows of a loss per row, so micro-batches, weighted by their rows, give the same
+gradient as the whole batch. Letters: B batch, D hidden size.
 """
 
 from collections import defaultdict
@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from runtime.ranks import ALONE, World
 from runtime.settings import non_negative, probability, setting
 
-EDGE = 1e-4  # of a probability
+EDGE = 1e-4  # the probability below which a tangent replaces the logarithm
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class LossSettings:
 def binary_cross_entropy(probabilities: Tensor, labels: Tensor) -> Tensor:
     """-(y log p + (1 - y) log(1 - p)), the mean over all elements -> scalar. Compute it in float32 at least.
 
-    On probabilities, not logits, for equation (1) mixes a sigmoid with a cosine. The slope of log p has no bound: an
-    identical pair labelled 0 has 1 - p of a rounding error, and a gradient of 1e5. So below p = EDGE its tangent there
-    takes its place, log EDGE + (p - EDGE) / EDGE.
+    It takes probabilities, not logits, because equation (1) mixes a sigmoid with a cosine. The slope of log p has no
+    bound: for an identical pair labelled 0, 1 - p is a rounding error, and the gradient is 1e5. So below p = EDGE the
+    tangent at EDGE replaces log p: log EDGE + (p - EDGE) / EDGE.
     """
-    p = torch.where(labels > 0.5, probabilities, 1 - probabilities)  # of what each label says
+    p = torch.where(labels > 0.5, probabilities, 1 - probabilities)  # the probability of each label
     bounded = p.clamp(min=EDGE)
     return -(bounded.log() + (p - bounded) / EDGE).mean()
 
@@ -68,21 +68,21 @@ def contrastive_loss(
 
 
 class PreviousStep:
-    """By task the sentence vectors of the previous step, detached: the negatives of this step's triplets.
+    """Each task's sentence vectors of the previous step, detached: the negatives of this step's triplets.
 
     Part of a run's state. The vectors of this step's micro-batches become negatives together, at `end_step`. Neither
-    their order there nor what a row draws depends on how the step is cut into micro-batches, or dealt out to ranks.
+    their order nor a row's draw depends on how the step is cut into micro-batches, or divided among ranks.
     """
 
     def __init__(self):
         self.vectors: dict[str, Tensor] = {}  # (N, D) each
-        # This step's, with their batch's number and their rows' places in the step; cleared where it is made anew
+        # This step's: (vectors, their batch's number, their rows' places in the step). Cleared if the step is repeated.
         self.pending: dict[str, list[tuple[Tensor, int, Sequence[int]]]] = defaultdict(list)
 
     def draw(self, task: str, places: Sequence[int], generator: Generator) -> Tensor | None:
         """Random vectors, with replacement: (B, D); None before the first batch is stored.
 
-        places: of the B rows in the step: row k takes the k-th draw. generator: fresh, the same for a whole step.
+        places: of the B rows in the step: row k takes the k-th draw. generator: new, with one seed for all of a step.
         """
         if task not in self.vectors:
             return None
@@ -91,21 +91,21 @@ class PreviousStep:
         return vectors[draws.to(vectors.device, non_blocking=True)]
 
     def add(self, task: str, vectors: Tensor, number: int, places: Sequence[int]) -> None:
-        """Note this micro-batch's vectors: (2 B, D), the first sentences, then the second ones."""
+        """Keep this micro-batch's vectors for `end_step`: (2 B, D), the first sentences, then the second ones."""
         self.pending[task].append((vectors.detach(), number, places))
 
     def end_step(self, world: World = ALONE) -> None:
-        """What was added, on all ranks, replaces what was stored; a task without a batch keeps it. Stored batch by
-        batch, of each the first sentences, then the second ones."""
-        named = {
+        """Replace each task's vectors by those added on all ranks; a task without a batch keeps its old ones. They are
+        in the order of the batches, in each the first sentences, then the second ones."""
+        own_keys = {
             task: [(number, side, place) for _, number, places in parts for side in range(2) for place in places]
             for task, parts in self.pending.items()
         }
-        told = world.gather(named)
-        for task in dict.fromkeys(task for of_rank in told for task in of_rank):
+        per_rank = world.gather(own_keys)
+        for task in dict.fromkeys(task for keys_by_task in per_rank for task in keys_by_task):
             parts = [vectors for vectors, *_ in self.pending.get(task, ())]
             vectors = world.join_rows(torch.cat(parts) if parts else None)
-            names = [name for of_rank in told for name in of_rank.get(task, ())]
-            order = torch.tensor(sorted(range(len(names)), key=names.__getitem__))
+            keys = [key for keys_by_task in per_rank for key in keys_by_task.get(task, ())]
+            order = torch.tensor(sorted(range(len(keys)), key=keys.__getitem__))
             self.vectors[task] = vectors[order.to(vectors.device, non_blocking=True)]
         self.pending.clear()

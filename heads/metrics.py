@@ -1,6 +1,6 @@
 """Metrics of predictions against gold labels, pure functions of two arrays; None where a metric is not defined.
 
-Letters: N rows, K classes. Of several labels a row, arrays are (N, K) of 0 and 1; else (N,).
+Letters: N rows, K classes. Arrays are (N,), or for several labels a row (N, K) of 0 and 1.
 """
 
 import numpy as np
@@ -13,14 +13,14 @@ def accuracy(predictions: np.ndarray, gold: np.ndarray) -> float | None:
 
 
 def f1(predictions: np.ndarray, gold: np.ndarray) -> float | None:
-    """2 TP / (2 TP + FP + FN) of what is 1, over all elements; None where nothing is 1 in gold or predictions."""
+    """2 TP / (2 TP + FP + FN) over all elements, where 1 is positive; None where no gold or prediction is 1."""
     hits = np.sum((predictions == 1) & (gold == 1))
-    named = np.sum(predictions == 1) + np.sum(gold == 1)
-    return float(2 * hits / named) if named else None
+    positives = np.sum(predictions == 1) + np.sum(gold == 1)
+    return float(2 * hits / positives) if positives else None
 
 
 def macro_f1(predictions: np.ndarray, gold: np.ndarray) -> float | None:
-    """The plain mean of the classes' F1, over the classes that stand in gold or predictions; None for none."""
+    """The plain mean of the classes' F1, over the classes that occur in gold or predictions; None for none."""
     if np.ndim(gold) == 2:
         values = [f1(predictions[:, c], gold[:, c]) for c in range(gold.shape[1])]
     else:
@@ -51,12 +51,12 @@ def exact_match(predictions: np.ndarray, gold: np.ndarray) -> float | None:
 
 
 def calibration(confidence: np.ndarray, right: np.ndarray, bins: int = 5) -> tuple[float, list[tuple[float, ...]]]:
-    """The expected calibration error (Guo et al. 2017, equation 3), and what it is the sum of: for each bin that is not
-    empty (low, high, share of the N elements, mean confidence, accuracy). Bins are equally wide, with their upper end.
+    """The expected calibration error (Guo et al. 2017, equation 3), and for each bin that is not empty: low, high,
+    share of all elements, mean confidence, accuracy. Bins are equally wide and include their upper end.
 
-    Args: (N,) or (N, K), at least one element: probability of what was predicted, and whether that was right.
+    Args: (N,) or (N, K), at least one element: the prediction's probability, and whether the prediction is right.
     """
     bin_of = np.clip(np.ceil(confidence * bins) - 1, 0, bins - 1)
-    of_bins = {number: bin_of == number for number in range(bins) if (bin_of == number).any()}
-    rows = [(n / bins, (n + 1) / bins, i.mean(), confidence[i].mean(), right[i].mean()) for n, i in of_bins.items()]
+    inside = {number: bin_of == number for number in range(bins) if (bin_of == number).any()}
+    rows = [(n / bins, (n + 1) / bins, i.mean(), confidence[i].mean(), right[i].mean()) for n, i in inside.items()]
     return float(sum(share * abs(mean - acc) for _, _, share, mean, acc in rows)), rows

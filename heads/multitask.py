@@ -48,12 +48,12 @@ class MultitaskBert(nn.Module):
     def from_pretrained(
         cls, source: str | Path, tasks: Sequence[Task] = (), config: HeadsConfig | None = None
     ) -> "MultitaskBert":
-        """What a run wrote (`runs/x` or `runs/x/best`), or any plain BERT source with fresh heads; float32, eval mode.
+        """A run's model (`runs/x` or `runs/x/best`), or any plain BERT source with fresh heads; float32, eval mode.
 
         Args:   source: a folder, "minilm", "bert-base-uncased" or a Hub id.
-                tasks, config: of the fresh heads. Where the source has heads of its own, the tasks come to its own, and
-                the config must agree with theirs in arch, pooling and layer, and sets the rest.
-        Raises: CheckpointError for files that cannot be used; UnavailableError where nothing is cached and no network;
+                tasks, config: of the fresh heads. If the source has heads, the tasks are added to its own; the config
+                must agree with its own in arch, pooling and layer, and sets the rest.
+        Raises: CheckpointError for files that cannot be used; UnavailableError (nothing cached and no network);
                 UsageError (a ValueError) for settings or tasks that do not fit the source's.
         """
         keep_freed_memory()
@@ -64,10 +64,10 @@ class MultitaskBert(nn.Module):
             stored_config, stored_tasks = stored
             config, tasks = config or stored_config, files.joint_tasks(stored_tasks, tasks or (), folder)
             for name in ("arch", "pooling", "layer"):
-                theirs, mine = getattr(stored_config, name), getattr(config, name)
-                if theirs != mine:
+                stored_value, value = getattr(stored_config, name), getattr(config, name)
+                if stored_value != value:
                     raise UsageError(
-                        f"--{name}: {folder} holds heads trained with {theirs!r}; found {mine!r}; "
+                        f"--{name}: {folder} holds heads trained with {stored_value!r}; found {value!r}; "
                         "leave the option out or start from a plain BERT"
                     )
         bert, tokenizer = BertModel.from_pretrained(folder), BertTokenizer.from_pretrained(folder)
@@ -101,7 +101,7 @@ class MultitaskBert(nn.Module):
         return [parameter for module in modules if module is not None for parameter in module.parameters()]
 
     def row_counts(self, batches: Mapping[str, TaskBatch]) -> dict[str, tuple[int, int]]:
-        """Of each task the sentences, and the tokens, that `losses` has the layers compute."""
+        """For each task, how many sentences and how many tokens the layers compute in `losses`."""
         tokens = {name: batch.tokens for name, batch in batches.items()}
         return dict(zip(tokens, row_counts([*tokens.values()]), strict=True))
 
@@ -114,8 +114,8 @@ class MultitaskBert(nn.Module):
     ) -> dict[str, Tensor]:
         """Each task's loss, not scaled, a float32 scalar, from one pass over the rows of all tasks in `batches`.
 
-        Args: previous: of the triplets, read and added to with the full loss of contrastive siamese tasks alone.
-              generator: a CPU generator for the draw of negatives, fresh, the same for all micro-batches of a step.
+        Args: previous: the triplets' negatives, read and added to only by contrastive siamese tasks with the full loss.
+              generator: a CPU generator to draw negatives, new for each micro-batch, with one seed for all of a step.
         """
         tokens = [batch.tokens for batch in batches.values()]
         x = sentence_vectors(self.bert, self.cnn, tokens, self.config.pooling, self.config.layer)  # (B or 2 B, D) each
@@ -123,8 +123,8 @@ class MultitaskBert(nn.Module):
         with torch.autocast(x[0].device.type, enabled=False):
             for name, v in self.heads.vectors(dict(zip(batches, x, strict=True))).items():
                 head, labels = self.heads[name], batches[name].labels
-                each = [head.kind.loss(head.task, y, labels, settings) for y in head.readings(v)]
-                losses[name] = sum(each) / len(each)
+                by_reading = [head.kind.loss(head.task, y, labels, settings) for y in head.readings(v)]
+                losses[name] = sum(by_reading) / len(by_reading)
                 if head.task.contrastive and head.task.sequences > 1 and settings.para_loss == "full":
                     v = v[: 2 * len(labels)]
                     v_a, v_b = v.chunk(2)  # (B, D) each
@@ -151,13 +151,13 @@ class MultitaskBert(nn.Module):
     def predict(
         self, task: str, texts_a: Texts, texts_b: Texts | None = None, amp: str = "off", probabilities: bool = False
     ) -> np.ndarray | list[tuple]:
-        """What the model says of N texts, or N pairs, by the name of a task that it was trained on.
+        """The model's predictions for N texts, or N pairs, in a task that it was trained on.
 
         Returns: names of classes (N,) (numbers for the course's tasks: sst 0..4, para 0 or 1); for a score the number,
-                 within its range (N,); for several labels a tuple of names for each text. With probabilities=True those
-                 of the classes, (N, K), in the order of `model.tasks[task].classes`.
+                 within its range (N,); for several labels a tuple of names for each text. With probabilities=True the
+                 classes' probabilities, (N, K), in the order of `model.tasks[task].classes`.
         Raises:  ValueError for a task that the model does not have, one text for a pair, probabilities of a score;
-                 DivergedError where the model computes what is no finite number.
+                 DivergedError where the model computes NaN or an infinite number.
         """
         y = inference.outputs(self, [task], [texts_a] if texts_b is None else [texts_a, texts_b], amp)[task]
         definition, kind = self.tasks[task], self.heads[task].kind

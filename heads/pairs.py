@@ -1,4 +1,4 @@
-"""What stands between a sentence's vector X and each task's output (the paper's v1 to v3b and equation (1)).
+"""From sentence vectors X to each task's output (the paper's v1 to v3b and equation (1)).
 
     y = alpha * f(concat(X_a, X_b, |X_a - X_b|)) + (1 - alpha) * cos(X_a, X_b)        (1)
 
@@ -13,10 +13,10 @@ X here are the vectors after the MLP, f is `kind.output` of a head's numbers, an
 | v3a  | one MLP on X, shared by all tasks          | 0.99            | 0.01      |
 | v3b  | the same                                   | 0.01            | 0.99      |
 
-Kinds whose output is no single number have no cosine in it: alpha is 1, as it is for single texts, and for pairs that
-the encoder reads at once (`cross`, Devlin et al. 2019), where f sees the one vector alone. A further kind with a cosine
-has 0.5. Of pairs that are read in both ways (`both`) y is the mean of (1) and of an f of the third vector, X_ab, and
-the loss is the mean of their losses. Letters: B batch, D hidden size.
+Kinds whose output is not a single number use no cosine: their alpha is 1. So it is for single texts, and for pairs that
+the encoder reads as one sequence (`cross`, Devlin et al. 2019); there f sees the one vector. Any other kind with a
+cosine has 0.5. For pairs that are read in both ways (`both`), y is the mean of (1) and of an f of the third vector,
+X_ab; the loss is the mean of their losses. Letters: B batch, D hidden size.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def mlp(inputs: int, hidden: int, outputs: int, dropout: float) -> nn.Sequential
 class ResidualMLP(nn.Module):
     """x + mlp(x), starting as the identity: the last product's weights are 0.
 
-    The paper says "MLP" alone. A fresh one would forget the geometry that the encoder was pretrained for, and cosines
+    The paper says only "MLP". A fresh one would forget the geometry that the encoder was pretrained for, and cosines
     would start as noise; this one starts from the encoder's own vectors and learns the difference.
     """
 
@@ -61,7 +61,7 @@ class ResidualMLP(nn.Module):
 
 
 class TaskHead(nn.Module):
-    """One task's own part: from a row's vector, or vectors, to y as the task's kind has it."""
+    """One task's head: from a row's vector, or vectors, to y as the task's kind defines it."""
 
     def __init__(self, task: Task, arch: str, size: int, dropout: float):
         super().__init__()
@@ -73,13 +73,13 @@ class TaskHead(nn.Module):
         self.f_ab = mlp(size, size, outputs, dropout) if siamese and task.at_once else None
 
     def forward(self, v: Tensor) -> Tensor:
-        """v: (B, D), for siamese pairs (2 B, D): the first texts, then the second ones; of `both` (3 B, D): then both
-        at once -> y of B rows."""
+        """v: (B, D), for siamese pairs (2 B, D): the first texts, then the second ones; for `both` (3 B, D): then
+        each pair as one sequence -> y of B rows."""
         ys = self.readings(v)
         return sum(ys) / len(ys)
 
     def readings(self, v: Tensor) -> list[Tensor]:
-        """v as in forward -> y by each way of reading a pair, two of `both`, else one. Each is trained by itself."""
+        """v as in forward -> y for each way of reading a pair: two for `both`, else one. Each has its own loss."""
         if self.task.sequences == 1:
             return [self.kind.output(self.task, self.f(v))]
         rows = v.shape[0] // self.task.sequences  # not chunk, which torch.export takes for a fixed number of rows
@@ -94,7 +94,7 @@ class TaskHead(nn.Module):
 
 
 class Heads(nn.Module):
-    """All tasks' heads, by name, and the MLP that v3a and v3b share among them."""
+    """All tasks' heads, by name, and the MLP that they share in v3a and v3b."""
 
     def __init__(self, tasks: Sequence[Task], arch: str, size: int, dropout: float):
         super().__init__()
@@ -106,6 +106,6 @@ class Heads(nn.Module):
         return self.tasks[f"{name}_head"]
 
     def vectors(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
-        """By task: X (N, D) -> what heads and contrastive losses compare (N, D), one pass of the shared MLP for all."""
+        """By task: X (N, D) -> vectors (N, D) for heads and contrastive losses; the shared MLP runs once for all."""
         rows = self.shared(torch.cat(list(x.values()))).split([len(part) for part in x.values()])
         return {name: self[name].own(part) for name, part in zip(x, rows, strict=True)}

@@ -36,10 +36,10 @@ def attention_mean(x: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
 
 
 def attention_weights(attention: Tensor, mask: Tensor) -> Tensor:
-    """What `attention_mean` weighs by. attention: (B, H, T, T), mask: (B, T) -> (B, T), of any sum
+    """The weights of `attention_mean`, not normalised. attention: (B, H, T, T), mask: (B, T) -> (B, T)
 
-    [CLS] and [SEP] get weight 0, for they soak up most attention. A text without any word piece, or none that is
-    attended to, has nothing to weigh, so its vector is the plain `mean`.
+    [CLS] and [SEP] get weight 0, because they receive most of the attention. A text without any word piece, or without
+    one that receives attention, gets the weights of the plain `mean`.
     """
     received = mean(attention.mean(dim=1), mask)  # (B, T), the mean over heads and real queries
     weights = received * F.pad(mask[:, 2:], (1, 1))  # word pieces: neither the first token nor the last real one
@@ -47,7 +47,7 @@ def attention_weights(attention: Tensor, mask: Tensor) -> Tensor:
 
 
 def pooled(x: Tensor, attention: Tensor | None, mask: Tensor, pooling: str) -> Tensor:
-    """X by the poolings without weights of their own: "attention_mean", which alone reads `attention`, "cls", "mean".
+    """X by a pooling without learnt weights: "cls", "mean", or "attention_mean", the only one that reads `attention`.
 
     x: (B, T, D), attention: (B, H, T, T), mask: (B, T) -> (B, D)
     """
@@ -65,7 +65,7 @@ class CnnPooling(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x: (B, T, D), mask: (B, T) -> (B, D)"""
-        x = x * mask[:, :, None]  # padding reads as the zeros beyond a sentence's end, so batch-mates do not matter
+        x = x * mask[:, :, None]  # padding is 0, like all beyond a sentence's end: a row does not depend on its batch
         return mean(F.relu(self.conv(x.mT).mT), mask)
 
 
@@ -83,7 +83,7 @@ def one_batch(batches: Sequence[Batch]) -> Batch:
 
 
 def row_counts(batches: Sequence[Batch]) -> list[tuple[int, int]]:
-    """Of each batch the sentences, and the tokens, that `sentence_vectors` of all of them has the layers compute."""
+    """For each batch, how many sentences and how many tokens the layers compute in one `sentence_vectors`."""
     if batches[0].input_ids.is_cpu:
         return [(len(b.input_ids), tokens) for b, tokens in zip(batches, tokens_computed(batches), strict=True)]
     longest = max(batch.input_ids.shape[1] for batch in batches)
@@ -94,13 +94,13 @@ def sentence_vectors(
     bert: BertModel, cnn: CnnPooling | None, batches: Sequence[Batch], pooling: str, layer: int
 ) -> list[Tensor]:
     """batches: (N, T) each -> X: (N, D) each, float32 (or float64) under mixed precision too. One pass for all."""
-    if len(batches) > 1 and not batches[0].input_ids.is_cpu:  # a GPU would rather do all of it at once
+    if len(batches) > 1 and not batches[0].input_ids.is_cpu:  # a GPU is faster with one large batch
         (x,) = sentence_vectors(bert, cnn, [one_batch(batches)], pooling, layer)
         return list(x.split([len(batch.input_ids) for batch in batches]))
     states = hidden_states(bert, batches, layer, attention=pooling == "attention_mean")
     wide = torch.promote_types(states[0][0].dtype, torch.float32)
     xs, masks = [x.to(wide) for x, _ in states], [batch.attention_mask for batch in batches]
-    with torch.autocast(masks[0].device.type, enabled=False):  # what stands on the encoder is computed in float32
+    with torch.autocast(masks[0].device.type, enabled=False):  # all that follows the encoder is computed in float32
         if pooling == "cnn":
             return list(cnn(joined(xs), joined(masks)).split([len(mask) for mask in masks]))
         return [pooled(x, a, m, pooling) for x, (_, a), m in zip(xs, states, masks, strict=True)]

@@ -1,4 +1,4 @@
-"""What a person reads of a task's predictions: the mistakes one by one, and a page on where they lie.
+"""A task's predictions for people to read: the mistakes one by one, and a page that sums them up.
 
 Letters: B rows, K classes.
 """
@@ -16,42 +16,42 @@ from data.tasks import Task
 from heads.kinds import KINDS
 from heads.metrics import calibration
 
-WIDTH = 80  # of a page
-NONE = "(none)"  # where there may be several classes and is no
+WIDTH = 80  # of a page, in columns of a terminal
+NONE = "(none)"  # where several classes are possible and there is none
 short = "{:.5g}".format
 
 
 def mistakes(task: Task, examples: Sequence[Example], y: Tensor) -> str:
-    """A table with tabs, quoted as csv does: each row, the worst first, those without a label last.
+    """A table with tabs, quoted as in csv, of all rows: the worst first, those without a label last.
 
-    Columns: error, as the kind has it, and gold, both empty without a label; prediction; confidence: the probability
-    of what is predicted, of several labels their product, of a score empty; id; the texts as they stand in the file.
+    Columns: error, as the kind defines it, and gold, both empty without a label; prediction; confidence: the
+    prediction's probability (for several labels their product, for a score empty); id; the texts as in the file.
     """
     kind, lines = KINDS[task.kind], []
     rows, gold = kind.gold(task, [example.label for example in examples])
     errors = dict(zip(rows, kind.errors(task, y[rows], gold), strict=True))
     golds = dict(zip(rows, words(task, kind.names(task, gold)), strict=True))
     predicted = words(task, kind.names(task, kind.predict(task, y)))
-    shares = [short(share.prod()) for share in kind.confidence(task, y)] if task.classes else [""] * len(predicted)
+    confidences = [short(c.prod()) for c in kind.confidence(task, y)] if task.classes else [""] * len(predicted)
     table = csv_writer(lines.append, "\t")
     table.writerow(["error", "gold", "prediction", "confidence", "id", *("text_a", "text_b")[: len(task.texts)]])
-    for row in sorted(range(len(examples)), key=lambda row: -errors.get(row, -1)):  # of equals, the file's first
+    for row in sorted(range(len(examples)), key=lambda row: -errors.get(row, -1)):  # equal errors in the file's order
         error = short(errors[row]) if row in errors else ""
-        said = golds.get(row, ""), predicted[row], shares[row]
-        table.writerow([error, *said, examples[row].id, *examples[row].texts])
+        cells = error, golds.get(row, ""), predicted[row], confidences[row]
+        table.writerow([*cells, examples[row].id, *examples[row].texts])
     return "".join(lines)
 
 
 def words(task: Task, values: Sequence) -> list:
-    """What `Kind.names` gives, for people: (none) where there may be several classes and is none."""
+    """The values of `Kind.names` as people read them: numbers rounded, several classes as one text, or (none)."""
     if task.several:
         return [task.separator.join(map(str, value)) or NONE for value in values]
     return [short(value) if task.range else value for value in values]
 
 
 def page(task: Task, labels: Sequence, y: Tensor) -> str:
-    """Text on the rows whose label is not None: which classes are taken for which, or how the error depends on the
-    score; and how far the probabilities can be believed."""
+    """A page on the rows with a label: which classes are taken for which, or how the error depends on the score; and
+    how well the probabilities agree with the accuracy."""
     kind = KINDS[task.kind]
     rows, gold = kind.gold(task, labels)
     predictions, lines = kind.predict(task, y[rows]), [f"{task.name}: {len(rows)} rows with a label"]
@@ -68,11 +68,11 @@ def page(task: Task, labels: Sequence, y: Tensor) -> str:
 
 
 def confusion(task: Task, predictions: np.ndarray, gold: np.ndarray) -> list[str]:
-    """A matrix with a column for each predicted class; where that is too wide, classes, and the ten worst mix-ups."""
+    """A matrix with a column for each predicted class; if too wide, `by_class` and the ten most frequent mix-ups."""
     size, names = len(task.classes), [str(name) for name in task.classes]
     one_hot, first = np.eye(size, dtype=int), 24 if size < 4 else 12
     counts = one_hot[gold].T @ one_hot[predictions]
-    room = (WIDTH - 2 - first - 8) // size - 2  # for a name, beside the first and the last column
+    room = (WIDTH - 2 - first - 8) // size - 2  # for a name, after the first and the last column
     if room < 5:
         wrong = counts * (1 - one_hot)
         pairs = sorted(zip(*wrong.nonzero(), strict=True), key=lambda pair: -wrong[pair])[:10]
@@ -86,7 +86,7 @@ def confusion(task: Task, predictions: np.ndarray, gold: np.ndarray) -> list[str
 
 
 def by_class(task: Task, predictions: np.ndarray, gold: np.ndarray) -> list[str]:
-    """How many rows have each class, are said to, and both. Arrays: (B, K) of 0 and 1."""
+    """For each class, how many rows have it in gold, as prediction, and as both; and F1. Arrays: (B, K) of 0 and 1."""
     names, both = [cut(str(name), 30) for name in task.classes], (predictions * gold).sum(axis=0)
     counts = gold.sum(axis=0), predictions.sum(axis=0), both
     f1s = map(ratio, 2 * both, (gold + predictions).sum(axis=0))
@@ -94,13 +94,13 @@ def by_class(task: Task, predictions: np.ndarray, gold: np.ndarray) -> list[str]
 
 
 def by_fifth(task: Task, predictions: np.ndarray, gold: np.ndarray) -> list[str]:
-    """The mean absolute error where gold is in each fifth of the range, and over all."""
+    """Mean absolute error and mean prediction for gold in each fifth of the range, and over all rows."""
     edges, errors = np.linspace(*task.range, 6), abs(predictions - gold)
     fifth = np.searchsorted(edges[1:-1], gold, side="right")
-    places = [(f"{low:.3g} to {high:.3g}", fifth == n) for n, (low, high) in enumerate(pairwise(edges))]
+    parts = [(f"{low:.3g} to {high:.3g}", fifth == n) for n, (low, high) in enumerate(pairwise(edges))]
     table = [("gold", "rows", "mean abs. error", "mean prediction")]
-    for place, there in (*places, ("all", fifth >= 0)):
-        table.append((place, there.sum(), *(ratio(of[there].sum(), there.sum()) for of in (errors, predictions))))
+    for part, rows in (*parts, ("all", fifth >= 0)):
+        table.append((part, rows.sum(), *(ratio(x[rows].sum(), rows.sum()) for x in (errors, predictions))))
     return aligned(table)
 
 
@@ -109,7 +109,7 @@ def ratio(part: float, whole: float) -> str:
 
 
 def columns(text: str) -> int:
-    """On a terminal: two for a wide letter, as Chinese has them, none for an accent that stands by itself."""
+    """A text's width on a terminal: 2 for a wide letter, such as a Chinese one, 0 for a combining accent, else 1."""
     return sum(1 + (east_asian_width(letter) in "WF") - (combining(letter) > 0) for letter in text)
 
 
@@ -122,7 +122,7 @@ def cut(name: str, room: int) -> str:
 
 
 def aligned(rows: Sequence[Sequence], left: int = 1) -> list[str]:
-    """An empty line, and rows of cells as lines: the first `left` columns to the left, the others to the right."""
+    """An empty line, then rows of cells as lines: the first `left` columns left-aligned, the others right-aligned."""
     padded = []
     for n, column in enumerate(zip(*rows, strict=True)):
         width = max(columns(str(cell)) for cell in column)

@@ -17,13 +17,13 @@ from heads.pooling import one_batch
 
 @dataclass(frozen=True)
 class TaskBatch:
-    """One task's rows of a step."""
+    """One task's rows in one micro-batch of a step."""
 
-    tokens: Batch  # (B, T); of siamese pairs (2 B, T): the first texts, then the second ones; of `both` (3 B, T)
-    labels: Tensor  # of B rows, as the task's kind makes them
+    tokens: Batch  # (B, T); for siamese pairs (2 B, T): the first texts, then the second ones; for `both` (3 B, T)
+    labels: Tensor  # of B rows: the `target` of the task's kind
     ids: list[str]  # the rows' names, for error messages
-    number: int = 0  # of the batch that the rows are of, in the step
-    places: Sequence[int] | None = None  # of the rows among the task's in the step; None: the first B
+    number: int = 0  # of the rows' batch in the step
+    places: Sequence[int] | None = None  # of the rows among all of the task's rows in the step; None: the first B
 
 
 class TaskRows:
@@ -33,30 +33,30 @@ class TaskRows:
         self.task, self.examples, self.tokenizer = task, split.examples, tokenizer
         columns = [[*column] for column in zip(*(example.texts for example in split.examples), strict=True)]
         apart = [tokenizer.ids(column, max_length) for column in columns] if task.apart else []
-        self.sequences = [(ids, [[]] * len(ids)) for ids in apart]  # ids and segment ids, by row; `pad` adds zeros
+        self.sequences = [(ids, [[]] * len(ids)) for ids in apart]  # ids, segment ids by row; `pad` fills in 0
         if task.at_once:
             self.sequences.append(tokenizer.pair_ids(*columns, max_length))
         lengths = [max(map(len, row)) for row in zip(*(ids for ids, _ in self.sequences), strict=True)]
         self.stream = BatchStream(lengths, batch_size, seed, task.name)
 
     def batches(self, step: int, grad_accum: int) -> list[list[int]]:
-        """The rows that a step takes of this task: `grad_accum` batches of the stream."""
+        """The row numbers that a step takes from this task: `grad_accum` batches of the stream."""
         return [self.stream[position] for position in range(step * grad_accum, (step + 1) * grad_accum)]
 
     def micro_batches(self, step: int, grad_accum: int, parts: int, own: slice = slice(None)) -> list[TaskBatch]:
-        """A step's batches, of each its `own` rows, cut into `parts`; on the CPU."""
-        cut, before = [], 0
+        """The `own` rows of each of a step's batches, cut into `parts`; on the CPU."""
+        micro_batches, offset = [], 0
         for number, rows in enumerate(self.batches(step, grad_accum)):
-            mine, places = rows[own], range(before, before + len(rows))[own]
-            size = math.ceil(len(mine) / parts) or 1
-            starts = range(0, len(mine), size)
-            cut += [self.batch(mine[i : i + size], number, places[i : i + size]) for i in starts]
-            before += len(rows)
-        return cut
+            own_rows, places = rows[own], range(offset, offset + len(rows))[own]
+            size = math.ceil(len(own_rows) / parts) or 1
+            starts = range(0, len(own_rows), size)
+            micro_batches += [self.batch(own_rows[i : i + size], number, places[i : i + size]) for i in starts]
+            offset += len(rows)
+        return micro_batches
 
     def batch(self, rows: list[int], number: int = 0, places: Sequence[int] | None = None) -> TaskBatch:
-        """These rows, by their numbers in the file. number, places: see TaskBatch."""
-        ids, types = ([of_row[row] for of_row in part for row in rows] for part in zip(*self.sequences, strict=True))
+        """A batch of the examples with these numbers, from 0. number, places: see TaskBatch."""
+        ids, types = ([by_row[row] for by_row in part for row in rows] for part in zip(*self.sequences, strict=True))
         tokens = self.tokenizer.pad(ids, types)
         examples = [self.examples[row] for row in rows]
         labels = KINDS[self.task.kind].target(self.task, [example.label for example in examples])
@@ -71,20 +71,20 @@ def step_batches(
     device: torch.device,
     own: slice = slice(None),
 ) -> Iterator[tuple[dict[str, TaskBatch], dict[str, float]]]:
-    """What a step goes through: batches by task, on the device, and the share that each has in its task's rows.
+    """A step's micro-batches: batches by task, on the device, and the share of its task's rows that each has.
 
-    Shares make one batch of a task's micro-batches, whatever their sizes; a task with fewer is absent in the last.
-    own: which rows of each batch, where several ranks deal it out among them.
+    Weighted by their shares, a task's micro-batches of any sizes count as one batch. A task with fewer of them is
+    absent from the last ones. own: this rank's rows of each batch, where several ranks divide it.
     """
-    cut = {name: of_task.micro_batches(step, grad_accum, parts, own) for name, of_task in rows.items()}
-    count = {name: sum(map(len, of_task.batches(step, grad_accum))) for name, of_task in rows.items()}
+    cut = {name: task_rows.micro_batches(step, grad_accum, parts, own) for name, task_rows in rows.items()}
+    count = {name: sum(map(len, task_rows.batches(step, grad_accum))) for name, task_rows in rows.items()}
     for micro in range(max(map(len, cut.values()))):
-        batches = {name: parts[micro] for name, parts in cut.items() if micro < len(parts)}
+        batches = {name: pieces[micro] for name, pieces in cut.items() if micro < len(pieces)}
         yield on_device(batches, device), {name: len(batch.ids) / count[name] for name, batch in batches.items()}
 
 
 def on_device(batches: Mapping[str, TaskBatch], device: torch.device) -> dict[str, TaskBatch]:
-    """Without waiting for a GPU; and all tokens together, which is what a GPU computes."""
+    """Move batches without waiting for a GPU. It gets all tokens padded as one batch, as it computes them."""
     if device.type == "cpu":
         return {**batches}
     whole, end, moved = one_batch([batch.tokens for batch in batches.values()]).to(device, non_blocking=True), 0, {}
