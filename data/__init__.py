@@ -10,7 +10,7 @@ SAMPLE_DIR = Path(__file__).parent / "sample"
 
 
 def find_data_dir(tasks: Iterable[Task]) -> tuple[Path, str]:
-    """The folder of the course files, and their name: the sample's, unless all that these tasks need are there."""
+    """The folder of the course files, and its name: the sample's, unless DEFAULT_DIR has all that these tasks need."""
     names = [task.files[split] for task in tasks if task.folder is None for split in task.splits]
     if all((DEFAULT_DIR / name).is_file() for name in names):
         return DEFAULT_DIR, "course files"

@@ -1,7 +1,7 @@
 """Rows -> batches, in a seeded order.
 
-Rows of like length share a batch, for each is padded to its longest row. The order of training is a pure function of
-(seed, task, epoch), so that a run goes on at any position without a replay of what came before.
+Rows of similar length share a batch, because a batch is padded to its longest row. The order of training is a pure
+function of (seed, task, epoch), so a run can resume at any position without replaying the earlier ones.
 """
 
 import math
@@ -18,7 +18,7 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, task: str,
     """One epoch of a task: each row number once, in batches of `batch_size`, at most one of them shorter.
 
     Shuffled rows are cut into pools of POOL batches; each pool is sorted by length; all batches are shuffled.
-    Args: lengths: of each row, in tokens. seed, epoch: 0 or more. task: its name stirs the seed.
+    Args: lengths: of each row, in tokens. seed, epoch: 0 or more. task: its name is mixed into the seed.
     """
     generator = np.random.default_rng([seed, zlib.crc32(task.encode()), epoch])  # hash() differs between processes
     lengths = np.asarray(lengths, dtype=np.int64)

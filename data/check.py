@@ -1,4 +1,4 @@
-"""Looks through the data of tasks before a long training does: rows, labels, lengths, and what is odd.
+"""Check the data of tasks before a long training: rows, labels, lengths, and anything odd.
 
     python -m data.check                        # the course's tasks
     python -m data.check --task_file my.toml    # your own
@@ -26,8 +26,8 @@ RARE = 10  # rows of a class in train: fewer are hardly enough to learn it
 
 
 def summary(task: Task, split: Split, counts: dict[str, int], tokenizer: BertTokenizer, max_length: int) -> str:
-    """Rows; tokens, uncut, [CLS] and [SEP] included, of a row's longer text, or of both where they are read at once;
-    the share of each label."""
+    """A line of numbers: rows; tokens of a row's longer text, or of both if they are one sequence, before they are cut,
+    [CLS] and [SEP] included; the share of each label."""
     columns = [[*column] for column in zip(*(example.texts for example in split.examples), strict=True)]
     lengths = [tokenizer.lengths(*columns)] if task.at_once else [tokenizer.lengths(column) for column in columns]
     tokens = np.max(lengths, axis=0)
@@ -38,35 +38,35 @@ def summary(task: Task, split: Split, counts: dict[str, int], tokenizer: BertTok
 
 
 def what_is_odd(task: Task, name: str, split: Split, counts: dict[str, int], train: Split | None) -> list[str]:
-    """A line for each finding in the split of this name, with what to do. train: None for train itself."""
+    """A line for each odd thing in the split of this name, with what to do. train: None for train itself."""
     least = 0 if task.range else RARE if name == "train" else 1
     few = [f"{label} ({count})" for label, count in counts.items() if count < least]
-    spare = name == "train" and not task.course and len(counts) - len(few) > 1  # two labels are left, or more
+    spare = name == "train" and not task.course and len(counts) - len(few) > 1  # at least two labels remain
     equal = sum(len(set(folded(example))) < len(example.texts) for example in split.examples)
-    rows = defaultdict(list)  # of each text
+    by_text = defaultdict(list)
     for example in split.examples if name == "train" else ():
-        rows[folded(example)].append(example)
-    again = [same for same in rows.values() if len(same) > 1]
-    differ = [same for same in again if len({example.label for example in same}) > 1]
-    lines = ", ".join(" and ".join(str(example.line) for example in same) for same in differ[:5])
+        by_text[folded(example)].append(example)
+    repeated = [same for same in by_text.values() if len(same) > 1]
+    disagree = [same for same in repeated if len({example.label for example in same}) > 1]
+    lines = ", ".join(" and ".join(str(example.line) for example in same) for same in disagree[:5])
     shared = overlap(train, split) if train else 0
     findings = [
-        (few, f"labels of few rows: {', '.join(few)}; add some{', or take these labels out' * spare}"),
+        (few, f"labels with few rows: {', '.join(few)}; add some{', or take these labels out' * spare}"),
         (equal, f"pairs with equal sides: {equal}; see whether they should be there"),
-        (again, f"texts that stand there more than once: {len(again)}; leave one row of each"),
-        (differ, f"of them with labels that disagree: {len(differ)}; decide, such as lines {lines}"),
-        (shared, f"texts that train has too: {shared}; take them out of train, or scores are too good"),
+        (repeated, f"repeated texts: {len(repeated)}; keep one row of each"),
+        (disagree, f"repeated texts whose labels disagree: {len(disagree)}; correct them, such as lines {lines}"),
+        (shared, f"texts that are also in train: {shared}; take them out of train, or scores are too good"),
     ]
-    return split.warnings + [f"{name}: {finding}" for is_there, finding in findings if is_there]
+    return split.warnings + [f"{name}: {finding}" for applies, finding in findings if applies]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = OptionParser(__doc__)
     parser.add_argument("--task_file", type=Path, metavar="FILE", help="your own tasks, in TOML")
-    parser.add_argument("--tasks", type=names, metavar="NAMES", help="which (default: the file's, or sst,para,sts)")
-    parser.add_argument("--data_dir", type=Path, metavar="DIR", help="of the course files (default: as in training)")
+    parser.add_argument("--tasks", type=names, metavar="NAMES", help="(default: the file's, or sst,para,sts)")
+    parser.add_argument("--data_dir", type=Path, metavar="DIR", help="course files' folder (default: as in training)")
     parser.add_argument("--max_length", type=positive_int, default=128, metavar="TOKENS", help="(default: %(default)s)")
-    parser.add_argument("--checkpoint", default="minilm", metavar="SOURCE", help="whose tokens (default: %(default)s)")
+    parser.add_argument("--checkpoint", default="minilm", metavar="SOURCE", help="its tokenizer (default: %(default)s)")
     args = parser.parse_args(argv)
     errors, odd = [], []
     tasks = choose_tasks(args.tasks, TASKS | (load(args.task_file, KINDS) if args.task_file else {}))

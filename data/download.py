@@ -19,7 +19,7 @@ from runtime.files import disk_errors, read_plain, write_atomic
 from runtime.settings import OptionParser
 
 BASE_URL = "https://raw.githubusercontent.com/gpoesia/minbert-default-final-project/main/data/"
-MOST = 2**28  # bytes of a file
+MOST = 2**28  # bytes that a file may have
 BLOB_IDS = {
     "ids-cfimdb-dev.csv": "8a0f5dcf3d40189b96c801a12cd79bf8003e61de",
     "ids-cfimdb-test-student.csv": "1e789c709b3ca0511f027a309b6d8bd21cde41b2",
@@ -42,7 +42,7 @@ def blob_id(content: bytes) -> str:
 
 
 def main(argv: Sequence[str] | None = None, blob_ids: Mapping[str, str] = BLOB_IDS) -> None:
-    """Bring every file of `blob_ids` (name -> git blob id) into --dest, each whole and checked or not at all.
+    """Fetch every file of `blob_ids` (name -> git blob id) into --dest: each one whole and checked, or not at all.
 
     Exit codes, by run_cli: 0 all files there; 2 options; 4 a wrong file; 7 the folder; 8 the network; 130 Ctrl-C.
     """
@@ -53,23 +53,23 @@ def main(argv: Sequence[str] | None = None, blob_ids: Mapping[str, str] = BLOB_I
     with disk_errors(args.dest):
         args.dest.mkdir(parents=True, exist_ok=True)
         paths = [path for path in args.dest.iterdir() if path.name in blob_ids and path.is_file()]
-        there = {path.name: blob_id(read_plain(path)) for path in paths if path.stat().st_size < MOST}
-    lacking = [name for name in blob_ids if there.get(name) != blob_ids[name]]
-    for done, name in enumerate(lacking):
+        existing = {path.name: blob_id(read_plain(path)) for path in paths if path.stat().st_size < MOST}
+    missing = [name for name in blob_ids if existing.get(name) != blob_ids[name]]
+    for done, name in enumerate(missing):
         url = f"{args.base_url.rstrip('/')}/{name}"
         print(f"fetching {url}", file=sys.stderr)
         try:
             with urlopen(url, timeout=30) as response:  # seconds without a byte
                 content = response.read(MOST)
-                if lacking_bytes := getattr(response, "length", 0):
-                    raise IncompleteRead(content, lacking_bytes)
-        except (OSError, HTTPException, ValueError) as error:  # a body that ends early; an address that is none
-            by_hand = f"{', '.join(lacking[done:])} by hand into {args.dest.resolve()}"
+                if missing_bytes := getattr(response, "length", 0):
+                    raise IncompleteRead(content, missing_bytes)
+        except (OSError, HTTPException, ValueError) as error:  # a body that ends early; no valid address
+            by_hand = f"{', '.join(missing[done:])} by hand into {args.dest.resolve()}"
             raise UnavailableError(f"{url}: expected the file; found: {error}; try again, or fetch {by_hand}") from None
-        if (came := blob_id(content)) != blob_ids[name]:
-            raise CheckpointError(f"{url}: expected git blob {blob_ids[name]}; found {came}; try another --base_url")
+        if (found := blob_id(content)) != blob_ids[name]:
+            raise CheckpointError(f"{url}: expected git blob {blob_ids[name]}; found {found}; try another --base_url")
         write_atomic(args.dest / name, content)
-    print(f"{len(lacking)} of {len(blob_ids)} files fetched, all verified, in {args.dest}", file=sys.stderr)
+    print(f"{len(missing)} of {len(blob_ids)} files fetched, all verified, in {args.dest}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A task's file -> checked examples. Nothing is repaired or dropped in silence.
 
-What is wrong with a file is a DataError, which names the line; what is odd but usable is a warning. A `line` is a
-physical line, counted from 1, the one where the row starts. Texts stay as they stand in the file.
+A fault in a file raises a DataError that names the line; anything odd but usable gives a warning. A `line` is the
+physical line, counted from 1, in which a row starts. Texts stay as they are in the file.
 """
 
 import reprlib
@@ -18,8 +18,8 @@ from data.table import data_error, read_table
 from data.tasks import Task
 from runtime.errors import nearest
 
-MAX_UNLABELLED = 1  # percent of the training rows; more is no slip but the wrong file
-FEW = 20  # labelled rows in dev: of fewer, one is more than 5 points of an accuracy
+MAX_UNLABELLED = 1  # percent of the training rows; more is not a slip but the wrong file
+FEW = 20  # labelled rows in dev: with fewer, one row is more than 5 points of accuracy
 SHOWN = 10  # line numbers in a message
 
 
@@ -33,7 +33,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Split:
-    """One split, read. In train each example has a label and no empty text; dev and test files are here whole."""
+    """One split, read. In train each example has a label and no empty text; dev and test files keep every row."""
 
     task: str
     path: Path
@@ -44,7 +44,7 @@ class Split:
 
     @property
     def contents(self) -> str:
-        """The same for two splits if and only if they have the same bytes and as many rows."""
+        """Equal for two splits if and only if their files have the same bytes and they have as many rows."""
         return f"{len(self.examples)} rows, sha256 {self.fingerprint}"
 
 
@@ -59,7 +59,7 @@ def is_blank(text: str) -> bool:
 
 
 def overlap(train: Split, dev: Split) -> int:
-    """How many different texts (pairs: both, in their order), folded, stand in train as well as in dev."""
+    """How many different texts (pairs: both, in their order), as `folded`, are in train and in dev."""
     return len(set(map(folded, train.examples)) & set(map(folded, dev.examples)))
 
 
@@ -74,46 +74,47 @@ def label_counts(task: Task, examples: Iterable[Example]) -> dict[str, int]:
 
 
 def read_splits(tasks: Iterable[Task], names: Sequence[str], data_dir: Path, seed: int) -> dict[str, dict[str, Split]]:
-    """The splits of these names that there are, by name and task."""
+    """The splits with these names, of the tasks that have them, by split and task."""
     return {name: {t.name: read(t, name, data_dir, seed) for t in tasks if name in t.splits} for name in names}
 
 
 def read(task: Task, split: str, data_dir: str | Path = "", seed: int = 0) -> Split:
     """Read the rows of a split ("train", "dev", "test").
 
-    Files of dev and test keep every row, for each id gets a prediction. Labels in test are never read. Where dev is a
-    share of train, the task's name and the seed say which rows are dev's; train is the rest.
+    Files of dev and test keep every row, because each id gets a prediction. Labels in test are never read. Where dev
+    is a share of train, the task's name and the seed decide which rows are dev's; train is the rest.
     Args:   data_dir: of the course files, for tasks without a folder of their own.
-    Raises: DataError, with path and line: a file, a column or rows missing; what is no row, no UTF-8 or none of the
-            task's labels; an id that the predictions cannot hold, or hold once; over 1 % of train without a label.
+    Raises: DataError, with path and line: a missing file or column, no rows; a malformed row, text that is not UTF-8, a
+            label that is not the task's; an id that a prediction file cannot hold, or a repeated one where each gets a
+            prediction; over 1 % of train without a label.
     """
     share = task.files["dev"] if isinstance(task.files.get("dev"), float) else 0.0
     path, from_train = task.path(split, data_dir), split == "train" or (split == "dev" and share > 0)
     columns = [task.id, *task.texts, None if split == "test" else task.label]
     fingerprint, rows = read_table(path, columns, course=task.folder is None)
     examples = [_example(task, path, number, *row) for number, row in enumerate(rows, start=1)]
-    lacking, warnings = _check_rows(task, split, path, examples, from_train)
+    incomplete, warnings = _check_rows(task, split, path, examples, from_train)
     if from_train:
-        examples = [example for example in examples if example.line not in lacking]
-        # Dev gets of every label its share, up to a row; by chance among the rows of one label.
+        examples = [example for example in examples if example.line not in incomplete]
+        # Dev gets its share of every label, give or take a row; among the rows of one label, by chance.
         generator = np.random.default_rng([seed, zlib.crc32(f"dev of {task.name}".encode())])
         by_label = sorted(generator.permutation(len(examples)).tolist(), key=lambda row: examples[row].label)
         count = min(len(examples), max(1, round(share * len(examples)))) if share else 0
-        drawn = {by_label[int((n + 0.5) * len(examples) / count)] for n in range(count)}
-        examples = [example for row, example in enumerate(examples) if (row in drawn) == (split == "dev")]
+        dev_rows = {by_label[int((n + 0.5) * len(examples) / count)] for n in range(count)}
+        examples = [example for row, example in enumerate(examples) if (row in dev_rows) == (split == "dev")]
         if not examples:
             raise data_error(path, f"rows with a label and text for {split}", "none", "add some")
         if split == "dev":
-            warnings = []  # train's say it already
+            warnings = []  # train has the same ones
         elif absent := [name for name, count in label_counts(task, examples).items() if task.classes and not count]:
             warnings.append(f"{path}: no row has {task.label} {', '.join(absent)}: it cannot be learnt")
-    if split == "dev" and (known := sum(example.label is not None for example in examples)) < FEW:
-        warnings.append(f"{path}: few rows with a label for dev: {known}; the best model would be chosen by chance")
+    if split == "dev" and (labelled := sum(example.label is not None for example in examples)) < FEW:
+        warnings.append(f"{path}: few rows with a label for dev: {labelled}; the best model would be chosen by chance")
     return Split(task.name, path, fingerprint, examples, warnings, f"{split} of {task.name}: {path.name}")
 
 
 def _example(task: Task, path: Path, number: int, line: int, cells: list) -> Example:
-    """A row, complete or not."""
+    """The Example of a row; texts may be empty and the label missing. Raises DataError for anything else."""
     place = f"{path}:{line}"
     row_id, *texts, label = cells
     row_id = str(number if task.id is None else row_id)
@@ -129,12 +130,12 @@ def _example(task: Task, path: Path, number: int, line: int, cells: list) -> Exa
 
 
 def _check_rows(task: Task, split: str, path: Path, examples: list[Example], from_train: bool) -> tuple[set, list[str]]:
-    """The lines of incomplete rows, and a warning for each kind of odd row. Raises DataError where none will do."""
-    first = {}
-    repeated = {e.line: e.id for e in examples if first.setdefault(e.id, e.line) != e.line}
+    """The lines of incomplete rows, and a warning for each kind of odd row. Raises DataError for worse faults."""
+    first_lines = {}
+    repeated = {e.line: e.id for e in examples if first_lines.setdefault(e.id, e.line) != e.line}
     if repeated and (not from_train or isinstance(task.files.get("dev"), float)):  # each id gets one prediction
         line, row_id = next(iter(repeated.items()))
-        found = f"{reprlib.repr(row_id)}, as in line {first[row_id]}"
+        found = f"{reprlib.repr(row_id)}, as in line {first_lines[row_id]}"
         raise data_error(f"{path}:{line}", "each id once", found, "remove or rename one of the two")
     unlabelled = {e.line for e in examples if e.label is None and split != "test"}
     empty = {e.line for e in examples if any(map(is_blank, e.texts))} - unlabelled

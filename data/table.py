@@ -15,7 +15,7 @@ from runtime.files import read_plain
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".jsonl": ""}  # of a user's files; the course's .csv have tabs
 
-csv.field_size_limit(2**31 - 1)  # csv's own limit of 131,072 characters is less than some texts have
+csv.field_size_limit(2**31 - 1)  # some texts are longer than csv's own limit of 131,072 characters
 
 
 def data_error(place: object, expected: str, found: object, advice: str, kind: type = DataError) -> ValueError:
@@ -23,9 +23,9 @@ def data_error(place: object, expected: str, found: object, advice: str, kind: t
 
 
 def read_table(path: Path, columns: Sequence[str | None], course: bool = False) -> tuple[str, list[tuple[int, list]]]:
-    """Read a file, of the course or a user's: its sha256, and of each row (line, cells of the columns).
+    """Read a file of the course or a user: its sha256, and for each row (line, cells of the columns).
 
-    A cell of csv is a text; one of JSON is as `plain` gives it. Of a column that is None it is "".
+    A cell of csv is a text, a cell of JSON a result of `plain`. For a column that is None it is "".
     Raises: DataError.
     """
     try:
@@ -53,7 +53,7 @@ def read_table(path: Path, columns: Sequence[str | None], course: bool = False) 
 def check_columns(
     place: str, names: Sequence[str], columns: Sequence[str | None], advice: str = "correct the name"
 ) -> None:
-    """Raise DataError, with the place, unless each of these columns, but None, is there once."""
+    """Raise DataError, with the place, unless `names` has each of these columns, except None, once."""
     for name in columns:
         if name is not None and names.count(name) != 1:
             found = f"{names.count(name)} among {reprlib.repr(names)}{nearest(name, names)}"
@@ -63,9 +63,9 @@ def check_columns(
 def rows_of(
     lines: Iterable[str], path: object, delimiter: str
 ) -> tuple[tuple[int, list[str]] | None, Iterator[tuple[int, dict]]]:
-    """The header (its line, the columns), and (line, cells by column) of each row, read as they are asked for.
+    """The header (its line, the columns), and an iterator that reads each row: (line, cells by column).
 
-    lines: physical ones, with their ends. delimiter: "" for a JSON object a line, where there is no header.
+    lines: physical ones, with their ends. delimiter: "" for one JSON object per line; then the header is None.
     """
     if not delimiter:
         return None, _json_rows(lines, path)
@@ -77,7 +77,7 @@ def rows_of(
 
 
 def text_lines(file: Iterable[bytes], place: object) -> Iterator[str]:
-    """Physical lines with their ends, as csv.reader wants them. They raise DataError for what is no text in UTF-8."""
+    """Physical lines with their ends, as csv.reader needs them. Raises DataError at a line that is not UTF-8 text."""
     for number, line in enumerate(file, start=1):
         try:
             if b"\0" in line:
@@ -90,11 +90,11 @@ def text_lines(file: Iterable[bytes], place: object) -> Iterator[str]:
 
 
 def _csv_rows(lines: Iterable[str], path: object, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells) of the header and of each row; blank lines are passed over.
+    """(line, cells) of the header and of each row; blank lines are skipped.
 
     A new line inside quotes is legal. A quote that is not closed takes in the following lines as well; mostly the row
-    then has too many fields. In files with tabs a cell that has both a new line and a tab is refused, too: it is such a
-    case.
+    then has too many fields. In files with tabs, a cell with both a new line and a tab is taken for such a case, too,
+    and refused.
     """
     reader, line, fields = csv.reader(lines, delimiter=delimiter, strict=True), 1, 0
     try:
@@ -114,7 +114,7 @@ def _csv_rows(lines: Iterable[str], path: object, delimiter: str) -> Iterator[tu
 
 
 def _json_rows(lines: Iterable[str], path: object) -> Iterator[tuple[int, dict]]:
-    """The same of a JSON object a line, with its cells by key."""
+    """(line, cells by key) of each row: one JSON object per line; blank lines and {} are skipped."""
     for line, text in enumerate(lines, start=1):
         try:
             row = json.loads(text) if text.strip() else {}
@@ -128,9 +128,9 @@ def _json_rows(lines: Iterable[str], path: object) -> Iterator[tuple[int, dict]]
 
 
 def csv_writer(write: Callable[[str], Any], delimiter: str) -> Any:
-    """csv's writer of lines that end in a new line. A lone \\r it quotes only where lines end in one."""
-    to = SimpleNamespace(write=lambda line: write(line.removesuffix("\r\n") + "\n"))  # csv calls it once a line
-    return csv.writer(to, delimiter=delimiter, lineterminator="\r\n")
+    """A csv writer whose lines end in \\n. It is made with \\r\\n, because csv quotes a lone \\r only then."""
+    file = SimpleNamespace(write=lambda line: write(line.removesuffix("\r\n") + "\n"))  # csv calls it once per line
+    return csv.writer(file, delimiter=delimiter, lineterminator="\r\n")
 
 
 def plain(cell: object) -> object:

@@ -27,7 +27,7 @@ def is_list(value: object, types: set[type], least: int, most: float = math.inf)
 usage_error = partial(data_error, advice="docs/tasks.md has examples", kind=UsageError)
 TEXT = ("a text", lambda v: isinstance(v, str) and v.strip() != "")
 FILE = ("a .csv, .tsv or .jsonl file", lambda v: isinstance(v, str) and Path(v).suffix in DELIMITERS)
-KEYS = {  # of a task: what its value must be, in words and as a function
+KEYS = {  # of a task: what the value must be, in words, and a function that checks it
     **dict.fromkeys(("kind", "label", "id", "separator", "metric"), TEXT),
     "meaning": ("a line of 99 letters at most", lambda v: TEXT[1](v) and v.isprintable() and len(v) < 100),
     **dict.fromkeys(("train", "test"), FILE),
@@ -49,7 +49,7 @@ def load(path: Path, kinds: Mapping[str, Any]) -> dict[str, Task]:
     """
     try:
         content = tomllib.loads(read_plain(path).decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:  # a name that stands there twice is no TOML either
+    except (OSError, ValueError, RecursionError) as error:  # a repeated name is not TOML either
         found = "no such file" if isinstance(error, FileNotFoundError) else error
         raise usage_error(path, "a task file in TOML, its texts in quotes", found) from None
     tables = content.get("tasks")
@@ -85,37 +85,37 @@ def _task(path: Path, name: str, table: dict[str, Any], kinds: Mapping[str, Any]
     return Task(name, files=files, folder=str(folder), several=several, **tuples, **table)
 
 
-def _from_labels(train: Path, kinds: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """A task's kind, and its range or classes, as the labels in train have them and `given` leaves them out."""
-    labels = [cell for _, (cell,) in read_table(train, [given["label"]])[1] if str(cell).strip()]
+def _from_labels(train: Path, kinds: Mapping[str, Any], table: dict[str, Any]) -> dict[str, Any]:
+    """A task's kind, and its range or classes, from the labels in train, where the task's table leaves them out."""
+    labels = [cell for _, (cell,) in read_table(train, [table["label"]])[1] if str(cell).strip()]
     numbers = []
-    for label in labels:  # the reader refuses one that is no number, by its line
+    for label in labels:  # the reader refuses a label that is no number, and names its line
         with suppress(ValueError):
             numbers.append(number(label))
     numbers = sorted(filter(math.isfinite, numbers))
-    if "separator" in given or any(isinstance(label, list) for label in labels):
+    if "separator" in table or any(isinstance(label, list) for label in labels):
         kind = "labels"
-    elif "range" in given or (len(numbers) == len(labels) and any(n % 1 for n in numbers)):
+    elif "range" in table or (len(numbers) == len(labels) and any(n % 1 for n in numbers)):
         kind = "score"
     else:
-        kind = "binary" if len(given.get("classes", _classes_of(labels, None))) == 2 else "classes"
-    kind = given.get("kind", kind)
+        kind = "binary" if len(table.get("classes", _classes_of(labels, None))) == 2 else "classes"
+    kind = table.get("kind", kind)
     if kinds[kind].labels == "number":
         key, values = "range", [*numbers[:1], *numbers[-1:]]
     else:
-        between = given.get("separator", Task.separator) if kinds[kind].labels == "classes" else None
-        found = _classes_of(labels, between)
-        key, values = "classes", found[:2] if kind == "binary" else found  # nor does it take a third of two
-    if key not in given and len(set(values)) < 2:
-        raise data_error(train, f"two different labels or more in {given['label']!r}", values, "add some")
+        separator = table.get("separator", Task.separator) if kinds[kind].labels == "classes" else None
+        classes = _classes_of(labels, separator)
+        key, values = "classes", classes[:2] if kind == "binary" else classes  # the reader refuses a third one, too
+    if key not in table and len(set(values)) < 2:
+        raise data_error(train, f"two different labels or more in {table['label']!r}", values, "add some")
     return {"kind": kind, key: values}
 
 
 def _classes_of(labels: list, separator: str | None) -> list[int] | list[str]:
-    """All values, sorted; whole numbers where all are, and "2.0" is 2."""
+    """The classes in the labels, sorted: whole numbers if all of them are ("2.0" is 2), else names."""
     names = set()
     for label in labels:
         parts = label if isinstance(label, list) else str(label).split(separator) if separator else [label]
         names |= {str(part).strip() for part in parts} - {""}
-    whole = all(re.fullmatch(r"-?(0|[1-9]\d{0,14})(\.0+)?", name) for name in names)  # not 007, which is a name
+    whole = all(re.fullmatch(r"-?(0|[1-9]\d{0,14})(\.0+)?", name) for name in names)  # 007 is a name
     return sorted({int(float(name)) for name in names}) if whole else sorted(names)

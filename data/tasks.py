@@ -1,7 +1,7 @@
 """A task is data: where its rows lie, what its labels are, how much it counts, and how its predictions are written.
 
-The course's tasks stand below; a user's own come from a file (data/task_file.py). What a task's kind does with them
-is said in heads/kinds.py.
+The course's tasks are below; a user's own come from a file (data/task_file.py). heads/kinds.py says what each kind of
+task means.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from runtime.settings import of_type
 SPLITS = ("train", "dev", "test")
 NAME = re.compile("[A-Za-z0-9_-]{1,99}")  # of a task: in options, metrics and file names
 PAIRS = ("siamese", "cross", "both")  # each text read by itself, then compared; both as one sequence; in both ways
-ALL = ""  # in what `by_name` gives: the value of every task
+ALL = ""  # a key in the results of `by_name`: the value for all tasks
 
 
 @dataclass(frozen=True)
 class Course:
-    """The leaderboard's format of a task, where it differs from that of a user's own."""
+    """The leaderboard's format of a task, where it differs from the format of a user's task."""
 
     header: str  # first line of a prediction file, new line included
     as_float: bool = False  # numbers are written as 1.0, not as 1
@@ -34,7 +34,7 @@ class Course:
 class Task:
     """One task. A label is one of `classes`, several of them, or a number in `range`."""
 
-    name: str  # as NAME has it
+    name: str  # matches NAME
     kind: str  # a name in heads.kinds.KINDS
     texts: tuple[str, ...]  # the column of the text, or the two columns of a pair
     label: str  # the column of the label
@@ -46,16 +46,16 @@ class Task:
     separator: str = ";"  # between several labels in one cell
     range: tuple[float, float] | None = None  # smallest and largest number
     pairs: str = "siamese"  # how the two texts of a pair meet: one of PAIRS
-    meaning: str = ""  # of the classes or of the range's ends, for people
+    meaning: str = ""  # of the classes or of the range's ends, in words
     contrastive: bool = False  # siamese binary pairs: the paper's cosine-embedding and triplet losses are added
     batch_size: int = 16
     loss_scale: float = 1.0
-    metric: str = ""  # what the best model goes by; one of the kind's
+    metric: str = ""  # the one that chooses the best model; one of the kind's
     course: Course | None = None
 
     @property
     def apart(self) -> bool:
-        """Whether each text is read by itself: single ones, and of pairs all but cross ones."""
+        """Whether each text is read by itself: single texts, and those of all pairs but cross ones."""
         return len(self.texts) == 1 or self.pairs != "cross"
 
     @property
@@ -65,12 +65,12 @@ class Task:
 
     @property
     def sequences(self) -> int:
-        """That the encoder reads for a row: 1, 2 of a siamese pair, 3 of one that is read in both ways."""
+        """How many sequences the encoder reads for a row: 1, or 2 for a siamese pair, 3 for one read in both ways."""
         return len(self.texts) * self.apart + self.at_once
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that there are, in the order train, dev, test."""
+        """The splits that the task has, in the order train, dev, test."""
         return tuple(split for split in SPLITS if split in self.files)
 
     def path(self, split: str, data_dir: Path | str) -> Path:
@@ -84,7 +84,7 @@ class Task:
         return f"{self.name}_{course_names.get(metric, metric)}"
 
     def parse(self, cell: object) -> int | float | tuple[int, ...]:
-        """A label as in a file -> its class's number, those of several classes, or the number itself. Or ValueError."""
+        """A file's label -> its class's number, those of several classes, or the number itself. Raises ValueError."""
         if self.range is not None:
             value = number(cell)
             if not self.range[0] <= value <= self.range[1]:
@@ -113,14 +113,14 @@ class Task:
         return shorten(self.expected, 190, placeholder=" ...") + f" ({self.meaning})" * bool(self.meaning)
 
     def to_json(self, files: bool = True) -> dict:
-        """The task as JSON holds it; without its files and folder where a model is saved that others may get."""
+        """The task for JSON. files: False leaves out its files and folder, for a model that may go to other people."""
         content = asdict(self)
         return content if files else content | {"files": {}, "folder": None}
 
     @classmethod
     def from_json(cls, content: dict) -> "Task":
-        """What `to_json` wrote. Raises ValueError or KeyError for anything else."""
-        task = of_type({"meaning": ""} | content, cls)  # which models of before have not
+        """The task that `to_json` wrote. Raises ValueError or KeyError for anything else."""
+        task = of_type({"meaning": ""} | content, cls)  # older models have none
         shares = [split for split, file in task.files.items() if not isinstance(file, str)]
         fits = NAME.fullmatch(task.name) and len(task.texts) in (1, 2) and task.pairs in PAIRS
         if not fits or shares not in ([], ["dev"]):
@@ -129,17 +129,17 @@ class Task:
 
 
 def number(cell: object) -> float:
-    """Raises ValueError for what is none, as 0_1, which Python reads as 1."""
+    """The number in a cell. Raises ValueError for anything else, also for 0_1, which Python reads as 1."""
     return float(str(cell).replace("_", "x"))
 
 
 def course_task(name: str, kind: str, texts: tuple[str, ...], label: str, files: str, **settings: Any) -> Task:
-    """files: their name, with {} for the split."""
-    of_split = {split: files.format("test-student" if split == "test" else split) for split in SPLITS}
-    return Task(name, kind, texts, label, of_split, id="id", **settings)
+    """A task of the course. files: their name, with {} for the split."""
+    paths = {split: files.format("test-student" if split == "test" else split) for split in SPLITS}
+    return Task(name, kind, texts, label, paths, id="id", **settings)
 
 
-# Batch sizes: each file is gone through about as often as the others (of Quora's rows a sixth, docs/results.md).
+# Batch sizes: each file is read about as often as the others, of Quora only a sixth of the rows (docs/results.md).
 COURSE_TASKS = (
     course_task(
         "sst", "classes", ("sentence",), "sentiment", "ids-sst-{}.csv", batch_size=8, metric="acc",
@@ -163,19 +163,19 @@ COURSE_TASKS = (
     ),
 )  # fmt: skip
 TASKS = {task.name: task for task in COURSE_TASKS}
-LEADERBOARD = ("sst", "para", "sts")  # the default --tasks, and what the leaderboards' averages are of
+LEADERBOARD = ("sst", "para", "sts")  # the default --tasks, and those in the leaderboards' averages
 
 
 def names(text: str) -> tuple[str, ...]:
-    """A type of option: `para,sts` -> ("para", "sts"), each once."""
-    found = tuple(text.split(","))
-    if len(found) > len(set(found)) or not all(found) or " " in text:
+    """An option's type: `para,sts` -> ("para", "sts"), each once."""
+    chosen = tuple(text.split(","))
+    if len(chosen) > len(set(chosen)) or not all(chosen) or " " in text:
         raise argparse.ArgumentTypeError(f"expected names with commas between, each once; found {text!r}")
-    return found
+    return chosen
 
 
 def by_name(value: Callable[[str], Any]) -> Callable[[str], dict[str, Any]]:
-    """A type of option: `4` for all tasks -> {ALL: value("4")}, or by name, `sst=1,sts=4` -> {"sst": ...}."""
+    """An option's type: `4` for all tasks -> {ALL: value("4")}, or by name, `sst=1,sts=4` -> {"sst": ...}."""
 
     def check(text: str) -> dict[str, Any]:
         if ":" in text:
@@ -190,7 +190,7 @@ def by_name(value: Callable[[str], Any]) -> Callable[[str], dict[str, Any]]:
 
 
 def choose_tasks(chosen: Sequence[str] | None, known: Mapping[str, Task]) -> tuple[Task, ...]:
-    """The run's tasks, in the order of the built-in ones and the task file's."""
+    """The run's tasks, in the order of `known`: the built-in ones, then the task file's. Raises UsageError."""
     for name in chosen or ():
         check_name("--tasks" if known != TASKS else "--tasks (of your own: with --task_file)", known, name)
     chosen = chosen or [name for name in known if name not in TASKS] or LEADERBOARD
@@ -198,7 +198,7 @@ def choose_tasks(chosen: Sequence[str] | None, known: Mapping[str, Task]) -> tup
 
 
 def by_task(option: str, given: Mapping[str, Any] | None, tasks: Sequence[Task], known: Collection[str]) -> dict:
-    """An option's value for each task: as given for it, as given for all, or the task's own."""
+    """An option's value for each task: the one given for it, else the one given for all, else the task's own."""
     given = given or {}
     for name in given.keys() - {ALL}:
         check_name(f"--{option}", known, name)

@@ -60,13 +60,13 @@ def test_what_is_odd_is_told_with_what_to_do(tmp_path, capsys, bert):
     lines = page(capsys, bert, "--task-file", tmp_path / "my.toml")
     assert lines[lines.index("Look at this") + 1 : -1] == [
         f"odd: {tmp_path}/train.csv: 1 of 200 rows has no l: left out of training; line 5",
-        "odd: train: labels of few rows: z (1); add some, or take these labels out",
+        "odd: train: labels with few rows: z (1); add some, or take these labels out",
         "odd: train: pairs with equal sides: 1; see whether they should be there",
-        "odd: train: texts that stand there more than once: 1; leave one row of each",
-        "odd: train: of them with labels that disagree: 1; decide, such as lines 6 and 8 and 11",
+        "odd: train: repeated texts: 1; keep one row of each",
+        "odd: train: repeated texts whose labels disagree: 1; correct them, such as lines 6 and 8 and 11",
         f"odd: {tmp_path}/dev.csv: few rows with a label for dev: 3; the best model would be chosen by chance",
-        "odd: dev: labels of few rows: z (0); add some",
-        "odd: dev: texts that train has too: 2; take them out of train, or scores are too good",
+        "odd: dev: labels with few rows: z (0); add some",
+        "odd: dev: texts that are also in train: 2; take them out of train, or scores are too good",
     ]
     assert lines[2].startswith("train 199 rows ")
 
@@ -82,7 +82,7 @@ def test_no_label_is_to_be_taken_out_that_a_task_needs(tmp_path, capsys, bert, r
         write_rows(tmp_path / f"{split}.csv", [{"a": f"{split} {n}", "b": "", "l": la} for n, la in enumerate(labels)])
     (tmp_path / "my.toml").write_text(ODD.replace('["a", "b"]', '["a"]').replace('classes = ["x", "y", "z"]\n', ""))
     lines = page(capsys, bert, "--task-file", tmp_path / "my.toml")
-    assert lines[lines.index("Look at this") + 1 : -1] == [f"odd: train: labels of few rows: {few}; add some{out}"]
+    assert lines[lines.index("Look at this") + 1 : -1] == [f"odd: train: labels with few rows: {few}; add some{out}"]
 
 
 @pytest.mark.fault(48, 49)
@@ -102,7 +102,7 @@ def test_where_training_would_refuse_the_rest_is_shown_and_the_exit_code_is_3(tm
 @pytest.mark.skipif(not COURSE.is_dir(), reason=f"the course files are not in {COURSE}")
 def test_the_course_files(capsys, bert):
     lines = page(capsys, bert, "--data_dir", COURSE, "--tasks", "sst,para,cfimdb")
-    shared = [line.partition(";")[0].split(": texts that train has too: ") for line in lines if " has too: " in line]
+    shared = [line.partition(";")[0].split(": texts that are also in train: ") for line in lines if "also in" in line]
     assert ["sst: dev", "1"] in shared and ["sst: test", "2"] in shared
     assert any("2 of 22646 rows have no is_duplicate" in line and line.endswith("lines 3787, 14041") for line in lines)
     assert any("2 of 6214 rows have no is_duplicate" in line and line.endswith("lines 1548, 5848") for line in lines)
