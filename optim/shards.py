@@ -1,10 +1,11 @@
-"""Parameters of which each rank holds a share, as in ZeRO-1 (Rajbhandari et al. 2020): its columns of the gradients,
-its part of AdamW's moments. The weights themselves are whole on every rank.
+"""Each rank's share of the parameters, as in ZeRO-1 (Rajbhandari et al. 2020): it sums these columns of the gradients,
+holds these of AdamW's moments and moves these weights. The weights themselves are whole on every rank.
 
 Letters: N ranks; S elements in a rank's share; T gradients of each parameter.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,22 +19,27 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class Shards:
     """Dense parameters laid end to end and cut into N equal parts, wherever that cuts a parameter.
 
-    Sparse ones (an embedding's, whose gradients are rows) are whole on every rank, and so are their moments: a step
-    names a few hundred rows, which all ranks tell each other.
+    Sparse ones (an embedding's, whose gradients are rows) are not cut, and every rank has all their moments: a step
+    has gradients of a few hundred rows, which all ranks send each other.
 
-    pieces: of each parameter what this rank's optimiser moves: a flat view of what lies in its share; in a world of
-            one, and of a sparse parameter, the parameter itself.
+    pieces: what this rank's optimiser moves, by parameter: a flat view of the part in its share; for a sparse
+            parameter, and in a world of one, the parameter itself.
     """
 
     def __init__(self, parameters: Sequence[Tensor], sparse: Iterable[Tensor], world: World):
         self.world, self.parameters, self.sparse = world, parameters, set(sparse)
-        self.example = next(iter(parameters), torch.empty(0))  # of their type and device
+        self.example = next(iter(parameters), torch.empty(0))  # has their dtype and device
         self.sizes = [0 if parameter in self.sparse else parameter.numel() for parameter in parameters]
         self.share = -(-sum(self.sizes) // world.size)  # S
         self.pieces: dict[Tensor, Tensor] = {}
-        self.places: dict[Tensor, slice] = {}  # of a dense parameter's piece, in this rank's S
+        self.places: dict[Tensor, slice] = {}  # where a dense parameter's piece lies in this rank's S
         self.parts: dict[Tensor, slice] = {}  # and in the parameter
-        start = -world.rank * self.share  # of the parameter, in this rank's S
+        if world.size > 1:
+            self.weights = self.new()  # (N S,): from here on the dense parameters are views of it, so no copy is sent
+            for parameter, part in self.split(self.weights).items():
+                if parameter not in self.sparse:
+                    parameter.data = part.copy_(parameter.detach())
+        start = -world.rank * self.share  # where the parameter starts, seen from this rank's S
         for parameter, size in zip(parameters, self.sizes, strict=True):
             low, high = max(start, 0), min(start + size, self.share)
             if low < high:
@@ -42,23 +48,27 @@ class Shards:
             if parameter in self.sparse or world.size == 1:
                 self.pieces[parameter] = parameter
             start += size
-        self.row = self.new(1)[0] if world.size > 1 else None  # (N S,): to sum gradients in, then to unite weights in
+
+    @cached_property
+    def summed(self) -> Tensor:
+        """(N S,): a buffer to sum gradients in."""
+        return self.new()
 
     def new(self, *sizes: int) -> Tensor:
         """(*sizes, N S), zeros."""
         return self.example.new_zeros(*sizes, self.world.size * self.share)
 
     def split(self, x: Tensor) -> dict[Tensor, Tensor]:
-        """(..., N S) -> of each dense parameter its own part, (..., its shape); of a sparse one (..., 0)"""
+        """(..., N S) -> each dense parameter's part of it, (..., its shape); (..., 0) for a sparse one"""
         shapes = [(0,) if parameter in self.sparse else parameter.shape for parameter in self.parameters]
         parts = x[..., : sum(self.sizes)].split(self.sizes, dim=-1)
         views = [part.view(*x.shape[:-1], *shape) for part, shape in zip(parts, shapes, strict=True)]
         return dict(zip(self.parameters, views, strict=True))
 
     def reached(self, flags: Iterable[bool]) -> list[Tensor]:
-        """The parameters whose flag is set on some rank. flags: in their order."""
-        told = zip(*self.world.gather([*flags]), strict=True)
-        return [parameter for parameter, of_ranks in zip(self.parameters, told, strict=True) if any(of_ranks)]
+        """The parameters whose flag is set on some rank. flags: one for each parameter, in their order."""
+        by_rank = self.world.gather([*flags])
+        return [parameter for parameter, *of_ranks in zip(self.parameters, *by_rank, strict=True) if any(of_ranks)]
 
     def give(self, gradient: Tensor, reached: Sequence[Tensor]) -> None:
         """Write .grad of dense parameters' pieces: views of gradient, (S,); None where nothing was reached."""
@@ -68,53 +78,50 @@ class Shards:
             piece.grad = gradient[place].view_as(piece) if parameter in reached else None
 
     def sum_gradients(self) -> None:
-        """From this rank's own gradients, .grad of the parameters, to the sum over all ranks, .grad of the pieces."""
+        """Sum .grad of the parameters over the ranks, into .grad of the pieces."""
         if self.world.size == 1:
             return
-        parts, reached = self.split(self.row.zero_()), self.reached(p.grad is not None for p in self.parameters)
+        parts, reached = self.split(self.summed.zero_()), self.reached(p.grad is not None for p in self.parameters)
         for parameter in reached:
             gradient, parameter.grad = parameter.grad, None
             if parameter in self.sparse:
-                told = (None, None) if gradient is None else (gradient._indices()[0], gradient._values())
-                indices, values = map(self.world.join_rows, told)
+                rows = (None, None) if gradient is None else (gradient._indices()[0], gradient._values())
+                indices, values = map(self.world.join_rows, rows)
                 parameter.grad = sparse_rows(indices, values, parameter.shape)
             elif gradient is not None:
                 parts[parameter].copy_(gradient.to_dense())
-        self.give(self.world.scatter(self.row[None])[0], reached)
+        self.give(self.world.scatter(self.summed[None])[0], reached)
 
     @torch.no_grad()
     def unite_weights(self) -> None:
-        """Make each parameter whole again, of the pieces that the ranks have moved. Gradients of pieces are used up."""
+        """Get from the other ranks the pieces that they have moved."""
         if self.world.size > 1:
-            for parameter, whole in self.split(self._united(self.pieces)).items():
-                if parameter not in self.sparse:
-                    parameter.copy_(whole)
+            self.world.unite(self.weights)
 
-    def _united(self, pieces: Mapping[Tensor, Tensor]) -> Tensor:
-        """All ranks' pieces of the dense parameters, end to end, (N S,): the buffer `row`, so clone it to keep it."""
-        own = self.row.zero_().view(self.world.size, -1)[self.world.rank]
+    def whole(self, pieces: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        """By dense parameter a tensor of its shape, from all ranks' pieces of it; zeros where there is no piece."""
+        joined = self.new()
+        own = joined.view(self.world.size, -1)[self.world.rank]
         for parameter, place in self.places.items():
             if parameter in pieces:
                 own[place] = pieces[parameter]
-        return self.world.unite(self.row)
+        return self.split(self.world.unite(joined))
 
     def whole_state(self, states: Mapping[Tensor, dict]) -> dict[Tensor, dict]:
-        """By parameter AdamW's state, of the states of all ranks' pieces."""
+        """AdamW's state of each parameter, put together from the ranks' states of its pieces."""
         own = {parameter: states[piece] for parameter, piece in self.pieces.items() if states.get(piece)}
         if self.world.size == 1:
             return own
         steps = self.world.gather([own.get(parameter, {}).get("step") for parameter in self.parameters])
-        moments = {
-            kind: self.split(self._united({p: state[kind] for p, state in own.items()}).clone()) for kind in MOMENTS
-        }
-        for parameter, told in zip(self.parameters, zip(*steps, strict=True), strict=True):
-            if any(told) and parameter not in self.sparse:
+        moments = {kind: self.whole({p: state[kind] for p, state in own.items()}) for kind in MOMENTS}
+        for parameter, *by_rank in zip(self.parameters, *steps, strict=True):
+            if any(by_rank) and parameter not in self.sparse:
                 of_parameter = {kind: parts[parameter] for kind, parts in moments.items()}
-                own[parameter] = {"step": next(filter(None, told)), **of_parameter}
+                own[parameter] = {"step": next(filter(None, by_rank)), **of_parameter}
         return own
 
     def state_of_piece(self, parameter: Tensor, state: dict) -> dict:
-        """The part of a parameter's state that is its piece's; whole_state's inverse."""
+        """A parameter's state -> the state of its piece: the inverse of whole_state."""
         if parameter in self.sparse:
             return state
         part, piece = self.parts[parameter], self.pieces[parameter]

@@ -1,13 +1,14 @@
-"""The processes of a run under torchrun, the ranks: what they tell each other, and how they all end alike.
+"""The processes of a run under torchrun, its ranks: how they exchange data, and how all end when one fails.
 
     with join() as world: ...     # torchrun --nproc_per_node=2 PROGRAM; started without torchrun, a world of one
 
-A world of one does nothing. Of a larger one every method is called by all ranks, in the same order. Letters: N ranks.
+In a world of one the methods change nothing. In a larger one all ranks call every method, in the same order.
+Letters: N ranks.
 """
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from typing import Any
@@ -18,70 +19,70 @@ from torch import Tensor
 
 from runtime.errors import EXIT_CODES, UnavailableError, UsageError, explain
 
-SILENCE = timedelta(seconds=50)  # a rank that does not answer for longer is taken for dead: a hang is no run
-START = timedelta(minutes=5)  # until all have begun: imports take their time
-POLL = 0.02  # seconds
-NUMBERS = ("RANK", "WORLD_SIZE", "MASTER_PORT")  # what torchrun sets, beside MASTER_ADDR
+SILENCE = timedelta(seconds=50)  # a rank that does not answer for longer counts as dead
+START = timedelta(minutes=5)  # for all ranks to start: imports take their time
+POLL = 0.02  # seconds between two looks at who has arrived
+NUMBERS = ("RANK", "WORLD_SIZE", "MASTER_PORT")  # torchrun sets these and MASTER_ADDR
 
 
 class LostError(UnavailableError):
-    """A rank has ended or is silent, so nobody is left to agree with."""
+    """Another rank has ended or does not answer."""
 
 
 class World:
-    """One process alone: what it tells all comes back to it."""
+    """One process alone. `Ranks` has the same methods for several."""
 
     rank, size = 0, 1
 
     @property
     def leads(self) -> bool:
-        """Whether this is the rank that talks and writes."""
+        """Whether this is rank 0, which alone writes files and messages."""
         return self.rank == 0
 
     @property
     def own(self) -> slice:
-        """Of things that are dealt out in turn, those of this rank."""
+        """This rank's items of a sequence that is dealt out in turn: r, r + N, r + 2 N, ..."""
         return slice(self.rank, None, self.size)
 
     def gather(self, value: Any) -> list[Any]:
-        """What each rank gives, on all of them."""
+        """The values of all ranks, in the order of the ranks. They are pickled: for small ones."""
         return [value]
 
     def total(self, *numbers: Mapping[str, float]) -> list[dict[str, float]]:
-        """Of each of these each key's sum over the ranks."""
-        told = zip(*self.gather(numbers), strict=True)
-        return [{key: sum(each[key] for each in of_ranks) for key in of_ranks[0]} for of_ranks in told]
+        """For each mapping, the sum of each key's numbers over the ranks."""
+        mappings = zip(*self.gather(numbers), strict=True)  # for each mapping, all ranks' versions of it
+        return [{key: sum(version[key] for version in versions) for key in versions[0]} for versions in mappings]
 
     @contextmanager
     def together(self, slow: bool = False) -> Iterator[None]:
-        """An error inside, on any rank, is raised on all of them. slow: it may take some ranks longer than SILENCE."""
+        """An error inside, on any rank, is raised on all. slow: some ranks may need longer than SILENCE inside."""
         yield
 
     def first(self, make: Callable[[], Any]) -> Any:
-        """What rank 0 makes, for as long as that takes, or the error that it raises; on all."""
+        """Rank 0 alone calls `make`, for as long as that takes; all get its value, or raise its error."""
         return make()
 
     def check_same(self, make: Callable[[], Mapping[str, Any]], kind: type[Exception] = UsageError) -> None:
-        """Raise, on all ranks, where what they make is not the same."""
+        """Raise `kind` on all ranks where their values of `make()` differ."""
 
     def sum(self, x: Tensor) -> Tensor:
-        """The sum over the ranks of what has one shape, in its place."""
+        """Replace x by its sum over the ranks, and return it. It has the same shape on all."""
         return x
 
     def join_rows(self, x: Tensor | None) -> Tensor | None:
-        """(n, ...), n of each rank's own, or None -> all of them, one rank after the other; None where all have None"""
+        """(n, ...), n may differ by rank, or None -> all ranks' rows, rank after rank; None where all have None"""
         return x
 
     def undealt(self, x: Tensor) -> Tensor:
-        """All rows, in order, of each rank's `own` ones."""
+        """The whole sequence, in order, from each rank's `own` rows x."""
         return x
 
     def scatter(self, x: Tensor) -> Tensor:
-        """(T, N S) -> of the sum over the ranks the columns of this one, (T, S): a view of x, whose rest is used up"""
+        """(T, N S) -> this rank's columns of the sum over the ranks, (T, S), in their place in x"""
         return x
 
     def unite(self, x: Tensor) -> Tensor:
-        """(N S,), of which each rank knows its own S -> all of it, in its place"""
+        """(N S,) of which each rank has filled its own S elements -> all of it, in place"""
         return x
 
 
@@ -89,30 +90,30 @@ ALONE = World()
 
 
 class Ranks(World):
-    """One of several processes. Rank 0 talks; what the others say goes nowhere, but for the first error of all."""
+    """One of several processes."""
 
     def __init__(self, store: dist.Store, rank: int, size: int):
         self.store, self.rank, self.size, self._meetings = store, rank, size, 0
-        self._room = torch.empty(0)  # for what is received; kept, for on a CPU new memory costs as much as sending
+        self._room = torch.empty(0)  # for what is received; kept, since on a CPU new memory costs as much as sending
 
     @contextmanager
     def _heard(self) -> Iterator[None]:
-        """What a lost rank does to the others."""
+        """Raise LostError for the error that a lost rank causes in the others."""
         try:
             yield
-        except RuntimeError as error:  # gloo's and NCCL's, of a connection that is closed or silent
+        except RuntimeError as error:  # of gloo and NCCL, where a connection is closed or silent
             found = " ".join(str(error).split())[:200]
             expected = f"expected {self.size} processes at work; one has ended, or is silent ({found})"
             raise LostError(f"{expected}; give the same command with --resume auto") from error
 
     def gather(self, value: Any) -> list[Any]:
-        found = [None] * self.size
+        values = [None] * self.size
         with self._heard():
-            dist.all_gather_object(found, value)
-        return found
+            dist.all_gather_object(values, value)
+        return values
 
     def meet(self) -> None:
-        """Wait for all. Not in the network's own wait: that has an end, and no signal would be heard in it."""
+        """Wait for all ranks, however long. The network's own wait has a limit, and no signal would interrupt it."""
         self._meetings += 1
         with self._heard():
             self.store.set(f"met {self._meetings} {self.rank}", "")
@@ -130,13 +131,13 @@ class Ranks(World):
             mine = error
         if slow:
             self.meet()
-        told = self.gather(mine and explain(mine))
-        if any(told):
-            rank, (code, text) = next((rank, each) for rank, each in enumerate(told) if each)
+        failures = [(rank, failure) for rank, failure in enumerate(self.gather(mine and explain(mine))) if failure]
+        if failures:
+            rank, (code, text) = failures[0]
             if rank == self.rank:
                 raise mine
             error = EXIT_CODES.get(code, RuntimeError)(text)
-            error.exit_code, error.told = code, True
+            error.exit_code, error.of_other_rank = code, True
             raise error
 
     def first(self, make: Callable[[], Any]) -> Any:
@@ -164,18 +165,17 @@ class Ranks(World):
         return x
 
     def join_rows(self, x: Tensor | None) -> Tensor | None:
-        told = self.gather(None if x is None else (len(x), x.shape[1:], x.dtype, x.device.type))
-        if not any(told):
+        gathered = self.gather(None if x is None else (len(x), x.shape[1:], x.dtype, x.device.type))
+        if not any(gathered):
             return None
-        _, shape, dtype, device = next(filter(None, told))
-        counts = [each[0] if each else 0 for each in told]
-        padded = torch.zeros(max(counts), *shape, dtype=dtype, device=device)
+        _, shape, dtype, device = next(filter(None, gathered))
+        counts = [each[0] if each else 0 for each in gathered]
+        joined = torch.empty(sum(counts), *shape, dtype=dtype, device=device)
+        parts = joined.split(counts)
         if x is not None:
-            padded[: len(x)] = x
-        parts = [torch.empty_like(padded) for _ in counts]
-        with self._heard():
-            dist.all_gather(parts, padded)
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+            parts[self.rank].copy_(x)
+        self._exchange([parts[self.rank]] * len(self.others), [parts[other] for other in self.others])
+        return joined
 
     def undealt(self, x: Tensor) -> Tensor:
         counts, joined = self.gather(len(x)), self.join_rows(x)
@@ -185,33 +185,43 @@ class Ranks(World):
         return whole
 
     def scatter(self, x: Tensor) -> Tensor:
-        """Each sends each the columns that are its own, and adds up what it gets in the order of the ranks. That is as
-        many bytes as a reduce-scatter's, which gloo makes of an all-reduce, with twice as many."""
-        own = x.view(len(x), self.size, -1)[:, self.rank]
-        for row, total in zip(x, own, strict=True) if own.numel() else ():
+        """Row after row, each rank sends each other one the columns that are the other's, straight from where they lie:
+        (N - 1) / N of the bytes. gloo's reduce-scatter is an all-reduce, of twice as many."""
+        columns = x.view(len(x), self.size, -1)
+        for row in columns:
             received = self._room_for(row)
-            with self._heard():
-                dist.all_to_all_single(received, row)
-            torch.sum(received.view(self.size, -1), dim=0, out=total)
-        return own
+            self._exchange([row[other] for other in self.others], received)
+            for part in received:
+                row[self.rank].add_(part)
+        return columns[:, self.rank]
 
     def unite(self, x: Tensor) -> Tensor:
-        """As `scatter` sends: gloo's all-gather copies all there is twice."""
-        if len(x):
-            sent = self._room_for(x)
-            sent.view(self.size, -1)[:] = x.view(self.size, -1)[self.rank]
-            with self._heard():
-                dist.all_to_all_single(x, sent)
+        """Sent as in `scatter`, and received in place: gloo's all-gather copies everything twice."""
+        parts = x.view(self.size, -1)
+        self._exchange([parts[self.rank]] * len(self.others), [parts[other] for other in self.others])
         return x
 
-    def _room_for(self, x: Tensor) -> Tensor:
-        """A buffer like x, (n,), with anything in it."""
-        if self._room.numel() < len(x) or (self._room.dtype, self._room.device) != (x.dtype, x.device):
-            self._room = torch.empty_like(x)
-        return self._room[: len(x)]
+    @property
+    def others(self) -> list[int]:
+        """The other ranks' numbers."""
+        return [rank for rank in range(self.size) if rank != self.rank]
+
+    def _exchange(self, sent: Sequence[Tensor], received: Sequence[Tensor]) -> None:
+        """Send a tensor to each of the others, and fill one by what each sends; both in the order of `others`."""
+        operations = [dist.P2POp(dist.isend, x, rank) for rank, x in zip(self.others, sent, strict=True) if len(x)]
+        operations += [dist.P2POp(dist.irecv, x, rank) for rank, x in zip(self.others, received, strict=True) if len(x)]
+        with self._heard():
+            for work in dist.batch_isend_irecv(operations) if operations else ():
+                work.wait()
+
+    def _room_for(self, row: Tensor) -> Tensor:
+        """A buffer for the others' parts of a row, (N, S) -> (N - 1, S), with anything in it."""
+        if self._room.numel() < row[1:].numel() or (self._room.dtype, self._room.device) != (row.dtype, row.device):
+            self._room = torch.empty_like(row[1:])
+        return self._room.view(-1)[: row[1:].numel()].view_as(row[1:])
 
     def is_first_to_fail(self) -> bool:
-        """Whether no other rank has said yet why the run ends."""
+        """Whether no other rank has printed an error yet."""
         try:
             return self.store.add("failed", 1) == 1
         except RuntimeError:  # the rank that kept the store is gone
@@ -220,7 +230,7 @@ class Ranks(World):
 
 @contextmanager
 def join() -> Iterator[World]:
-    """The world that torchrun's variables tell of. Leaving it by an error, one rank alone says what it was.
+    """The world that torchrun's variables describe. Rank 0 alone prints; after an error, the first rank that failed.
 
     Raises: UsageError for variables that are missing or no numbers; UnavailableError where the others do not come.
     """
@@ -230,7 +240,7 @@ def join() -> Iterator[World]:
     given = {name: os.environ.get(name, "") for name in ("MASTER_ADDR", *NUMBERS)}
     if wrong := [name for name, value in given.items() if not (value.isdecimal() if name in NUMBERS else value)]:
         if given["RANK"] not in ("", "0"):
-            raise SystemExit(UsageError.exit_code)  # rank 0 says it
+            raise SystemExit(UsageError.exit_code)  # rank 0 prints the error
         found = f"found {wrong[0]}={given[wrong[0]]!r}" if given[wrong[0]] else f"{wrong[0]} is not set"
         raise UsageError(f"WORLD_SIZE={given['WORLD_SIZE']}: expected what torchrun sets; {found}; start by torchrun")
     world = meet_others()
@@ -242,7 +252,7 @@ def join() -> Iterator[World]:
         try:
             yield world
         except (Exception, KeyboardInterrupt) as error:
-            if getattr(error, "told", False) or not world.is_first_to_fail():
+            if getattr(error, "of_other_rank", False) or not world.is_first_to_fail():
                 raise SystemExit(explain(error)[0]) from None
             raise
         finally:
@@ -250,7 +260,7 @@ def join() -> Iterator[World]:
 
 
 def meet_others() -> Ranks:
-    """Connect to them, over gloo, and NCCL for what lies on GPUs, of which each process of a machine has its own."""
+    """Connect to the other processes: over gloo, and over NCCL for tensors on GPUs, one GPU a process."""
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
