@@ -1,6 +1,6 @@
 """From the tasks' losses to .grad: each task's gradient of the shared parameters, surgery, clipping, their sum.
 
-Letters: T tasks, P elements of the shared parameters; of several ranks each has S of these columns to combine.
+Letters: T tasks, P elements of the shared parameters. Each rank combines S of these P columns: all, where it is alone.
 """
 
 import math
@@ -20,22 +20,23 @@ from optim.surgery import Surgery
 from optim.surgery.gramian import combined_norm, gramian
 from runtime.ranks import ALONE, World
 
-# Columns of the Jacobian at a time. On a CPU what is made of them stays in its cache; a GPU wants large operations.
+# Columns of the Jacobian that are combined at a time. A CPU keeps so few in its cache; a GPU wants large operations.
 COLUMNS = {"cpu": 1 << 18, "cuda": 1 << 22}
 
 
 class TaskGradients:
-    """The gradients of a step, by task, of the parameters that tasks share. Made once, used in every step:
+    """Each task's gradient of the parameters that tasks share. Made once, used in every step:
 
         with gradients.by_rows(model, sizes): sum(losses of all tasks).backward()       # for each micro-batch
         clip_and_combine(gradients, surgery, model.parameters(), max_norm)      # writes .grad of the shared parameters
         optimizer.step(), zero_grad
 
     Parameters outside `shared` get their plain gradient from the same backward passes, bit for bit. A shared parameter
-    that is frozen, or that no task reached, keeps .grad None; one that only some tasks reached is zero in the others.
-    The task gradients lie in one (T, P) buffer, the Jacobian; .grad is a view of it, good until the next step's first
-    backward pass. Those of `sparse` parameters (an embedding's, with sparse=True) lie beside it, as rows of the step's
-    tokens. Where the world has several ranks they are summed over these first, and .grad is that of `shards.pieces`.
+    that is frozen, or that no task reached, keeps .grad None. If only some tasks reached it, the other tasks' gradients
+    of it are zero. The task gradients lie in one (T, P) buffer, the Jacobian; .grad is a view of it, valid until the
+    next step's first backward pass. Gradients of `sparse` parameters (an embedding's, with sparse=True) lie beside it,
+    a row for each token of the step. With several ranks the task gradients are first summed over the ranks, and .grad
+    is that of `shards.pieces`.
     """
 
     def __init__(
@@ -45,14 +46,14 @@ class TaskGradients:
         self.shared = [parameter for parameter in dict.fromkeys(shared) if parameter.requires_grad]
         self.shards = Shards(self.shared, self.sparse, self.world)
         self.jacobian = self.shards.new(len(self.tasks))  # (T, P), and zeros that make it a multiple of the ranks
-        self.views = self.shards.split(self.jacobian)  # each parameter's part of the Jacobian, (T, ...)
+        self.views = self.shards.split(self.jacobian)  # each parameter's columns of the Jacobian, (T, ...)
         self.forget()
 
     def forget(self) -> None:
-        """Drop what was added since the last `combine`: the step is made anew."""
-        # Of each parameter, by task: a view of the Jacobian, a sparse gradient, or None, not reached.
+        """Drop the gradients that were added since the last `combine`."""
+        # For each parameter and task: a view of the Jacobian, a sparse gradient, or None if the task did not reach it.
         self.rows: dict[Tensor, list[Tensor | None]] = {key: [None] * len(self.tasks) for key in self.shared}
-        self._summed: tuple | None = None  # what `summed` has found
+        self._summed: tuple | None = None  # cache of `summed`
 
     def backward(self, task: str, loss: Tensor) -> None:
         """Add one task's gradients: the plain form, T times as slow as by_rows, for models that by_rows refuses."""
@@ -64,7 +65,7 @@ class TaskGradients:
                 parameter.grad = None
 
     def _add(self, parameter: Tensor, gradients: Mapping[int, Tensor]) -> None:
-        """Add gradients of some tasks, by the tasks' numbers; together, for on a GPU each call is a launch."""
+        """Add gradients of one parameter, by the tasks' numbers: all in one call, which on a GPU is one launch."""
         self._summed, row, views = None, self.rows[parameter], self.views[parameter].unbind()
         first = [t for t in gradients if row[t] is None]
         again = [t for t in gradients if row[t] is not None]
@@ -82,15 +83,17 @@ class TaskGradients:
     def by_rows(self, model: nn.Module, *sizes: Sequence[int]) -> Iterator[None]:
         """Inside, one forward pass over all tasks' rows and one backward pass add to every task's row.
 
-        Rows of different tasks never meet in a layer, so the gradients of the activations are those of the sum of the
-        losses, and only the weights' have to be taken task by task, dW_t = dY[rows of t]^T X[rows of t]. So a layer's
-        weights take no gradient in its own call, and a hook on its output takes them from dY, at the plain sum's price.
+        Rows of different tasks never meet in a layer. So the gradients of the activations are those of the sum of the
+        losses, and only the weight gradients must be computed task by task: dW_t = dY[rows of t]^T X[rows of t]. The
+        weights take no gradient in their layer's call; a hook on its output computes it from dY, at the plain sum's
+        price.
 
-        Args:   model: in which each shared parameter is used by one call of its layer alone, with the rows of all
-                tasks, one task after another on the first axis.
-                sizes: each task's number of these rows, (T,); several where layers differ in it (sentences, tokens),
-                told apart by their sums.
-        Raises: ValueError for a parameter that is used otherwise, or where no size fits; TypeError without a rule.
+        Args:   model: uses each shared parameter only in one call of its layer, on the rows of all tasks, task after
+                task along the first axis.
+                sizes: how many of these rows each task has, (T,). Layers may differ (sentences, tokens): give one for
+                each kind; their sums tell them apart.
+        Raises: ValueError for a parameter with another use, or where no size fits; TypeError for a layer that has no
+                rule in optim/split_rules.py.
         """
         bounds = {sum(size): [slice(*ends) for ends in pairwise(accumulate(size, initial=0))] for size in sizes}
         if len(bounds) < len({tuple(size) for size in sizes}):
@@ -110,12 +113,12 @@ class TaskGradients:
             for parameter in self.shared:
                 parameter.requires_grad_()
         for k, parameter in enumerate(self.shared):
-            if parameter.grad is not None:  # autograd came here by another way than the layer's call
+            if parameter.grad is not None:  # autograd reached it outside its layer's call
                 name = next((name for name, other in model.named_parameters() if other is parameter), f"shared[{k}]")
                 raise ValueError(f"{name}: expected its layer's call alone to use it; found another use; {WAY_OUT}")
 
     def _watch(self, layer: nn.Module, owned: dict[str, Tensor], bounds: dict[int, list[slice]], called: set) -> list:
-        """Hooks: the layer's weights, `owned`, take no gradient in its call; its output's gradient is split by task."""
+        """Hooks by which the layer's weights, `owned`, take no gradient in its call, but one for each task from dY."""
         name = next(iter(owned))
         rule = rule_of(layer, name)
 
@@ -145,28 +148,28 @@ class TaskGradients:
                 for full_name, parameter in owned.items():
                     self._add(parameter, dict(zip(rows, gradients[full_name.rpartition(".")[2]], strict=True)))
 
-            y.requires_grad_()  # where nothing below takes a gradient, autograd would not come here
+            y.requires_grad_()  # else autograd would stop above a layer below which nothing takes a gradient
             y.register_hook(split)
 
         return [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
 
     def sizes(self, counts: Mapping[str, Sequence[int]]) -> list[list[int]]:
-        """For by_rows, from each task's counts of sentences, tokens, ...; a task that is absent has none."""
-        some = next(iter(counts.values()))
-        return [[counts[task][k] if task in counts else 0 for task in self.tasks] for k in range(len(some))]
+        """The `sizes` of by_rows, from each task's counts of sentences, tokens, ...; 0 for tasks that are absent."""
+        kinds = len(next(iter(counts.values())))
+        return [[counts[task][kind] if task in counts else 0 for task in self.tasks] for kind in range(kinds)]
 
     def gramian(self) -> Tensor:
-        """(T, T) float64, scaled as the losses were. What is not finite in a gradient shows on the diagonal.
+        """(T, T) float64, of the gradients with their loss scale. One that is not finite shows on the diagonal.
 
-        A sum over columns: each rank's are those of the summed gradients, so the ranks' Gramians add up to the whole.
+        It is a sum over columns, and each rank has columns of the summed gradients: the ranks' Gramians add up to it.
         """
         jacobian, touched, _ = self.summed()
-        ours = [values.flatten(1)[:, self.world.own] for _, values in touched.values()]  # which every rank has whole
-        return self.world.sum(gramian(jacobian) + sum(map(gramian, ours)))
+        dealt = [values.flatten(1)[:, self.world.own] for _, values in touched.values()]  # every rank has them whole
+        return self.world.sum(gramian(jacobian) + sum(map(gramian, dealt)))
 
     def combine(self, weights: Tensor) -> None:
-        """Write .grad = sum over tasks of weight * gradient, weights (T,), and forget the rows. The sum is made in the
-        place of the first task's row: no memory of its own, and one pass over the others."""
+        """Write .grad = sum over tasks of weight * gradient, weights (T,), and forget the task gradients. The sum takes
+        the place of the first task's row: no further memory, and one pass over the other rows."""
         jacobian, touched, reached = self.summed()
         columns = COLUMNS.get(jacobian.device.type, COLUMNS["cuda"])
         weight, *weights = weights.tolist()
@@ -184,9 +187,10 @@ class TaskGradients:
     def summed(self) -> tuple[Tensor, dict[Tensor, tuple[Tensor, Tensor]], list[Tensor]]:
         """The task gradients, summed over the ranks.
 
-        Returns: this rank's columns of the Jacobian (T, S), all where it is alone, zero where a task reached nothing;
-                 of each sparse parameter that some task reached, the R rows of it that any did, and all tasks'
-                 gradients of these (T, R, D); the parameters that some task reached.
+        Returns: this rank's columns of the Jacobian (T, S), zero where a task did not reach a parameter;
+                 for each sparse parameter that a task reached: the numbers of the R rows that any task reached, and
+                 the tasks' gradients of these rows (T, R, D);
+                 the parameters that any task reached.
         """
         if self._summed is None:
             empty = [self.views[key][t] for key, row in self.rows.items() for t, g in enumerate(row) if g is None]
@@ -198,27 +202,27 @@ class TaskGradients:
         return self._summed
 
     def _touched(self, parameter: Tensor) -> tuple[Tensor, Tensor]:
-        """Of a sparse parameter that a task on some rank reached: see `summed`."""
+        """Rows and gradients (see `summed`) of a sparse parameter that a task reached, on this rank or another."""
         reached = [(t, gradient) for t, gradient in enumerate(self.rows[parameter]) if gradient is not None]
-        named = [F.pad(gradient._indices(), (0, 0, 1, 0), value=t).T for t, gradient in reached]  # (n, 2): task, row
-        named = self.world.join_rows(torch.cat(named) if named else None)
+        indices = [F.pad(gradient._indices(), (0, 0, 1, 0), value=t).T for t, gradient in reached]  # (n, 2): task, row
+        indices = self.world.join_rows(torch.cat(indices) if indices else None)
         values = self.world.join_rows(torch.cat([gradient._values() for _, gradient in reached]) if reached else None)
-        rows, places = named[:, 1].unique(return_inverse=True)
-        of_tasks = parameter.new_zeros(len(self.tasks) * len(rows), parameter.shape[1])
-        of_tasks.index_add_(0, named[:, 0] * len(rows) + places, values)
-        return rows, of_tasks.view(len(self.tasks), len(rows), -1)
+        rows, places = indices[:, 1].unique(return_inverse=True)
+        gradients = parameter.new_zeros(len(self.tasks) * len(rows), parameter.shape[1])
+        gradients.index_add_(0, indices[:, 0] * len(rows) + places, values)
+        return rows, gradients.view(len(self.tasks), len(rows), -1)
 
 
 class Conflict(NamedTuple):
-    """What a step's gradients were before they were combined."""
+    """A step's gradients as they were before they were combined."""
 
     gramian: Tensor | None  # (T, T) float64 on the CPU; None without surgery
-    infinite: list[str]  # the tasks whose gradient of the shared parameters is infinite or undefined
+    infinite: list[str]  # the tasks whose gradient of the shared parameters is infinite or NaN
     norm: float  # of all gradients together, before clipping; inf where it is not finite
 
     @property
     def problem(self) -> str:
-        """What forbids a step with .grad; "" where nothing does."""
+        """Why the step must be skipped; "" where it need not."""
         of_tasks = f" of {', '.join(self.infinite)}" if self.infinite else ""
         return "" if math.isfinite(self.norm) else f"infinite gradient{of_tasks}"
 
@@ -235,9 +239,11 @@ def clip_and_combine(
     """A step's .grad: Gramian, the surgery's weights, clipping by these, one pass over the task gradients.
 
     Where a gradient is not finite there is no surgery, and .grad is not finite: the caller skips the step.
-    Args: surgery: None for the plain sum. parameters: all whose gradients the norm is of, or their `Shards.pieces`.
-          max_norm: of the gradients as they are without `scale`. generator: a CPU generator for the surgery's draws.
-          scale: what a GradScaler has multiplied the losses by; .grad has it, nothing else does.
+    Args: surgery: None for the plain sum.
+          parameters: all whose gradients count in the norm, or their `Shards.pieces`.
+          max_norm: of all gradients together, without `scale`.
+          generator: a CPU generator for the surgery's random draws.
+          scale: a GradScaler's factor of the losses. .grad keeps it; what is returned does not have it.
           losses: each task's, for the surgeries that read them.
     """
     weights = torch.ones(len(gradients.tasks))
@@ -251,7 +257,7 @@ def clip_and_combine(
         weights = surgery.weights(products, generator)
         others = combined_norm(weights, products) * scale
         norm = clip_gradients(parameters, max_norm * scale, others, gradients.world) / scale
-    # Clipped by its weights, the sum needs no further pass. What is infinite shows in .grad, where GradScaler looks.
+    # Clipping scales the weights, which saves a pass over .grad. Infinite gradients stay in it, for GradScaler to see.
     clip = math.inf if norm == math.inf else max_norm / norm if norm > max_norm else 1.0
     gradients.combine(weights * clip)
     return Conflict(products, infinite, norm)
