@@ -77,7 +77,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             raise TypeError("other things than names and tensors")
     except Exception as error:  # a damaged pickle can raise anything; torch's text would advise running it
         expected = "model.safetensors, or a pytorch_model.bin of names and tensors alone"
-        raise CheckpointError(f"{folder}: expected {expected}; found neither; take a model.safetensors") from error
+        found = "neither" if isinstance(error, FileNotFoundError) else "a pytorch_model.bin, damaged or with more in it"
+        raise CheckpointError(f"{folder}: expected {expected}; found {found}; take a model.safetensors") from error
     return weights
 
 
