@@ -134,7 +134,7 @@ def predict_and_score(
             task = model.tasks[split.task]
             with world.together(slow=True):
                 y = outputs(model, [split.task], [side[world.own] for side in sides], amp, bar)[split.task]
-            y = world.undealt(y)
+            y = world.interleave(y)
             if folder:
                 write_predictions(folder, name, task, split, y)
             if name == "dev":

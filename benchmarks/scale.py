@@ -41,17 +41,17 @@ class CountingRanks(Ranks):
 
     sent = 0
 
-    def scatter(self, x: Tensor) -> Tensor:
+    def reduce_scatter(self, x: Tensor) -> Tensor:
         self.sent += x.nbytes * (self.size - 1) // self.size
-        return super().scatter(x)
+        return super().reduce_scatter(x)
 
-    def unite(self, x: Tensor) -> Tensor:
+    def all_gather(self, x: Tensor) -> Tensor:
         self.sent += x.nbytes * (self.size - 1) // self.size
-        return super().unite(x)
+        return super().all_gather(x)
 
-    def join_rows(self, x: Tensor | None) -> Tensor | None:
+    def gather_rows(self, x: Tensor | None) -> Tensor | None:
         self.sent += 0 if x is None else x.nbytes * (self.size - 1)
-        return super().join_rows(x)
+        return super().gather_rows(x)
 
 
 def measure_rank(args: Namespace, world: World) -> dict:
@@ -71,7 +71,7 @@ def measure_rank(args: Namespace, world: World) -> dict:
     rate = products.flops / (time.perf_counter() - began)
     probe = torch.zeros(1, world.size * PROBE, device=args.device)
     began = time.perf_counter()
-    world.scatter(probe)
+    world.reduce_scatter(probe)
     bandwidth = (world.size - 1) * PROBE * 4 / (time.perf_counter() - began)
     dense = sum(p.numel() for p in session.model.parameters() if p.requires_grad)
     flops = 3 * encoder_flops(session.model.bert.config, lengths(session)) / STEPS

@@ -104,7 +104,7 @@ class PreviousStep:
         per_rank = world.gather(own_keys)
         for task in dict.fromkeys(task for keys_by_task in per_rank for task in keys_by_task):
             parts = [vectors for vectors, *_ in self.pending.get(task, ())]
-            vectors = world.join_rows(torch.cat(parts) if parts else None)
+            vectors = world.gather_rows(torch.cat(parts) if parts else None)
             keys = [key for keys_by_task in per_rank for key in keys_by_task.get(task, ())]
             order = torch.tensor(sorted(range(len(keys)), key=keys.__getitem__))
             self.vectors[task] = vectors[order.to(vectors.device, non_blocking=True)]

@@ -86,17 +86,17 @@ class Shards:
             gradient, parameter.grad = parameter.grad, None
             if parameter in self.sparse:
                 rows = (None, None) if gradient is None else (gradient._indices()[0], gradient._values())
-                indices, values = map(self.world.join_rows, rows)
+                indices, values = map(self.world.gather_rows, rows)
                 parameter.grad = sparse_rows(indices, values, parameter.shape)
             elif gradient is not None:
                 parts[parameter].copy_(gradient.to_dense())
-        self.give(self.world.scatter(self.summed[None])[0], reached)
+        self.give(self.world.reduce_scatter(self.summed[None])[0], reached)
 
     @torch.no_grad()
-    def unite_weights(self) -> None:
+    def gather_weights(self) -> None:
         """Get from the other ranks the pieces that they have moved."""
         if self.world.size > 1:
-            self.world.unite(self.weights)
+            self.world.all_gather(self.weights)
 
     def whole(self, pieces: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
         """By dense parameter a tensor of its shape, from all ranks' pieces of it; zeros where there is no piece."""
@@ -105,7 +105,7 @@ class Shards:
         for parameter, place in self.places.items():
             if parameter in pieces:
                 own[place] = pieces[parameter]
-        return self.split(self.world.unite(joined))
+        return self.split(self.world.all_gather(joined))
 
     def whole_state(self, states: Mapping[Tensor, dict]) -> dict[Tensor, dict]:
         """AdamW's state of each parameter, put together from the ranks' states of its pieces."""

@@ -165,7 +165,7 @@ class TaskGradients:
         """
         jacobian, touched, _ = self.summed()
         dealt = [values.flatten(1)[:, self.world.own] for _, values in touched.values()]  # every rank has them whole
-        return self.world.sum(gramian(jacobian) + sum(map(gramian, dealt)))
+        return self.world.all_reduce(gramian(jacobian) + sum(map(gramian, dealt)))
 
     def combine(self, weights: Tensor) -> None:
         """Write .grad = sum over tasks of weight * gradient, weights (T,), and forget the task gradients. The sum takes
@@ -198,15 +198,15 @@ class TaskGradients:
                 torch._foreach_zero_(empty)
             reached = self.shards.reached(any(g is not None for g in row) for row in self.rows.values())
             touched = {parameter: self._touched(parameter) for parameter in reached if parameter in self.sparse}
-            self._summed = self.world.scatter(self.jacobian), touched, reached
+            self._summed = self.world.reduce_scatter(self.jacobian), touched, reached
         return self._summed
 
     def _touched(self, parameter: Tensor) -> tuple[Tensor, Tensor]:
         """Rows and gradients (see `summed`) of a sparse parameter that a task reached, on this rank or another."""
         reached = [(t, gradient) for t, gradient in enumerate(self.rows[parameter]) if gradient is not None]
         indices = [F.pad(gradient._indices(), (0, 0, 1, 0), value=t).T for t, gradient in reached]  # (n, 2): task, row
-        indices = self.world.join_rows(torch.cat(indices) if indices else None)
-        values = self.world.join_rows(torch.cat([gradient._values() for _, gradient in reached]) if reached else None)
+        indices = self.world.gather_rows(torch.cat(indices) if indices else None)
+        values = self.world.gather_rows(torch.cat([gradient._values() for _, gradient in reached]) if reached else None)
         rows, places = indices[:, 1].unique(return_inverse=True)
         gradients = parameter.new_zeros(len(self.tasks) * len(rows), parameter.shape[1])
         gradients.index_add_(0, indices[:, 0] * len(rows) + places, values)

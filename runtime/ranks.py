@@ -65,23 +65,23 @@ class World:
     def check_same(self, make: Callable[[], Mapping[str, Any]], kind: type[Exception] = UsageError) -> None:
         """Raise `kind` on all ranks where their values of `make()` differ."""
 
-    def sum(self, x: Tensor) -> Tensor:
+    def all_reduce(self, x: Tensor) -> Tensor:
         """Replace x by its sum over the ranks, and return it. It has the same shape on all."""
         return x
 
-    def join_rows(self, x: Tensor | None) -> Tensor | None:
+    def gather_rows(self, x: Tensor | None) -> Tensor | None:
         """(n, ...), n may differ by rank, or None -> all ranks' rows, rank after rank; None where all have None"""
         return x
 
-    def undealt(self, x: Tensor) -> Tensor:
+    def interleave(self, x: Tensor) -> Tensor:
         """The whole sequence, in order, from each rank's `own` rows x."""
         return x
 
-    def scatter(self, x: Tensor) -> Tensor:
+    def reduce_scatter(self, x: Tensor) -> Tensor:
         """(T, N S) -> this rank's columns of the sum over the ranks, (T, S), in their place in x"""
         return x
 
-    def unite(self, x: Tensor) -> Tensor:
+    def all_gather(self, x: Tensor) -> Tensor:
         """(N S,) of which each rank has filled its own S elements -> all of it, in place"""
         return x
 
@@ -159,12 +159,12 @@ class Ranks(World):
                     advice = "give all of them the same command, files and versions"
                     raise kind(f"expected the same in all {self.size} processes; {found}; {advice}")
 
-    def sum(self, x: Tensor) -> Tensor:
+    def all_reduce(self, x: Tensor) -> Tensor:
         with self._heard():
             dist.all_reduce(x)
         return x
 
-    def join_rows(self, x: Tensor | None) -> Tensor | None:
+    def gather_rows(self, x: Tensor | None) -> Tensor | None:
         gathered = self.gather(None if x is None else (len(x), x.shape[1:], x.dtype, x.device.type))
         if not any(gathered):
             return None
@@ -177,14 +177,14 @@ class Ranks(World):
         self._exchange([parts[self.rank]] * len(self.others), [parts[other] for other in self.others])
         return joined
 
-    def undealt(self, x: Tensor) -> Tensor:
-        counts, joined = self.gather(len(x)), self.join_rows(x)
+    def interleave(self, x: Tensor) -> Tensor:
+        counts, joined = self.gather(len(x)), self.gather_rows(x)
         whole = torch.empty_like(joined)
         for rank, part in enumerate(joined.split(counts)):
             whole[rank :: self.size] = part
         return whole
 
-    def scatter(self, x: Tensor) -> Tensor:
+    def reduce_scatter(self, x: Tensor) -> Tensor:
         """Row after row, each rank sends each other one the columns that are the other's, straight from where they lie:
         (N - 1) / N of the bytes. gloo's reduce-scatter is an all-reduce, of twice as many."""
         columns = x.view(len(x), self.size, -1)
@@ -195,8 +195,8 @@ class Ranks(World):
                 row[self.rank].add_(part)
         return columns[:, self.rank]
 
-    def unite(self, x: Tensor) -> Tensor:
-        """Sent as in `scatter`, and received in place: gloo's all-gather copies everything twice."""
+    def all_gather(self, x: Tensor) -> Tensor:
+        """Sent as in `reduce_scatter`, and received in place: gloo's all-gather copies everything twice."""
         parts = x.view(self.size, -1)
         self._exchange([parts[self.rank]] * len(self.others), [parts[other] for other in self.others])
         return x

@@ -119,7 +119,7 @@ class Session:
         for group in groups:
             group["params"] = [pieces[p] for p in group["params"] if p in pieces]
         self.optimizer = AdamW(groups, lr=options.lr)
-        self.optimizer.register_step_post_hook(lambda *_: [shards.unite_weights() for shards in self.shards])
+        self.optimizer.register_step_post_hook(lambda *_: [shards.gather_weights() for shards in self.shards])
 
     @property
     def steps_as_long(self) -> float:
