@@ -15,6 +15,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Here, before there is a process group. Its functions have the group of the time as a default argument: imported later,
+# as by torch.optim, they would keep the group's threads alive after its end, which now and then abort a program's exit.
+import torch.distributed.nn.functional
 from torch import Tensor
 
 from runtime.errors import EXIT_CODES, UnavailableError, UsageError, explain

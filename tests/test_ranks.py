@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -311,3 +313,24 @@ def test_resumed_by_other_numbers_of_ranks(home, tmp_path):
         codes, text = ranks.run(count, action, tmp_path)
         assert codes == [143 if last < 6 else 0] * count and said in text
     assert_same_run(tmp_path / "one", out, rtol=1e-10, atol=1e-10)
+
+
+THREADS_LEFT = """
+import os, torch
+from runtime.ranks import join
+with join():
+    torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])  # its import has functions with the process group as a default
+print([open(f"/proc/self/task/{thread}/comm").read().strip() for thread in os.listdir("/proc/self/task")])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted as Linux shows them")
+def test_no_thread_of_the_network_outlives_the_world():
+    """One that did could abort the program while Python ends, after all its work."""
+    command = [sys.executable, "-c", THREADS_LEFT]
+    started = [
+        subprocess.Popen(command, env={**os.environ, **variables}, stdout=subprocess.PIPE, text=True)
+        for variables in ranks.environments(2)
+    ]
+    threads = [process.communicate()[0] for process in started]
+    assert all("python" in names and "gloo" not in names for names in threads), threads
