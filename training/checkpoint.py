@@ -31,7 +31,7 @@ def save(folder: Path, step: int, tensors: Tensors, state: dict, keep: Iterable[
     Raises: DiskError; then every earlier checkpoint is kept.
     """
     text = json.dumps(state, allow_nan=False, indent=1)
-    final = folder / f"step-{step:06d}"
+    final = path_of(folder, step)
     with new_folder(final) as temporary:
         for stem, named in tensors.items():
             write_tensors(temporary / f"{stem}.safetensors", named)
@@ -50,6 +50,10 @@ def saved(folder: Path) -> list[Path]:
     """Paths in the folder with the name of a checkpoint, newest first, not verified."""
     paths = [path for path in folder.glob("step-*") if re.fullmatch(r"step-[0-9]{6,}", path.name)]
     return sorted(paths, key=step_of, reverse=True)
+
+
+def path_of(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}"
 
 
 def step_of(path: Path) -> int:

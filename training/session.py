@@ -212,7 +212,7 @@ class Session:
             self.write_best()
 
     def checkpoint_of(self, step: int) -> Path:
-        return self.out / "checkpoints" / f"step-{step:06d}"
+        return checkpoint.path_of(self.out / "checkpoints", step)
 
     def save_if_due(self, evaluated: bool) -> None:
         """Write a checkpoint after an evaluation, each --save_every steps, and where a signal asks the run to end."""
@@ -282,12 +282,13 @@ class Session:
     def restore(self, path: Path, tensors: checkpoint.Tensors, numbers: dict) -> None:
         """Put back the tensors and numbers of a checkpoint, bit for bit.
 
-        Raises: UsageError or DataError for another run's, CheckpointError where they do not fit; nothing is changed.
+        Raises: UsageError or DataError for another run's, CheckpointError where they do not fit; the model is unchanged.
         """
         advice = "take the checkpoint of a run with these options, or the version that wrote it"
-        if numbers.keys() != self.numbers().keys() or not all(isinstance(part, dict) for part in numbers.values()):
-            raise CheckpointError(f"{path}: expected {', '.join(self.numbers())}; found {', '.join(numbers)}; {advice}")
-        self.check_same(numbers)
+        own = self.numbers()
+        if numbers.keys() != own.keys() or not all(isinstance(part, dict) for part in numbers.values()):
+            raise CheckpointError(f"{path}: expected {', '.join(own)}; found {', '.join(numbers)}; {advice}")
+        self.check_same(numbers, own)
         moments = defaultdict(dict)
         try:
             progress = of_type(vars(State(**numbers["progress"])), State)
@@ -340,10 +341,10 @@ class Session:
         """Whether best/ names the best step as its own."""
         return step_of_best(self.out / "best") == self.state.best_step
 
-    def check_same(self, stored: dict) -> None:
-        """Raise where the run was started with other options or other data."""
-        numbers, allowed = self.numbers(), self.options.allow_change
-        before, now = stored["options"], numbers["options"]
+    def check_same(self, stored: dict, own: dict) -> None:
+        """Raise where the run was started with other options or other data. stored, own: as `numbers` gives them."""
+        allowed = self.options.allow_change
+        before, now = stored["options"], own["options"]
         changed = [name for name in now if before.get(name) != now[name] and name not in allowed]
         if changed:
             changes = [(name, option_text(before.get(name)), option_text(now[name])) for name in changed]
@@ -351,7 +352,7 @@ class Session:
             other_weights = {"arch", "lora"} & {*changed}  # the checkpoint's weights would not fit
             advice = "take those" if other_weights else f"take those, or --allow_change {','.join(changed)}"
             raise UsageError(f"--resume: the run was started with other options: {differences}; {advice}")
-        old, new = stored["data"], numbers["data"]
+        old, new = stored["data"], own["data"]
         different = sorted(name for name in {**old, **new} if old.get(name) != new.get(name))
         if different and "data_dir" not in allowed:
             advice = "bring those back, or --allow_change data_dir"
