@@ -315,7 +315,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     extra_options = OptionParser("", add_help=False)
     extra_options.add_argument("--batches", type=positive_int, default=40)
     args, words = extra_options.parse_known_args(argv)
-    words = [] if words is None else [*words]
     if not any(word.replace("-", "_").startswith("__output_dir") for word in words):
         words += ["--output_dir", "runs/affinity"]
     options = parse([*words, "--no_test"], __doc__)

@@ -42,7 +42,7 @@ def table(content: Mapping) -> str:
 
 
 def short(content: Mapping) -> str:
-    """Table 3 in ten lines: the three tasks by themselves as one row, then some of the others."""
+    """Table 3 in a few lines: the three tasks by themselves as one row, then some of the others."""
     rows = {row["row"]: row for row in content["rows"]}
     alone = [cell(rows[number], name) for number, name in enumerate(LEADERBOARD, start=1)]
     lines = [["`single`, task by task", *alone]]

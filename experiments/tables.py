@@ -57,7 +57,10 @@ def summary(runs: Sequence[Run]) -> list[dict]:
     rows = []
     for row in dict.fromkeys(run.row.number for run in runs):
         row_runs = [run for run in runs if run.row.number == row]
-        seeds = {seed: values([r for r in row_runs if r.seed == seed]) for seed in {run.seed: 0 for run in row_runs}}
+        seeds = {
+            seed: values([r for r in row_runs if r.seed == seed])
+            for seed in dict.fromkeys(run.seed for run in row_runs)
+        }
         by_seed = {seed: dict(zip(COLUMNS, cells, strict=True)) for seed, cells in seeds.items() if cells}
         columns = {name: [cells[name] for cells in by_seed.values()] for name in COLUMNS}
         complete = {name: column for name, column in columns.items() if column and None not in column}
@@ -99,7 +102,7 @@ def table_text(table: str, preset: str, runs: Sequence[Run], failed: Failures) -
     lines = [
         heading(table, preset, runs),
         "",
-        " " * 16 + "".join(f"{f'{METRICS.get(name, name)}':>21}" for name in COLUMNS),
+        " " * 16 + "".join(f"{METRICS.get(name, name):>21}" for name in COLUMNS),
         f"{'row':<16}" + f"{'ours':>6}{'sd':>4}{'paper':>6}{'diff':>5}" * len(COLUMNS),
     ]
     for row in summary(runs):
@@ -114,14 +117,14 @@ def table_text(table: str, preset: str, runs: Sequence[Run], failed: Failures) -
 
 
 def heading(table: str, preset: str, runs: Sequence[Run]) -> str:
-    seeds = ", ".join(map(str, {run.seed: 0 for run in runs}))
+    seeds = ", ".join(map(str, dict.fromkeys(run.seed for run in runs)))
     return f"{TITLES[table]}: dev in percent, preset {preset}, seeds {seeds}"
 
 
 def footnotes(table: str, runs: Sequence[Run], before: str = "", after: str = "") -> list[str]:
     """Notes: `before`, what the table's rows are, `after`, and what the checkpoints have seen."""
     notes = [before, KEYS[table], after]
-    notes += [NOTES[name] for name in {run.settings["checkpoint"]: 0 for run in runs} if name in NOTES]
+    notes += [NOTES[name] for name in dict.fromkeys(run.settings["checkpoint"] for run in runs) if name in NOTES]
     return ["", *(line for note in notes for line in wrapped(note))]
 
 

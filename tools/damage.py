@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 
 from tools.soak import make_bert_folder, make_data_folder, train
-from training.checkpoint import _describe
+from training.checkpoint import describe
 
 THEIRS = "theirs/notes.txt theirs/best/mine theirs/.tmp-notes.2024 new/mine.txt new/.lock run/.tmp-best.x run/notes.txt"
 THEIRS += " run/checkpoints/mine run/predictions/mine.csv"
@@ -65,6 +65,6 @@ def damage(path: Path, draw: random.Random) -> str:
         os.truncate(path, 2**42 if kind == "huge" else path.stat().st_size)
         if manifest.is_file() and path != manifest and kind != "huge":  # its sha256 is right, as if on purpose
             listed = json.loads(manifest.read_text())
-            listed["files"][path.name] = _describe(path)
+            listed["files"][path.name] = describe(path)
             manifest.write_text(json.dumps(listed))
     return f"{kind} of {path}"

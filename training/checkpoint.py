@@ -36,7 +36,7 @@ def save(folder: Path, step: int, tensors: Tensors, state: dict, keep: Iterable[
         for stem, named in tensors.items():
             write_tensors(temporary / f"{stem}.safetensors", named)
         (temporary / STATE).write_text(text, encoding="utf-8")
-        files = {path.name: _describe(path) for path in sorted(temporary.iterdir())}
+        files = {path.name: describe(path) for path in sorted(temporary.iterdir())}
         assert all(map(FILE.fullmatch, files)), files
         (temporary / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=1), encoding="utf-8")
     for path in saved(folder):
@@ -92,13 +92,13 @@ def load(path: Path) -> tuple[Tensors, dict]:
         expected = f"format {FORMAT} and files named like {STATE} and model.safetensors"
         raise CheckpointError(f"{path / MANIFEST}: expected {expected}; found {manifest!r:.300}; {ADVICE}")
     for name, expected in files.items():
-        if (found := _describe(path / name)) != expected:
+        if (found := describe(path / name)) != expected:
             raise CheckpointError(f"{path / name}: expected {expected!s:.150}; found {found}; {ADVICE}")
     stems = [name.removesuffix(".safetensors") for name in files if name != STATE]
     return {stem: read_tensors(path / f"{stem}.safetensors") for stem in stems}, read_json(path / STATE)
 
 
-def _describe(path: Path) -> dict[str, int | str]:
+def describe(path: Path) -> dict[str, int | str]:
     """A file's entry in the manifest. Raises CheckpointError for what is not a plain file or cannot be read."""
     check_plain(path, links=False)
     try:

@@ -282,7 +282,7 @@ class Session:
     def restore(self, path: Path, tensors: checkpoint.Tensors, numbers: dict) -> None:
         """Put back the tensors and numbers of a checkpoint, bit for bit.
 
-        Raises: UsageError or DataError for another run's, CheckpointError where they do not fit; the model is unchanged.
+        Raises: UsageError or DataError for another run's, CheckpointError where they do not fit; no weight is changed.
         """
         advice = "take the checkpoint of a run with these options, or the version that wrote it"
         own = self.numbers()
