@@ -101,6 +101,13 @@ def rows_in(lines: Iterable[str], args: Namespace, new_columns: Sequence[str]) -
         yield row
 
 
+def table_cell(value: object) -> object:
+    """A value of JSON for a table: a list's items joined by ";"; objects, and items that are no text, as JSON."""
+    if isinstance(value, list):
+        return ";".join(item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else plain(value)
+
+
 class Writer:
     """Writes rows as a table with the columns of the first row; without a delimiter as JSON, an object a line."""
 
@@ -115,8 +122,7 @@ class Writer:
         if self.columns is None:
             self.columns = [*row]
             self.table.writerow(self.columns)
-        cells = [plain(row.get(name)) for name in self.columns]
-        self.table.writerow(";".join(map(str, cell)) if isinstance(cell, list) else cell for cell in cells)
+        self.table.writerow(table_cell(row.get(name)) for name in self.columns)
 
 
 @contextmanager

@@ -103,10 +103,11 @@ def test_a_tasks_own_columns_need_not_be_named(run, model, tmp_path):
 
 
 def test_what_json_holds_comes_back_as_it_was(run, tmp_path):
-    """In csv true, false and null are texts; so is one as a text to predict."""
-    row = {"sentence": None, "n": None, "yes": True, "x": 1.5, "list": [1, {"k": None}]}
+    """In csv true, false and null are texts; so is one as a text to predict. Objects are JSON there."""
+    row = {"sentence": None, "n": None, "yes": True, "x": 1.5, "list": ["ä", 1, {"k": None}], "object": {"k": "ä"}}
+    cells = {"sentence": "", "n": "", "yes": "true", "x": "1.5", "list": 'ä;1;{"k": null}', "object": '{"k": "ä"}'}
     source = write(tmp_path / "rows.jsonl", [row])
-    for kind, expected in (("jsonl", row), ("csv", {"sentence": "", "n": "", "yes": "true", "x": "1.5"})):
+    for kind, expected in (("jsonl", row), ("csv", cells)):
         assert called(run, "--input", source, "--task", "sst", "--output", tmp_path / f"out.{kind}") == 0
         (found,) = read(tmp_path / f"out.{kind}")
         assert {name: found[name] for name in expected} == expected
