@@ -183,7 +183,7 @@ REFUSED = [
     ("/nothing", {}, 404, "POST /nothing: Not Found; see /docs"),
     ("/health", {}, 405, "POST /health: Method Not Allowed; see /docs"),
     *(("/predict/sst", body, 422, "expected a JSON object, with content-type") for body in (b"", b"{", b"7")),
-    *(("/predict/sst", body, 400, "There was an error parsing the body") for body in (b"\xff", b"[" * 99_999)),
+    *(("/predict/sst", body, 422, "expected a JSON object") for body in (b"\xff", b"[" * 99_999)),
 ]
 
 

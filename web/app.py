@@ -28,6 +28,7 @@ from web.batcher import Batcher
 from web.limits import Limits
 
 PAGE = Path(__file__).parent / "page.html"
+NO_JSON = "expected a JSON object, with content-type: application/json; found none; see /docs"
 Texts = Annotated[list[str], FailFast()]  # reports the first bad text alone, not a million of them
 
 
@@ -226,7 +227,7 @@ def make_app(model: MultitaskBert, name: str, batcher: Batcher, limits: Limits) 
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         if first["type"] == "json_invalid" or first["loc"] == ("body",):
-            return refusal(422, "expected a JSON object, with content-type: application/json; found none; see /docs")
+            return refusal(422, NO_JSON)
         place, expected = ".".join(map(str, first["loc"][1:])), first["msg"].replace("Input should be", "expected")
         if first["type"] == "extra_forbidden":
             fields = [*(ToEncode if request.url.path == "/encode" else Rows).model_fields]
@@ -235,6 +236,8 @@ def make_app(model: MultitaskBert, name: str, batcher: Batcher, limits: Limits) 
 
     @app.exception_handler(StarletteHTTPException)
     async def http(request: Request, error: StarletteHTTPException) -> JSONResponse:
+        if error.status_code == 400:  # a body that is not UTF-8, or nested too deep
+            return refusal(422, NO_JSON)
         return refusal(error.status_code, f"{request.method} {request.url.path}: {error.detail}; see /docs")
 
     @app.exception_handler(Exception)
