@@ -401,7 +401,7 @@ def test_absurd_values_in_a_checkpoint(home, run, capsys):
         path = checkpoint.save(run / "checkpoints", 2, tensors, state)
         (path / "state.json").write_text(json.dumps(state | change))
         manifest = json.loads((path / "MANIFEST.json").read_text())
-        manifest["files"]["state.json"] = checkpoint._describe(path / "state.json")
+        manifest["files"]["state.json"] = checkpoint.describe(path / "state.json")
         (path / "MANIFEST.json").write_text(json.dumps(manifest))
         if code := train(home, run, *longer):
             refusal(capsys, code)
