@@ -5,8 +5,8 @@
     python evaluate.py runs/x --split all --data_dir DIR --predictions_dir DIR
 
 The page shows which classes are mixed up, and how far the probabilities can be
-believed. readable/TASK-dev.tsv, next to dev's prediction files, lists its rows
-with their texts, the worst first.
+believed. readable/TASK-dev.tsv, next to dev's prediction files, lists dev's
+rows with their texts, the worst first.
 """
 
 import json
@@ -73,7 +73,7 @@ def averages(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
 
 
 def score(metrics: Mapping[str, float | None], tasks: Sequence[Task]) -> float | None:
-    """The mean of the tasks' main metrics, or None. It decides on the best model and on early stopping."""
+    """The mean of the tasks' main metrics, None if one is undefined. The best model and early stopping go by it."""
     values = [metrics[task.metric_key(task.metric)] for task in tasks]
     return None if None in values else sum(values) / len(values)
 

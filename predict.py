@@ -51,7 +51,7 @@ def cells_of(model: MultitaskBert, tasks: Sequence[str], sides: list[list[str]],
 
 
 def in_words(model: MultitaskBert, tasks: Sequence[str], sides: list[list[str]], amp: str) -> str:
-    """Predictions as text for people: for each task its number, or its classes, the most probable first."""
+    """Predictions as text for people: for each task its number, or its classes and their probabilities, best first."""
     lines = []
     for name, y in outputs(model, tasks, sides, amp).items():
         task, kind = model.tasks[name], model.heads[name].kind
@@ -136,7 +136,8 @@ def writing(path: Path | None) -> Iterator[Writer]:
 
 
 def predict_file(model: MultitaskBert, tasks: Sequence[str], args: Namespace, amp: str) -> int:
-    """Predict every row of --input into --output, CHUNK rows at a time. Returns their number. Checks a file first."""
+    """Predict every row of --input into --output, CHUNK rows at a time; return their number. Before that, read
+    a file once to check every row."""
     sides = [["a"]] * len(args.text_columns)
     by_task = [cells_of(model, [task], sides, amp, args.probabilities)[0] for task in dict.fromkeys(tasks)]
     new_columns = [column for cells in by_task for column in cells]

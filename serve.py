@@ -25,7 +25,7 @@ from web.limits import Limits
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at this address. Raises UsageError if the address is not free."""
+    """A socket that listens at this address. Raises UsageError if the address is not free, or not this machine's."""
     if port > 65535:
         raise UsageError(f"--port: expected 65535 at most; found {port}")
     try:

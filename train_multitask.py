@@ -41,7 +41,7 @@ from training.session import Session, versions
 
 
 def train(session: Session) -> None:
-    """Every step of a run, in order. Its parts are in training/session.py, its guards in training/guards.py."""
+    """Take every step of a run, in order. training/session.py makes its parts, training/guards.py meets its faults."""
     options, state, model = session.options, session.state, session.model
     gradients, optimizer, scaler = session.gradients, session.optimizer, session.scaler
     log = RunLog(session.out / "log.jsonl", state.log_size)
@@ -52,7 +52,7 @@ def train(session: Session) -> None:
                 with attempt:
                     losses, weighed_losses = (dict.fromkeys(session.rows, 0.0) for _ in range(2))
                     for micro, (batches, shares) in enumerate(session.micro_batches(step)):
-                        rows = gradients.sizes(model.row_counts(batches))  # each task's sentences, tokens, ...
+                        rows = gradients.sizes(model.row_counts(batches))  # each task's sentences and tokens
                         negatives = generator(options.seed, "negatives", step)  # row k gets draw k
                         with session.dropout(step, micro), gradients.by_rows(model, *rows):
                             with autocast(session.device, session.amp):
@@ -149,7 +149,7 @@ def resume(session: Session) -> None:
 
 
 def dry_run(session: Session) -> None:
-    """Two steps, an evaluation, and a checkpoint that is read back; then remove it all. Call it inside `lock`."""
+    """Take two steps, evaluate, write a checkpoint and read it back; then remove it all. Call it inside `lock`."""
     remaining, out = session.total_steps - session.state.step, session.options.output_dir
     session.out = temporary = out / f".tmp-dry-run.{os.getpid()}"
     with disk_errors(out), ExitStack() as stack:
@@ -218,16 +218,16 @@ def run(options: Options, make_session: Callable[[Options, World], Session] = Se
     """Run what the options ask for. make_session: the class Session, or a function that makes another kind."""
     set_deterministic(options.deterministic)
     with ExitStack() as locks:
-        run_in_folder(of_rank(options, world, locks), locks, make_session, world)
+        run_in_folder(rank_options(options, world, locks), locks, make_session, world)
 
 
-def of_rank(options: Options, world: World, folders: ExitStack) -> Options:
+def rank_options(options: Options, world: World, folders: ExitStack) -> Options:
     """This process's options, checked to be the same in all; those of all but the first have a temporary folder."""
     most = max(options.batch_size.values())
     if world.size > most:
         expected = f"expected at most {most} processes, as many as the largest batch has rows"
         raise UsageError(f"{expected}; found {world.size}; take fewer, or a larger --batch_size")
-    world.check_same(options.of_all_ranks)
+    world.check_same(options.shared_by_ranks)
     if world.leads:
         return options
     folder = Path(folders.enter_context(TemporaryDirectory()))

@@ -81,8 +81,8 @@ def with_copies(places: Tensor | None, count: int, size: int) -> Tensor:
 def dropout(x: Tensor, layer: nn.Dropout) -> Tensor:
     """The same as layer(x), on a CPU several times faster: 16 random bits per element instead of a float.
 
-    So the rate is rounded to a multiple of 2^-16 below 1. The division uses the rounded rate, which keeps the
-    expectation exact, in bfloat16 as far as it can hold 1 / (1 - p).
+    So the rate is rounded to a multiple of 2^-16 that is below 1. The division uses the rounded rate, which keeps
+    the expectation exact, in bfloat16 as far as it can hold 1 / (1 - p).
     """
     if not (x.is_cpu and layer.training and layer.p):
         return layer(x)
@@ -183,7 +183,8 @@ class InferenceLinear(nn.Module):
 
 
 def inference_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of the model for inference, with products in dtype: new modules that share the model's weights.
+    """A copy of the model for inference, with products in dtype: new modules that share the model's weights, except
+    in Linears: these have their own where the dtype is another or LoRA's matrices are added.
 
     Its `hidden_states` need no autocast and equal those of the model under `torch.autocast` with this dtype. The model
     itself stays as it is, mode and hooks included, so threads may use it at once. If its weights change, copy it again.

@@ -59,7 +59,7 @@ def is_blank(text: str) -> bool:
 
 
 def overlap(train: Split, dev: Split) -> int:
-    """How many different texts (pairs: both, in their order), as `folded`, are in train and in dev."""
+    """How many different texts (pairs: both, in their order), as `folded`, are both in train and in dev."""
     return len(set(map(folded, train.examples)) & set(map(folded, dev.examples)))
 
 

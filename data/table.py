@@ -63,7 +63,7 @@ def check_columns(
 def rows_of(
     lines: Iterable[str], path: object, delimiter: str
 ) -> tuple[tuple[int, list[str]] | None, Iterator[tuple[int, dict]]]:
-    """The header (its line, the columns), and an iterator that reads each row: (line, cells by column).
+    """The header (its line, the columns), and (line, cells by column) of each row, read only when it is asked for.
 
     lines: physical ones, with their ends. delimiter: "" for one JSON object per line; then the header is None.
     """

@@ -41,7 +41,7 @@ from heads.readable import NONE, by_class, confusion
 from runtime.errors import DataError, UsageError, run_cli
 from runtime.files import read_json, read_plain, write_atomic
 from runtime.settings import OptionParser
-from training.card import SETTINGS, SYNTHETIC, card, of_sample
+from training.card import SETTINGS, SYNTHETIC, card, uses_sample
 from training.folder import READABLE, is_run
 from training.log import span
 from training.session import option_text
@@ -312,7 +312,7 @@ def page(runs: Sequence[FullRun]) -> str:
         runs = [replace(run, name=os.path.relpath(run.name, place)) for run in runs]
     (differ, same), title = settings(runs), ", ".join(run.name for run in runs)
     parts = [f"<h1>{escape(title)}</h1>", results(runs), paragraph(RESULTS)]
-    if any(of_sample(run.config, run.tasks) for run in runs):
+    if any(uses_sample(run.config, run.tasks) for run in runs):
         parts.append(paragraph(SYNTHETIC))
     for run in runs:
         if not run.metrics:

@@ -1,6 +1,6 @@
 """A model's folder: Hugging Face's and sentence-transformers' layout, with the heads and their tasks beside it.
 
-heads.json holds the settings and the tasks, heads.safetensors the weights; the other loaders pass over both.
+heads.json holds the settings and the tasks, heads.safetensors the weights; other libraries ignore both.
 """
 
 import json

@@ -137,7 +137,8 @@ def outputs(
 def answers(model, name: str, y: Tensor) -> list[dict]:
     """Each row's prediction from a task's outputs y, ready for JSON, with the digits that float32 has.
 
-    {"prediction": a class, a list of classes, or a number}; for classes also {"probabilities": by class, as a string}.
+    {"prediction": a class, a list of classes, or a number}; for classes also {"probabilities": {class as a string:
+    its probability}}.
     """
     task, kind = model.tasks[name], model.heads[name].kind
     predictions = kind.names(task, kind.predict(task, y))
@@ -157,7 +158,8 @@ def check_list(name: str, texts: Sequence[str]) -> None:
 
 
 def token_passes(model, texts: Sequence) -> Iterator[tuple[list[list[int]], list[Batch]]]:
-    """For each of the `passes` over texts (or pairs read as one sequence): its groups of rows, and their tokens."""
+    """For each of the `passes` over texts (or pairs read as one sequence): its groups of rows, and their tokens
+    on the model's device."""
     if texts and isinstance(texts[0], tuple):
         ids, types = model.tokenizer.pair_ids(*zip(*texts, strict=True), max_length=model.max_length)
     else:

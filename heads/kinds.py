@@ -9,9 +9,9 @@ data/task_file.py guesses among these four, and heads/pairs.py has their alphas 
 | score   | a number in its range | a number            | gamma squared + (1 - gamma) abs.  | Pearson, Spearman, EM   |
 | labels  | any of K names        | K probabilities     | binary cross-entropy              | micro-F1, macro-F1      |
 
-A head computes f, `width` numbers a row; `output` turns f into y. Kinds whose y is a single number can also
-compute it from the cosine of a pair's two vectors, `of_cosine`; equation (1) mixes the two (heads/pairs.py). Letters: B
-rows, K classes.
+A head computes f, `width` numbers a row; `output` turns f into y. Kinds whose y is a single number can also compute it
+from the cosine of a pair's two vectors, `of_cosine`; equation (1) mixes the two (heads/pairs.py).
+Letters: B rows, K classes.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class Kind:
         return 1 if self.of_cosine else len(task.classes)
 
     def names(self, task: Task, predictions: np.ndarray) -> np.ndarray | list[tuple]:
-        """-> predictions for the user: (B,) of task.classes, or the numbers themselves"""
+        """-> predictions as the task names them: (B,) of task.classes, or the numbers themselves"""
         return np.asarray(task.classes)[predictions] if task.classes else predictions
 
     def gold(self, task: Task, labels: Sequence) -> tuple[list[int], np.ndarray]:

@@ -51,8 +51,9 @@ def exact_match(predictions: np.ndarray, gold: np.ndarray) -> float | None:
 
 
 def calibration(confidence: np.ndarray, right: np.ndarray, bins: int = 5) -> tuple[float, list[tuple[float, ...]]]:
-    """The expected calibration error (Guo et al. 2017, equation 3), and for each bin that is not empty: low, high,
-    share of all elements, mean confidence, accuracy. Bins are equally wide and include their upper end.
+    """The expected calibration error (Guo et al. 2017, equation 3), the sum over bins of share |confidence - accuracy|;
+    and for each bin that is not empty: low, high, share of all elements, mean confidence, accuracy. Bins are equally
+    wide and include their upper end.
 
     Args: (N,) or (N, K), at least one element: the prediction's probability, and whether the prediction is right.
     """

@@ -13,10 +13,10 @@ X here are the vectors after the MLP, f is `kind.output` of a head's numbers, an
 | v3a  | one MLP on X, shared by all tasks          | 0.99            | 0.01      |
 | v3b  | the same                                   | 0.01            | 0.99      |
 
-Kinds whose output is not a single number use no cosine: their alpha is 1. So it is for single texts, and for pairs that
-the encoder reads as one sequence (`cross`, Devlin et al. 2019); there f sees the one vector. Any other kind with a
-cosine has 0.5. For pairs that are read in both ways (`both`), y is the mean of (1) and of an f of the third vector,
-X_ab; the loss is the mean of their losses. Letters: B batch, D hidden size.
+Kinds whose output is not a single number use no cosine: their alpha is 1. Alpha is also 1 for single texts, and for
+pairs that the encoder reads as one sequence (`cross`, Devlin et al. 2019), where f sees the one vector. Any other kind
+with a cosine has 0.5. For pairs that are read in both ways (`both`), y is the mean of (1) and of an f of the third
+vector, X_ab; the loss is the mean of their losses. Letters: B batch, D hidden size.
 """
 
 from collections.abc import Sequence

@@ -124,7 +124,7 @@ def packed(state: dict) -> dict[str, Tensor]:
 
 
 def unpacked(stored: dict[str, Tensor]) -> dict:
-    """The state that `packed` has packed."""
+    """The state from which `packed` made these tensors."""
     state = {**stored, "step": stored["step"].item()}
     if "touched" in stored:
         rows = stored["touched"].nonzero()[:, 0]

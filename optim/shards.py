@@ -1,5 +1,5 @@
-"""Each rank's share of the parameters, as in ZeRO-1 (Rajbhandari et al. 2020): it sums these columns of the gradients,
-holds these of AdamW's moments and moves these weights. The weights themselves are whole on every rank.
+"""Each rank has a share of the parameters' elements, as in ZeRO-1 (Rajbhandari et al. 2020): for these it sums the
+gradients, holds AdamW's moments and moves the weights. The weights themselves are whole on every rank.
 
 Letters: N ranks; S elements in a rank's share; T gradients of each parameter.
 """
@@ -68,7 +68,7 @@ class Shards:
     def reached(self, flags: Iterable[bool]) -> list[Tensor]:
         """The parameters whose flag is set on some rank. flags: one for each parameter, in their order."""
         by_rank = self.world.gather([*flags])
-        return [parameter for parameter, *of_ranks in zip(self.parameters, *by_rank, strict=True) if any(of_ranks)]
+        return [parameter for parameter, *flags in zip(self.parameters, *by_rank, strict=True) if any(flags)]
 
     def give(self, gradient: Tensor, reached: Sequence[Tensor]) -> None:
         """Write .grad of dense parameters' pieces: views of gradient, (S,); None where nothing was reached."""
@@ -116,8 +116,8 @@ class Shards:
         moments = {kind: self.whole({p: state[kind] for p, state in own.items()}) for kind in MOMENTS}
         for parameter, *by_rank in zip(self.parameters, *steps, strict=True):
             if any(by_rank) and parameter not in self.sparse:
-                of_parameter = {kind: parts[parameter] for kind, parts in moments.items()}
-                own[parameter] = {"step": next(filter(None, by_rank)), **of_parameter}
+                whole_moments = {kind: parts[parameter] for kind, parts in moments.items()}
+                own[parameter] = {"step": next(filter(None, by_rank)), **whole_moments}
         return own
 
     def state_of_piece(self, parameter: Tensor, state: dict) -> dict:

@@ -118,7 +118,7 @@ class TaskGradients:
                 raise ValueError(f"{name}: expected its layer's call alone to use it; found another use; {WAY_OUT}")
 
     def _watch(self, layer: nn.Module, owned: dict[str, Tensor], bounds: dict[int, list[slice]], called: set) -> list:
-        """Hooks by which the layer's weights, `owned`, take no gradient in its call, but one for each task from dY."""
+        """Hooks: in the layer's call its weights, `owned`, take no gradient; from dY they get one for each task."""
         name = next(iter(owned))
         rule = rule_of(layer, name)
 
@@ -148,7 +148,7 @@ class TaskGradients:
                 for full_name, parameter in owned.items():
                     self._add(parameter, dict(zip(rows, gradients[full_name.rpartition(".")[2]], strict=True)))
 
-            y.requires_grad_()  # else autograd would stop above a layer below which nothing takes a gradient
+            y.requires_grad_()  # so that autograd calls `split` even if nothing below the layer takes a gradient
             y.register_hook(split)
 
         return [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
@@ -164,8 +164,9 @@ class TaskGradients:
         It is a sum over columns, and each rank has columns of the summed gradients: the ranks' Gramians add up to it.
         """
         jacobian, touched, _ = self.summed()
-        dealt = [values.flatten(1)[:, self.world.own] for _, values in touched.values()]  # every rank has them whole
-        return self.world.all_reduce(gramian(jacobian) + sum(map(gramian, dealt)))
+        # Every rank has the sparse gradients whole
+        own_columns = [values.flatten(1)[:, self.world.own] for _, values in touched.values()]
+        return self.world.all_reduce(gramian(jacobian) + sum(map(gramian, own_columns)))
 
     def combine(self, weights: Tensor) -> None:
         """Write .grad = sum over tasks of weight * gradient, weights (T,), and forget the task gradients. The sum takes

@@ -24,7 +24,8 @@ class Fixed:
         self.scales = scales
 
     def __call__(self, losses: Mapping[str, Tensor], generator: Generator | None = None) -> dict[str, Tensor]:
-        """Losses by task, of all tasks or some -> the same, weighed. generator: a CPU generator, fresh in each step"""
+        """Losses by task, of all tasks or some -> the same, weighed. generator: a CPU generator for
+        random factors, new for each micro-batch, with one seed for all of a step."""
         factors = self.factors({task: loss.detach() for task, loss in losses.items()}, generator)
         return {task: loss * (self.scales[task] * factors[task]) for task, loss in losses.items()}
 
@@ -33,7 +34,7 @@ class Fixed:
         return dict.fromkeys(losses, 1.0)
 
     def update(self, losses: Mapping[str, float], again: Callable[[], Mapping[str, float]]) -> None:
-        """Call it after a step. losses: the step's, not weighed. again(): the same rows' losses after the step."""
+        """Call it after a step. losses: of the step's rows before it, not weighed. again(): the same after it."""
 
     def state_dict(self) -> dict:
         return {name: getattr(self, name) for name in self.remembers}
@@ -45,7 +46,7 @@ class Fixed:
 class Equal(Fixed):
     """Brings losses to one size: w_i = 1 / m_i, divided by the mean of these; m_i a running mean of l_i.
 
-    In the first step w_i = 1. So it finds the factors c_i with which the paper scales its losses.
+    So it finds the factors c_i with which the paper scales its losses. In the first step w_i = 1.
     beta: in [0, 1), the share of the running mean that stays in each step.
     """
 

@@ -37,7 +37,7 @@ class CheckpointError(ValueError):
 
 
 class DivergedError(RuntimeError):
-    exit_code = 5  # training whose losses, gradients or weights are not finite
+    exit_code = 5  # losses, gradients, weights or outputs that are not finite
 
 
 class DiskError(OSError):

@@ -140,7 +140,7 @@ def read_json(path: Path) -> dict:
 
 
 def check_plain(path: Path, links: bool = True) -> None:
-    """Raise CheckpointError unless it is a plain file: reading a pipe may never end. links: whether links may be."""
+    """Raise CheckpointError unless it is a plain file: a pipe may never end. links: whether it may be a link."""
     if not path.is_file() or (path.is_symlink() and not links):
         raise CheckpointError(f"{path}: expected a plain file; found none; copy it anew or take another")
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-# Here, before there is a process group. Its functions have the group of the time as a default argument: imported later,
-# as by torch.optim, they would keep the group's threads alive after its end, which now and then abort a program's exit.
+# Imported before there is a process group. Its functions have the group of that moment as a default argument: imported
+# later, as by torch.optim, they would keep the group's threads alive after its end, which now and then abort the exit.
 import torch.distributed.nn.functional
 from torch import Tensor
 
@@ -49,7 +49,7 @@ class World:
         return slice(self.rank, None, self.size)
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all ranks, in the order of the ranks. They are pickled: for small ones."""
+        """The values of all ranks, in the order of the ranks. They are pickled, so keep them small."""
         return [value]
 
     def total(self, *numbers: Mapping[str, float]) -> list[dict[str, float]]:
@@ -126,20 +126,21 @@ class Ranks(World):
 
     @contextmanager
     def together(self, slow: bool = False) -> Iterator[None]:
-        mine = None
+        own_error = None
         try:
             yield
         except LostError:
             raise
         except Exception as error:
-            mine = error
+            own_error = error
         if slow:
             self.meet()
-        failures = [(rank, failure) for rank, failure in enumerate(self.gather(mine and explain(mine))) if failure]
+        explained = self.gather(own_error and explain(own_error))
+        failures = [(rank, failure) for rank, failure in enumerate(explained) if failure]
         if failures:
             rank, (code, text) = failures[0]
             if rank == self.rank:
-                raise mine
+                raise own_error
             error = EXIT_CODES.get(code, RuntimeError)(text)
             error.exit_code, error.of_other_rank = code, True
             raise error
@@ -189,8 +190,8 @@ class Ranks(World):
         return whole
 
     def reduce_scatter(self, x: Tensor) -> Tensor:
-        """Row after row, each rank sends each other one the columns that are the other's, straight from where they lie:
-        (N - 1) / N of the bytes. gloo's reduce-scatter is an all-reduce, of twice as many."""
+        """Row after row, each rank sends every other rank that one's columns, straight from where they lie: (N - 1) / N
+        of the bytes. gloo's own reduce-scatter is an all-reduce, which sends twice as many."""
         columns = x.view(len(x), self.size, -1)
         for row in columns:
             received = self._room_for(row)
@@ -241,12 +242,12 @@ def join() -> Iterator[World]:
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield ALONE
         return
-    given = {name: os.environ.get(name, "") for name in ("MASTER_ADDR", *NUMBERS)}
-    if wrong := [name for name, value in given.items() if not (value.isdecimal() if name in NUMBERS else value)]:
-        if given["RANK"] not in ("", "0"):
+    env = {name: os.environ.get(name, "") for name in ("MASTER_ADDR", *NUMBERS)}
+    if wrong := [name for name, value in env.items() if not (value.isdecimal() if name in NUMBERS else value)]:
+        if env["RANK"] not in ("", "0"):
             raise SystemExit(UsageError.exit_code)  # rank 0 prints the error
-        found = f"found {wrong[0]}={given[wrong[0]]!r}" if given[wrong[0]] else f"{wrong[0]} is not set"
-        raise UsageError(f"WORLD_SIZE={given['WORLD_SIZE']}: expected what torchrun sets; {found}; start by torchrun")
+        found = f"found {wrong[0]}={env[wrong[0]]!r}" if env[wrong[0]] else f"{wrong[0]} is not set"
+        raise UsageError(f"WORLD_SIZE={env['WORLD_SIZE']}: expected what torchrun sets; {found}; start by torchrun")
     world = meet_others()
     with ExitStack() as quiet:
         if not world.leads:

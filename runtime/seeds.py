@@ -23,7 +23,7 @@ def generator(seed: int, purpose: str, *position: int) -> torch.Generator:
 @contextmanager
 def seeded(seed: int, purpose: str, *position: int) -> Iterator[None]:
     """For code that draws from torch's global generators, as Dropout: they are seeded inside, unchanged outside."""
-    gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # it is once a model is on it
+    gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # initialised once a model is on a GPU
     with torch.random.fork_rng(devices=gpus):
         torch.default_generator.manual_seed(seed_of(seed, purpose, *position))  # torch.manual_seed would seed every GPU
         if gpus:

@@ -89,7 +89,7 @@ class OptionParser(argparse.ArgumentParser):
         return values
 
     def no_such_option(self, typed: str, name: str) -> NoReturn:
-        """Raise, with the options of the nearest names, or else one whose help has these words."""
+        """Raise UsageError with the options of the nearest names, else with one whose help has the words of `name`."""
         known, words = self._option_string_actions, name[2:].replace("_", " ")
         by_help = sorted((len(action.help), option) for option, action in known.items() if words in (action.help or ""))
         near = nearest(name, known) or "".join(f"; did you mean {option}?" for _, option in by_help[:1])

@@ -125,7 +125,7 @@ def cell(text: object) -> str:
     return " ".join(escape(str(text)[:MOST], quote=False).split()).replace("|", "\\|")
 
 
-def of_sample(config: Mapping, tasks: Iterable[Task]) -> bool:
+def uses_sample(config: Mapping, tasks: Iterable[Task]) -> bool:
     """Whether a run has read the synthetic sample."""
     return Path(config["data_dir"]) == SAMPLE_DIR.resolve() and any(task.folder is None for task in tasks)
 
@@ -136,7 +136,8 @@ def described(task: Task) -> list[str]:
 
 
 def base_model(config: Mapping) -> str | None:
-    """The Hub's name of the model that training began with; of another run's best model, what its card says."""
+    """The Hub's name of the model that training began with; for another run's best model, the one that its card names;
+    None where that is not known."""
     source = config["checkpoint"]
     if not os.path.isdir(source):
         return ALIASES.get(source, source)
@@ -190,7 +191,7 @@ def card(config: Mapping, tasks: Mapping[str, Task], results: Sequence[Mapping])
     rows = [row(task.metric_key(metric), data[dev].split()[0], values) for task, dev, metric, values in measured]
     shown = [name for name in SETTINGS if name != "pairs" and config.get(name) is not None]  # pairs: with the tasks
     settings = {name: config[name] for name in shown} | {"checkpoint": source}
-    synthetic = of_sample(config, tasks.values())
+    synthetic = uses_sample(config, tasks.values())
     several = len(results) > 1
     return CARD.format(
         head=front_matter(f"BERT for {names}", base, measured, "synthetic sample, " * synthetic),

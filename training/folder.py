@@ -59,7 +59,7 @@ def prediction_file(folder: Path, task: Task, split: str) -> Path:
 
 
 def prediction_files(options: Options) -> list[Path]:
-    """The files that a run will write. Raises UsageError where one of them exists and is another run's."""
+    """The prediction files that a run will write. Raises UsageError where one of them exists and is another run's."""
     out, folder, is_own = options.output_dir, options.predictions_dir.resolve(), options.overwrite
     splits = {"dev"} if options.no_test else {"dev", "test"}
     files = [prediction_file(folder, task, name) for task in options.tasks for name in task.splits if name in splits]

@@ -122,7 +122,7 @@ class Options:
             tasks = [{key: value for key, value in task.items() if key != "meaning"} for task in tasks]  # for people
         return values | {"tasks": self.task_names, "task_definitions": tasks}
 
-    def of_all_ranks(self) -> dict[str, Any]:
+    def shared_by_ranks(self) -> dict[str, Any]:
         """The options that all processes of a run must share: all but paths, which may differ between machines."""
         values = self.as_json() | self.as_json(all_of_them=False)
         return {name: value for name, value in values.items() if not isinstance(getattr(self, name, None), Path)}
@@ -166,7 +166,10 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
 
 
 def paired(tasks: Sequence[Task], pairs: Mapping[str, str], all_tasks: Mapping[str, Task]) -> tuple[Task, ...]:
-    """The tasks, their pairs read as `pairs` says. Raises UsageError where it names a task whose texts are single."""
+    """The tasks, with their pairs read in the ways that `pairs` gives by task.
+
+    Raises UsageError where it names a task whose texts are single.
+    """
     ways = by_task("pairs", pairs, tasks, all_tasks)
     for name, way in pairs.items():
         check_name("--pairs", PAIRS, way)
@@ -176,7 +179,8 @@ def paired(tasks: Sequence[Task], pairs: Mapping[str, str], all_tasks: Mapping[s
 
 
 def folder_name(given: Mapping[str, Any]) -> str:
-    """The default folder's name: option, strategy, tasks, and all other options given that the result depends on."""
+    """The default folder's name: option, strategy, tasks, and the other options given that the weights depend on,
+    without LENGTHS and those of --allow_change."""
     heading = [given.get(name, getattr(Options, name)) for name in ("option", "strategy")]
     settings = [field for part in (Options, HeadsConfig, LossSettings) for field in fields(part) if field.metadata]
     left_out = {"option", "strategy", "tasks", *LENGTHS, *given.get("allow_change", ())}

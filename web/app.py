@@ -145,7 +145,8 @@ def compute(model: MultitaskBert, amp: str, key: tuple, rows: Sequence[tuple[str
 
 
 def checked_rows(sides: dict[str, list[str]], max_texts: int) -> list[tuple[str, ...]]:
-    """Texts, or the two sides of pairs, as rows. Raises HTTPException for what is no text, and for too many."""
+    """Texts, or the two sides of pairs, as rows. Raises HTTPException for a blank text, for none or too
+    many, and for sides that differ in number."""
     for name, texts in sides.items():
         if not 0 < len(texts) <= max_texts:
             raise HTTPException(413 if texts else 422, f"{name}: expected 1 to {max_texts} texts; found {len(texts)}")
