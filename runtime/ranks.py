@@ -7,9 +7,10 @@ Letters: N ranks.
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -26,6 +27,7 @@ from runtime.errors import EXIT_CODES, UnavailableError, UsageError, explain
 SILENCE = timedelta(seconds=50)  # a rank that does not answer for longer counts as dead
 START = timedelta(minutes=5)  # for all ranks to start: imports take their time
 POLL = 0.02  # seconds between two looks at who has arrived
+BEAT = 2.0  # seconds between two signs of life
 NUMBERS = ("RANK", "WORLD_SIZE", "MASTER_PORT")  # torchrun sets these and MASTER_ADDR
 
 
@@ -100,6 +102,12 @@ class Ranks(World):
         self.store, self.rank, self.size, self._meetings = store, rank, size, 0
         self._room = torch.empty(0)  # for what is received; kept, since on a CPU new memory costs as much as sending
 
+    def beat(self, ended: threading.Event) -> None:
+        """Give a sign of life every BEAT seconds, also while this rank computes or reads for long."""
+        with suppress(RuntimeError):  # the rank that kept the store is gone
+            while not ended.wait(BEAT):
+                self.store.add(f"beats {self.rank}", 1)
+
     @contextmanager
     def _heard(self) -> Iterator[None]:
         """Raise LostError for the error that a lost rank causes in the others."""
@@ -117,11 +125,18 @@ class Ranks(World):
         return values
 
     def meet(self) -> None:
-        """Wait for all ranks, however long. The network's own wait has a limit, and no signal would interrupt it."""
+        """Wait for all ranks for as long as they live. The network's own wait has a limit, and ignores signals."""
         self._meetings += 1
+        last_beats = {rank: (0, time.monotonic()) for rank in self.others}  # the count, and when it was new
         with self._heard():
             self.store.set(f"met {self._meetings} {self.rank}", "")
-            while not self.store.check([f"met {self._meetings} {rank}" for rank in range(self.size)]):
+            while missing := [rank for rank in self.others if not self.store.check([f"met {self._meetings} {rank}"])]:
+                for rank in missing:
+                    count, now = self.store.add(f"beats {rank}", 0), time.monotonic()
+                    if count != last_beats[rank][0]:
+                        last_beats[rank] = count, now
+                    elif now - last_beats[rank][1] > SILENCE.total_seconds():
+                        raise RuntimeError(f"process {rank} gives no sign of life")
                 time.sleep(POLL)
 
     @contextmanager
@@ -248,7 +263,9 @@ def join() -> Iterator[World]:
             raise SystemExit(UsageError.exit_code)  # rank 0 prints the error
         found = f"found {wrong[0]}={env[wrong[0]]!r}" if env[wrong[0]] else f"{wrong[0]} is not set"
         raise UsageError(f"WORLD_SIZE={env['WORLD_SIZE']}: expected what torchrun sets; {found}; start by torchrun")
-    world = meet_others()
+    world, ended = meet_others(), threading.Event()
+    beats = threading.Thread(target=world.beat, args=[ended], daemon=True)
+    beats.start()
     with ExitStack() as quiet:
         if not world.leads:
             nowhere = quiet.enter_context(open(os.devnull, "w"))
@@ -261,6 +278,8 @@ def join() -> Iterator[World]:
                 raise SystemExit(explain(error)[0]) from None
             raise
         finally:
+            ended.set()
+            beats.join(BEAT)
             dist.destroy_process_group()
 
 
@@ -272,6 +291,8 @@ def meet_others() -> Ranks:
         backend = "cpu:gloo,cuda:nccl"
     try:
         store, rank, size = next(dist.rendezvous("env://", timeout=START))
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's store keeps the keys of earlier ones
+        store = dist.PrefixStore(attempt, store)
         store.set(f"here {rank}", "")
         store.wait([f"here {other}" for other in range(size)], START)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=SILENCE)

@@ -24,6 +24,7 @@ from tiny_run import before_update, command, copied, leftovers, log_lines, loss_
 from torch import Tensor
 from torch.testing import assert_close
 
+import evaluate
 import train_multitask
 from runtime.errors import run_cli
 from runtime.ranks import join
@@ -197,6 +198,37 @@ def test_a_rank_that_hangs_ends_the_others(home, tmp_path, monkeypatch):
     monkeypatch.setattr("runtime.ranks.SILENCE", timedelta(seconds=5))
     codes, text = train(home, tmp_path / "run", 2, of={1: at(2, lambda: time.sleep(10))})
     assert codes == [8, 8] and "error: expected 2 processes at work; one has ended, or is silent" in text
+
+
+@contextmanager
+def before_predicting(action: Callable[[], object]) -> Iterator[None]:
+    def outputs(*arguments: object) -> Tensor:
+        action()
+        return predict(*arguments)
+
+    predict = evaluate.outputs
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evaluate.outputs", outputs)
+        yield
+
+
+@pytest.mark.fault(44)
+@pytest.mark.parametrize(
+    ("action", "expected", "message"),
+    [
+        (
+            killed,
+            [8, -signal.SIGKILL],
+            "error: expected 2 processes at work; one has ended, or is silent (process 1 giv",
+        ),
+        (lambda: time.sleep(4), [0, 0], "predictions: "),
+    ],
+)
+def test_a_rank_may_be_slow_where_the_others_wait_but_not_dead(home, tmp_path, monkeypatch, action, expected, message):
+    monkeypatch.setattr("runtime.ranks.SILENCE", timedelta(seconds=2))
+    monkeypatch.setattr("runtime.ranks.BEAT", 0.5)
+    codes, text = train(home, tmp_path / "run", 2, "--max_steps", 1, of={1: before_predicting(action)})
+    assert codes == expected and message in text
 
 
 @contextmanager
