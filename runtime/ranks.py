@@ -127,15 +127,16 @@ class Ranks(World):
     def meet(self) -> None:
         """Wait for all ranks for as long as they live. The network's own wait has a limit, and ignores signals."""
         self._meetings += 1
-        last_beats = {rank: (0, time.monotonic()) for rank in self.others}  # the count, and when it was new
+        arrived = [f"met {self._meetings} {rank}" for rank in range(self.size)]
+        last_beats = dict.fromkeys(self.others, (0, time.monotonic()))  # the count, and when it was new
         with self._heard():
-            self.store.set(f"met {self._meetings} {self.rank}", "")
-            while missing := [rank for rank in self.others if not self.store.check([f"met {self._meetings} {rank}"])]:
-                for rank in missing:
+            self.store.set(arrived[self.rank], "")
+            while not self.store.check(arrived):
+                for rank, (last_count, since) in last_beats.items():
                     count, now = self.store.add(f"beats {rank}", 0), time.monotonic()
-                    if count != last_beats[rank][0]:
+                    if count != last_count:
                         last_beats[rank] = count, now
-                    elif now - last_beats[rank][1] > SILENCE.total_seconds():
+                    elif now - since > SILENCE.total_seconds():
                         raise RuntimeError(f"process {rank} gives no sign of life")
                 time.sleep(POLL)
 
@@ -194,7 +195,7 @@ class Ranks(World):
         parts = joined.split(counts)
         if x is not None:
             parts[self.rank].copy_(x)
-        self._exchange([parts[self.rank]] * len(self.others), [parts[other] for other in self.others])
+        self._send_own(parts)
         return joined
 
     def interleave(self, x: Tensor) -> Tensor:
@@ -217,9 +218,12 @@ class Ranks(World):
 
     def all_gather(self, x: Tensor) -> Tensor:
         """Sent as in `reduce_scatter`, and received in place: gloo's all-gather copies everything twice."""
-        parts = x.view(self.size, -1)
-        self._exchange([parts[self.rank]] * len(self.others), [parts[other] for other in self.others])
+        self._send_own(x.view(self.size, -1))
         return x
+
+    def _send_own(self, parts: Sequence[Tensor]) -> None:
+        """Send this rank's part to all others, and receive theirs in their places. parts: one of each rank."""
+        self._exchange([parts[self.rank]] * len(self.others), [parts[other] for other in self.others])
 
     @property
     def others(self) -> list[int]:
