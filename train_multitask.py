@@ -188,7 +188,8 @@ def run_in_folder(
             advice = "take --resume auto, --overwrite (which moves it) or another --output_dir"
             raise UsageError(f"--output_dir: {out} holds a run; {advice}")
         predictions = prediction_files(options)
-        if world.leads and (options.resume == "never" or not (out / "metrics.json").is_file()):  # else it is finished
+        finished = options.resume != "never" and (out / "metrics.json").is_file()  # it may need no space
+        if world.leads and not finished:
             check_output_space(options)
         say(f"loading the data and {options.checkpoint}")
         session = make_session(options, world)
@@ -197,6 +198,8 @@ def run_in_folder(
     is_whole = {"metrics.json", "best"} <= {*existing} and all(path.is_file() for path in predictions)
     if world.first(lambda: session.last_good and session.finished and is_whole):
         return say(f"complete at step {session.state.step}: nothing to do in {out}")
+    if finished:  # so far: it goes on
+        world.first(lambda: check_output_space(options))
     say(header(session))
     if options.dry_run:
         return dry_run(session)

@@ -41,9 +41,10 @@ from heads.readable import NONE, by_class, confusion
 from runtime.errors import DataError, UsageError, run_cli
 from runtime.files import read_json, read_plain, write_atomic
 from runtime.settings import OptionParser
-from training.card import SETTINGS, SYNTHETIC, card, uses_sample
+from training.card import SYNTHETIC, card, uses_sample
 from training.folder import READABLE, is_run
 from training.log import span
+from training.options import FIXED
 from training.session import option_text
 
 if TYPE_CHECKING:
@@ -348,7 +349,7 @@ def write_card(runs: Sequence[FullRun]) -> Path:
     first, path = runs[0], Path(runs[0].name) / "best" / "README.md"
     for run in runs:
         differ = [
-            name for name in (*SETTINGS, "data") if name != "seed" and run.config.get(name) != first.config.get(name)
+            name for name in (*FIXED, "data") if name != "seed" and run.config.get(name) != first.config.get(name)
         ]
         if not run.metrics or differ:
             found = f"other {', '.join(differ)}" if differ else "no metrics.json"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from bert import precision
+from bert import BertModel, precision
 from bert.fast import hidden_states, inference_copy
 from bert.tokenizer import Batch
 from heads.config import POOLINGS
@@ -44,9 +44,7 @@ def encode(
         raise ValueError(f"pooling: expected one of this model's {', '.join(poolings)}; found {pooling!r}")
     if amp not in precision.PRECISIONS:
         raise ValueError(f"amp: expected off, bf16, fp16 or auto; found {amp!r}")
-    weight = model.bert.embeddings.word.weight
-    amp = precision.resolve_precision(amp, weight.device) if amp == "auto" else amp
-    bert = inference_copy(model.bert, precision.DTYPES.get(amp, weight.dtype))
+    bert = encoder(model, amp)
     unique = {text: row for row, text in enumerate(dict.fromkeys(texts))}  # each text, or pair, once
     vectors, done = torch.empty(len(unique), model.bert.config.hidden_size), 0
     for groups, tokens in token_passes(model, list(unique)):
@@ -59,14 +57,20 @@ def encode(
     return vectors[[unique[text] for text in texts]]
 
 
+def encoder(model, amp: str) -> BertModel:
+    """The model's BERT, for inference in this precision."""
+    weight = model.bert.embeddings.word.weight
+    amp = precision.resolve_precision(amp, weight.device) if amp == "auto" else amp
+    return inference_copy(model.bert, precision.DTYPES.get(amp, weight.dtype))
+
+
 @torch.no_grad()
 def word_weights(model, texts: Sequence[str], amp: str) -> list[list[tuple[str, float]]]:
     """For each text, or pair read as one sequence: its words as the model reads them, and their weights, 1 in all.
 
     A word's weight is that of its pieces in the vector of `heads.pooling.attention_mean`, in the model's own layer.
     """
-    weight = model.bert.embeddings.word.weight
-    bert, words = inference_copy(model.bert, precision.DTYPES.get(amp, weight.dtype)), [[] for _ in texts]
+    bert, words = encoder(model, amp), [[] for _ in texts]
     for groups, tokens in token_passes(model, texts):
         states = hidden_states(bert, tokens, model.config.layer, attention=True)
         for rows, batch, (_, attention) in zip(groups, tokens, states, strict=True):

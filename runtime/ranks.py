@@ -7,6 +7,7 @@ Letters: N ranks.
 """
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,13 +27,15 @@ from runtime.errors import EXIT_CODES, UnavailableError, UsageError, explain
 
 SILENCE = timedelta(seconds=50)  # a rank that does not answer for longer counts as dead
 START = timedelta(minutes=5)  # for all ranks to start: imports take their time
-POLL = 0.02  # seconds between two looks at who has arrived
+POLL = 0.02  # seconds between two looks at whether all have arrived
 BEAT = 2.0  # seconds between two signs of life
 NUMBERS = ("RANK", "WORLD_SIZE", "MASTER_PORT")  # torchrun sets these and MASTER_ADDR
 
 
-class LostError(UnavailableError):
-    """Another rank has ended or does not answer."""
+class LostError(RuntimeError):
+    """Another rank has ended or does not answer. Not an OSError: a run goes on after some of those."""
+
+    exit_code = UnavailableError.exit_code
 
 
 class World:
@@ -104,9 +107,25 @@ class Ranks(World):
 
     def beat(self, ended: threading.Event) -> None:
         """Give a sign of life every BEAT seconds, also while this rank computes or reads for long."""
-        with suppress(RuntimeError):  # the rank that kept the store is gone
+        with suppress(RuntimeError):  # the process that kept the store has ended
             while not ended.wait(BEAT):
-                self.store.add(f"beats {self.rank}", 1)
+                alarm = threading.Timer(SILENCE.total_seconds(), self._leave)
+                alarm.daemon = True
+                alarm.start()
+                try:
+                    self.store.add(f"beats {self.rank}", 1)
+                finally:
+                    alarm.cancel()
+
+    def _leave(self) -> None:
+        """End this process at once: where the store's keeper is stopped, a call to the store lasts for ever."""
+        error = self._lost("the process that keeps the store does not answer")
+        print(f"error: {error}", file=sys.__stderr__, flush=True)
+        os._exit(error.exit_code)
+
+    def _lost(self, found: str) -> LostError:
+        expected = f"expected {self.size} processes at work; one has ended, or is silent ({found})"
+        return LostError(f"{expected}; give the same command with --resume auto")
 
     @contextmanager
     def _heard(self) -> Iterator[None]:
@@ -114,9 +133,7 @@ class Ranks(World):
         try:
             yield
         except RuntimeError as error:  # of gloo and NCCL, where a connection is closed or silent
-            found = " ".join(str(error).split())[:200]
-            expected = f"expected {self.size} processes at work; one has ended, or is silent ({found})"
-            raise LostError(f"{expected}; give the same command with --resume auto") from error
+            raise self._lost(" ".join(str(error).split())[:200]) from error
 
     def gather(self, value: Any) -> list[Any]:
         values = [None] * self.size
@@ -127,18 +144,28 @@ class Ranks(World):
     def meet(self) -> None:
         """Wait for all ranks for as long as they live. The network's own wait has a limit, and ignores signals."""
         self._meetings += 1
-        arrived = [f"met {self._meetings} {rank}" for rank in range(self.size)]
-        last_beats = dict.fromkeys(self.others, (0, time.monotonic()))  # the count, and when it was new
+        all_here, last_beats, next_check = f"all at meeting {self._meetings}", {}, 0.0
         with self._heard():
-            self.store.set(arrived[self.rank], "")
-            while not self.store.check(arrived):
-                for rank, (last_count, since) in last_beats.items():
-                    count, now = self.store.add(f"beats {rank}", 0), time.monotonic()
-                    if count != last_count:
-                        last_beats[rank] = count, now
-                    elif now - since > SILENCE.total_seconds():
-                        raise RuntimeError(f"process {rank} gives no sign of life")
+            if self.store.add(f"at meeting {self._meetings}", 1) == self.size:
+                self.store.set(all_here, "")
+            while not self.store.check([all_here]):
+                if time.monotonic() >= next_check:
+                    self._check_beats(last_beats)
+                    next_check = time.monotonic() + BEAT
                 time.sleep(POLL)
+
+    def _check_beats(self, last_beats: dict[int, tuple[bytes, float]]) -> None:
+        """Raise RuntimeError for a rank whose last sign of life is older than SILENCE.
+
+        Args: last_beats: by rank how many signs there were, and when the last of them was seen.
+        """
+        counts, now = self.store.multi_get([f"beats {rank}" for rank in range(self.size)]), time.monotonic()
+        for rank, count in enumerate(counts):
+            last_count, since = last_beats.get(rank, (None, now))
+            if count != last_count:
+                last_beats[rank] = count, now
+            elif now - since > SILENCE.total_seconds():
+                raise RuntimeError(f"process {rank} gives no sign of life")
 
     @contextmanager
     def together(self, slow: bool = False) -> Iterator[None]:
@@ -297,8 +324,8 @@ def meet_others() -> Ranks:
         store, rank, size = next(dist.rendezvous("env://", timeout=START))
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's store keeps the keys of earlier ones
         store = dist.PrefixStore(attempt, store)
-        store.set(f"here {rank}", "")
-        store.wait([f"here {other}" for other in range(size)], START)
+        store.add(f"beats {rank}", 1)
+        store.wait([f"beats {other}" for other in range(size)], START)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=SILENCE)
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"

@@ -234,6 +234,7 @@ def test_the_default_folder_and_the_command_that_goes_on_with_it():
         ("--arch v1 --pooling mean", ["--pooling: ", "v1 stands on cls"]),
         ("--resume auto --overwrite", ["--overwrite", "take one of the two"]),
         ("--resume auto --allow_change lrr", ["--allow_change", "'lrr'; did you mean lr?"]),
+        ("--lora 2 --resume auto --allow_change lora", ["--allow_change: expected one of option", "found 'lora'"]),
         ("--init_from nowhere", ["--checkpoint: --init_from names the weights"]),
         ("--task_file nowhere.toml --epochz 1", ["--epochz: no such option; ", "; did you mean --epochs?"]),
     ],

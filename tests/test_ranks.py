@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 
-import child
 import pytest
 import ranks
 import tiny_run
@@ -22,6 +21,7 @@ from safetensors.torch import load_file
 from tiny import make_bert_folder, make_data_folder
 from tiny_run import before_update, command, copied, leftovers, log_lines, loss_by, make_session, outcome
 from torch import Tensor
+from torch.distributed import TCPStore
 from torch.testing import assert_close
 
 import evaluate
@@ -176,13 +176,13 @@ def at(step: int, action: Callable[[], object]) -> AbstractContextManager:
 
 
 @contextmanager
-def in_a_save() -> Iterator[None]:
-    child.die_at("os.rename .*/.tmp-step-000006")
+def in_a_save(action: Callable[[], object]) -> Iterator[None]:
+    sys.addaudithook(lambda event, args: action() if event == "os.rename" and ".tmp-step-000006" in str(args) else None)
     yield
 
 
 @pytest.mark.fault(44)
-@pytest.mark.parametrize(("rank", "fault"), [(0, at(5, killed)), (1, at(5, killed)), (0, in_a_save())])
+@pytest.mark.parametrize(("rank", "fault"), [(0, at(5, killed)), (1, at(5, killed)), (0, in_a_save(killed))])
 def test_a_rank_is_killed(home, tmp_path, whole, rank, fault):
     """As by kill -9, in a step or in a save. The other ends and says so; nothing half is seen; the end is the same."""
     started = time.monotonic()
@@ -229,6 +229,49 @@ def test_a_rank_may_be_slow_where_the_others_wait_but_not_dead(home, tmp_path, m
     monkeypatch.setattr("runtime.ranks.BEAT", 0.5)
     codes, text = train(home, tmp_path / "run", 2, "--max_steps", 1, of={1: before_predicting(action)})
     assert codes == expected and message in text
+
+
+def stopped_for_ten_seconds() -> None:
+    """As by kill -STOP; then killed."""
+    subprocess.Popen(["sh", "-c", f"sleep 10; kill -KILL {os.getpid()}"])
+    killed(signal.SIGSTOP)
+
+
+@contextmanager
+def agent() -> Iterator[dict[str, str]]:
+    """The variables of torchrun's own process, which keeps the store for the ranks and outlives them."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    yield {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": str(store.port)}
+
+
+@pytest.mark.fault(44)
+@pytest.mark.parametrize(
+    ("fault", "store", "found"),
+    [
+        (at(2, stopped_for_ten_seconds), nullcontext({}), "the process that keeps the store does not answer"),
+        (before_predicting(stopped_for_ten_seconds), nullcontext({}), "the process that keeps the store does not"),
+        (in_a_save(stopped_for_ten_seconds), agent(), "process 0 gives no sign of life"),
+    ],
+    ids=["step", "evaluation", "save"],
+)
+def test_rank_0_is_stopped(home, tmp_path, monkeypatch, fault, store, found):
+    """It closes no connection. Where it keeps the store, as without torchrun, questions to that would never end."""
+    monkeypatch.setattr("runtime.ranks.SILENCE", timedelta(seconds=3))
+    monkeypatch.setattr("runtime.ranks.BEAT", 0.5)
+    with store as variables:
+        codes, text = train(home, tmp_path / "run", 2, of={0: fault}, **variables)
+    assert codes == [-signal.SIGKILL, 8] and text.count("error:") == 1 and f"is silent ({found}" in text
+
+
+@pytest.mark.fault(44)
+def test_torchrun_starts_the_ranks_again(home, tmp_path, whole):
+    """As by --max_restarts: the same store, with what the first attempt left in it, and a number for the attempt."""
+    with agent() as variables:
+        for attempt, (fault, expected) in enumerate([(at(5, killed), [8, -signal.SIGKILL]), (nullcontext(), [0, 0])]):
+            variables["TORCHELASTIC_RESTART_COUNT"] = str(attempt)
+            codes, text = train(home, tmp_path / "run", 2, "--resume", "auto", of={1: fault}, **variables)
+            assert codes == expected, text
+    assert outcome(tmp_path / "run") == outcome(whole) and not leftovers(tmp_path / "run")
 
 
 @contextmanager

@@ -294,8 +294,8 @@ def test_a_stream_whose_reader_has_left_ends_nothing(home, tmp_path, stream):
 @pytest.mark.fault(12, 14)
 def test_a_finished_run_is_left_alone(home, capsys, monkeypatch):
     """Also on a full disk."""
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 999, 1))
     out = undisturbed(home, "single")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 999, 1))
     before = contents(out)
     times = {name: (out / name).stat().st_mtime_ns for name in before}
     assert resume(home, out, "single") == 0
@@ -324,11 +324,14 @@ def test_what_is_trained_may_grow_and_not_shrink(home, tmp_path, capsys):
     assert "a state that does not fit this run" in capsys.readouterr().err
 
 
-def test_a_finished_run_can_be_made_longer(home, tmp_path, capsys):
+def test_a_finished_run_can_be_made_longer(home, tmp_path, capsys, monkeypatch):
     """Steps 10 to 12 follow the log's first nine lines; until they are made, and predicted from, it is not complete."""
     out = shutil.copytree(undisturbed(home, "single"), tmp_path / "run")
     longer = ("--max_steps", 12, "--allow_change", "max_steps")
     assert resume(home, out, "single", *longer[:2]) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 999, 1))
+        assert resume(home, out, "single", *longer) == 7 and (out / "metrics.json").is_file()
     with when_opened(".tmp-sst-test-output.csv", fail):
         assert resume(home, out, "single", *longer) == 1
     assert not (out / "metrics.json").exists()

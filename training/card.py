@@ -6,7 +6,6 @@ It has no path, date or time: it is for others, and two equal runs have equal ca
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from html import escape
 from pathlib import Path
 from statistics import mean, stdev
@@ -16,17 +15,13 @@ from huggingface_hub import EvalResult, ModelCardData
 from bert.hub import ALIASES, MINILM
 from data import SAMPLE_DIR
 from data.tasks import Task
-from heads.config import HeadsConfig
 from heads.kinds import KINDS
-from heads.losses import LossSettings
-from training.options import Options
+from training.options import FIXED
 from training.session import option_text
 
 MOST = 300  # characters in a cell
 TYPES = {"acc": "accuracy", "em": "exact_match", "pearson": "pearsonr", "spearman": "spearmanr"}  # the Hub's names
 WAYS = {"single": "alone", "mtl": "on the sum of their losses", "gs": "with gradient surgery"}
-OPTIONS = [field for part in (Options, HeadsConfig, LossSettings) for field in fields(part) if field.metadata]
-SETTINGS = [field.name for field in OPTIONS if not field.metadata["may_change"]]  # those that the weights depend on
 TEXTS = ('["A sentence."]', '["Another."]')
 CARD = """\
 ---
@@ -189,7 +184,7 @@ def card(config: Mapping, tasks: Mapping[str, Task], results: Sequence[Mapping])
             for metric in KINDS[task.kind].metrics:
                 measured.append((task, title, metric, [result["dev"][task.metric_key(metric)] for result in results]))
     rows = [row(task.metric_key(metric), data[dev].split()[0], values) for task, dev, metric, values in measured]
-    shown = [name for name in SETTINGS if name != "pairs" and config.get(name) is not None]  # pairs: with the tasks
+    shown = [name for name in FIXED if name != "pairs" and config.get(name) is not None]  # pairs: with the tasks
     settings = {name: config[name] for name in shown} | {"checkpoint": source}
     synthetic = uses_sample(config, tasks.values())
     several = len(results) > 1

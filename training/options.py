@@ -40,6 +40,7 @@ FOLDER_HELP = "the run's folder (default: in runs/, named for what was chosen)"
 GROUPS = {"option": "training", "data_dir": "data", "epochs": "optimisation", "device": "machine", "output_dir": "run"}
 # These may have to change when a run goes on in its default folder, so they are not in that folder's name.
 LENGTHS = {"epochs", "max_steps", "patience", "eval_every", "device", "amp", "deterministic"}
+WEIGHTS = {"arch", "lora"}  # with another of these a checkpoint's weights would not fit, whatever --allow_change says
 EPOCHS, MIN_STEPS = 2, 200  # of a run without --epochs: small data get more than two epochs
 
 
@@ -111,12 +112,9 @@ class Options:
 
     def as_json(self, all_of_them: bool = True) -> dict[str, Any]:
         """Options by name, as JSON values: all of them, or only those that the weights depend on."""
-        values = {}
-        for part in (self, self.heads, self.losses):
-            for field in fields(part):
-                if "word" in field.metadata and (all_of_them or not field.metadata["may_change"]):
-                    value = getattr(part, field.name)
-                    values[field.name] = str(value) if isinstance(value, Path) else value
+        values = vars(self) | vars(self.heads) | vars(self.losses)
+        values = {name: values[name] for name in (ALL if all_of_them else FIXED)}
+        values = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
         tasks = [task.to_json(files=all_of_them) for task in self.tasks]
         if not all_of_them:
             tasks = [{key: value for key, value in task.items() if key != "meaning"} for task in tasks]  # for people
@@ -126,6 +124,11 @@ class Options:
         """The options that all processes of a run must share: all but paths, which may differ between machines."""
         values = self.as_json() | self.as_json(all_of_them=False)
         return {name: value for name, value in values.items() if not isinstance(getattr(self, name, None), Path)}
+
+
+FIELDS = [field for part in (Options, HeadsConfig, LossSettings) for field in fields(part) if field.metadata]
+ALL = [field.name for field in FIELDS]
+FIXED = [field.name for field in FIELDS if not field.metadata["may_change"]]  # the weights depend on these
 
 
 def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
@@ -182,11 +185,9 @@ def folder_name(given: Mapping[str, Any]) -> str:
     """The default folder's name: option, strategy, tasks, and the other options given that the weights depend on,
     without LENGTHS and those of --allow_change."""
     heading = [given.get(name, getattr(Options, name)) for name in ("option", "strategy")]
-    settings = [field for part in (Options, HeadsConfig, LossSettings) for field in fields(part) if field.metadata]
     left_out = {"option", "strategy", "tasks", *LENGTHS, *given.get("allow_change", ())}
-    left_out |= {field.name for field in settings if field.metadata["may_change"]}
     words = []
-    for name in [field.name for field in settings if field.name in given and field.name not in left_out]:
+    for name in [name for name in FIXED if name in given and name not in left_out]:
         value = Path(given[name]).name if name == "checkpoint" else given[name]
         pairs = value.items() if isinstance(value, dict) else [("", value)]
         words.append(f"{name}={','.join(f'{key}={item}'.lstrip('=') for key, item in pairs)}")
@@ -271,4 +272,4 @@ def check_options(options: Options) -> None:
     if twice := [key for key in keys if keys.count(key) > 1]:
         raise UsageError(f"--tasks: expected names that stay apart in the metrics; found {twice[0]} twice; rename one")
     for name in options.allow_change:
-        check_name("--allow_change", options.as_json(), name)
+        check_name("--allow_change", [other for other in options.as_json() if other not in WEIGHTS], name)
