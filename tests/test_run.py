@@ -295,6 +295,7 @@ def test_a_stream_whose_reader_has_left_ends_nothing(home, tmp_path, stream):
 def test_a_finished_run_is_left_alone(home, capsys, monkeypatch):
     """Also on a full disk."""
     out = undisturbed(home, "single")
+    capsys.readouterr()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 999, 1))
     before = contents(out)
     times = {name: (out / name).stat().st_mtime_ns for name in before}
