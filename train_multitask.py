@@ -44,7 +44,7 @@ def train(session: Session) -> None:
     """Take every step of a run, in order. training/session.py makes its parts, training/guards.py meets its faults."""
     options, state, model = session.options, session.state, session.model
     gradients, optimizer, scaler = session.gradients, session.optimizer, session.scaler
-    log = RunLog(session.out / "log.jsonl", state.log_size)
+    log = RunLog(session.out / "log.jsonl", state.log_size, session.world.leads)
     with closing(log):
         for step in session.steps():  # from the first or the resumed one until the end, patience or a signal
             started = time.monotonic()
@@ -198,8 +198,7 @@ def run_in_folder(
     is_whole = {"metrics.json", "best"} <= {*existing} and all(path.is_file() for path in predictions)
     if world.first(lambda: session.last_good and session.finished and is_whole):
         return say(f"complete at step {session.state.step}: nothing to do in {out}")
-    if finished:  # so far: it goes on
-        world.first(lambda: check_output_space(options))
+    world.first(lambda: finished and check_output_space(options))  # a finished run that goes on
     say(header(session))
     if options.dry_run:
         return dry_run(session)

@@ -29,6 +29,7 @@ SILENCE = timedelta(seconds=50)  # a rank that does not answer for longer counts
 START = timedelta(minutes=5)  # for all ranks to start: imports take their time
 POLL = 0.02  # seconds between two looks at whether all have arrived
 BEAT = 2.0  # seconds between two signs of life
+MISSED = 10  # so many missing in a row mean death: sooner than torchrun kills the others, 30 s after one has ended
 NUMBERS = ("RANK", "WORLD_SIZE", "MASTER_PORT")  # torchrun sets these and MASTER_ADDR
 
 
@@ -36,6 +37,28 @@ class LostError(RuntimeError):
     """Another rank has ended or does not answer. Not an OSError: a run goes on after some of those."""
 
     exit_code = UnavailableError.exit_code
+
+    def __init__(self, found: str):
+        expected = f"expected {os.environ['WORLD_SIZE']} processes at work; one has ended, or is silent ({found})"
+        super().__init__(f"{expected}; give the same command with --resume auto")
+
+
+@contextmanager
+def answered_within(limit: timedelta) -> Iterator[None]:
+    """End this process where the block takes longer: where the store's keeper is stopped, a call to it never ends."""
+
+    def leave() -> None:
+        error = LostError("the process that keeps the store does not answer")
+        print(f"error: {error}", file=sys.__stderr__, flush=True)
+        os._exit(error.exit_code)
+
+    timer = threading.Timer(limit.total_seconds(), leave)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class World:
@@ -109,23 +132,8 @@ class Ranks(World):
         """Give a sign of life every BEAT seconds, also while this rank computes or reads for long."""
         with suppress(RuntimeError):  # the process that kept the store has ended
             while not ended.wait(BEAT):
-                alarm = threading.Timer(SILENCE.total_seconds(), self._leave)
-                alarm.daemon = True
-                alarm.start()
-                try:
+                with answered_within(SILENCE):
                     self.store.add(f"beats {self.rank}", 1)
-                finally:
-                    alarm.cancel()
-
-    def _leave(self) -> None:
-        """End this process at once: where the store's keeper is stopped, a call to the store lasts for ever."""
-        error = self._lost("the process that keeps the store does not answer")
-        print(f"error: {error}", file=sys.__stderr__, flush=True)
-        os._exit(error.exit_code)
-
-    def _lost(self, found: str) -> LostError:
-        expected = f"expected {self.size} processes at work; one has ended, or is silent ({found})"
-        return LostError(f"{expected}; give the same command with --resume auto")
 
     @contextmanager
     def _heard(self) -> Iterator[None]:
@@ -133,7 +141,7 @@ class Ranks(World):
         try:
             yield
         except RuntimeError as error:  # of gloo and NCCL, where a connection is closed or silent
-            raise self._lost(" ".join(str(error).split())[:200]) from error
+            raise LostError(" ".join(str(error).split())[:200]) from error
 
     def gather(self, value: Any) -> list[Any]:
         values = [None] * self.size
@@ -155,7 +163,7 @@ class Ranks(World):
                 time.sleep(POLL)
 
     def _check_beats(self, last_beats: dict[int, tuple[bytes, float]]) -> None:
-        """Raise RuntimeError for a rank whose last sign of life is older than SILENCE.
+        """Raise RuntimeError for a rank whose last sign of life is older than MISSED beats.
 
         Args: last_beats: by rank how many signs there were, and when the last of them was seen.
         """
@@ -164,7 +172,7 @@ class Ranks(World):
             last_count, since = last_beats.get(rank, (None, now))
             if count != last_count:
                 last_beats[rank] = count, now
-            elif now - since > SILENCE.total_seconds():
+            elif now - since > MISSED * BEAT:
                 raise RuntimeError(f"process {rank} gives no sign of life")
 
     @contextmanager
@@ -294,7 +302,9 @@ def join() -> Iterator[World]:
             raise SystemExit(UsageError.exit_code)  # rank 0 prints the error
         found = f"found {wrong[0]}={env[wrong[0]]!r}" if env[wrong[0]] else f"{wrong[0]} is not set"
         raise UsageError(f"WORLD_SIZE={env['WORLD_SIZE']}: expected what torchrun sets; {found}; start by torchrun")
-    world, ended = meet_others(), threading.Event()
+    with answered_within(START + SILENCE):
+        world = meet_others()
+    ended = threading.Event()
     beats = threading.Thread(target=world.beat, args=[ended], daemon=True)
     beats.start()
     with ExitStack() as quiet:

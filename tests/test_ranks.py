@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -226,7 +228,7 @@ def before_predicting(action: Callable[[], object]) -> Iterator[None]:
 )
 def test_a_rank_may_be_slow_where_the_others_wait_but_not_dead(home, tmp_path, monkeypatch, action, expected, message):
     monkeypatch.setattr("runtime.ranks.SILENCE", timedelta(seconds=2))
-    monkeypatch.setattr("runtime.ranks.BEAT", 0.5)
+    monkeypatch.setattr("runtime.ranks.BEAT", 0.3)
     codes, text = train(home, tmp_path / "run", 2, "--max_steps", 1, of={1: before_predicting(action)})
     assert codes == expected and message in text
 
@@ -257,10 +259,21 @@ def agent() -> Iterator[dict[str, str]]:
 def test_rank_0_is_stopped(home, tmp_path, monkeypatch, fault, store, found):
     """It closes no connection. Where it keeps the store, as without torchrun, questions to that would never end."""
     monkeypatch.setattr("runtime.ranks.SILENCE", timedelta(seconds=3))
-    monkeypatch.setattr("runtime.ranks.BEAT", 0.5)
+    monkeypatch.setattr("runtime.ranks.BEAT", 0.3)
     with store as variables:
         codes, text = train(home, tmp_path / "run", 2, of={0: fault}, **variables)
     assert codes == [-signal.SIGKILL, 8] and text.count("error:") == 1 and f"is silent ({found}" in text
+
+
+@pytest.mark.fault(44)
+def test_a_store_that_does_not_answer_at_the_start(home, tmp_path, monkeypatch):
+    """As where torchrun's own process is stopped before the ranks have met."""
+    monkeypatch.setattr("runtime.ranks.START", timedelta(seconds=2))
+    monkeypatch.setattr("runtime.ranks.SILENCE", timedelta(seconds=2))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        variables = {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": str(silent.getsockname()[1])}
+        codes, text = train(home, tmp_path / "run", 2, **variables)
+    assert codes == [8, 8] and "error: expected 2 processes" in text
 
 
 @pytest.mark.fault(44)
@@ -388,6 +401,16 @@ def test_resumed_by_other_numbers_of_ranks(home, tmp_path):
         codes, text = ranks.run(count, action, tmp_path)
         assert codes == [143 if last < 6 else 0] * count and said in text
     assert_same_run(tmp_path / "one", out, rtol=1e-10, atol=1e-10)
+
+
+def test_a_finished_run_goes_on(home, tmp_path, whole):
+    """Also where rank 0 alone has its folder: its lost files are made again, and steps added."""
+    out = shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(out / "predictions")
+    assert ends_as(whole, home, out)
+    longer = ("--resume", "auto", "--max_steps", 12, "--allow_change", "max_steps")
+    codes, text = train(home, out, 2, *longer)
+    assert codes == [0, 0] and [line["step"] for line in log_lines(out) if "losses" in line] == [*range(1, 13)], text
 
 
 THREADS_LEFT = """
