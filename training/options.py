@@ -40,7 +40,7 @@ FOLDER_HELP = "the run's folder (default: in runs/, named for what was chosen)"
 GROUPS = {"option": "training", "data_dir": "data", "epochs": "optimisation", "device": "machine", "output_dir": "run"}
 # These may have to change when a run goes on in its default folder, so they are not in that folder's name.
 LENGTHS = {"epochs", "max_steps", "patience", "eval_every", "device", "amp", "deterministic"}
-WEIGHTS = {"arch", "lora"}  # with another of these a checkpoint's weights would not fit, whatever --allow_change says
+NEVER_CHANGE = {"arch", "lora"}  # with other ones a checkpoint does not fit, whatever --allow_change says
 EPOCHS, MIN_STEPS = 2, 200  # of a run without --epochs: small data get more than two epochs
 
 
@@ -113,7 +113,7 @@ class Options:
     def as_json(self, all_of_them: bool = True) -> dict[str, Any]:
         """Options by name, as JSON values: all of them, or only those that the weights depend on."""
         values = vars(self) | vars(self.heads) | vars(self.losses)
-        values = {name: values[name] for name in (ALL if all_of_them else FIXED)}
+        values = {name: values[name] for name in (OPTIONS if all_of_them else FIXED)}
         values = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
         tasks = [task.to_json(files=all_of_them) for task in self.tasks]
         if not all_of_them:
@@ -127,7 +127,7 @@ class Options:
 
 
 FIELDS = [field for part in (Options, HeadsConfig, LossSettings) for field in fields(part) if field.metadata]
-ALL = [field.name for field in FIELDS]
+OPTIONS = [field.name for field in FIELDS]
 FIXED = [field.name for field in FIELDS if not field.metadata["may_change"]]  # the weights depend on these
 
 
@@ -272,4 +272,4 @@ def check_options(options: Options) -> None:
     if twice := [key for key in keys if keys.count(key) > 1]:
         raise UsageError(f"--tasks: expected names that stay apart in the metrics; found {twice[0]} twice; rename one")
     for name in options.allow_change:
-        check_name("--allow_change", [other for other in options.as_json() if other not in WEIGHTS], name)
+        check_name("--allow_change", [other for other in options.as_json() if other not in NEVER_CHANGE], name)

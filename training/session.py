@@ -36,7 +36,7 @@ from runtime.ranks import ALONE, World
 from runtime.seeds import generator, seeded
 from runtime.settings import built, of_type
 from training import checkpoint
-from training.options import WEIGHTS, Options
+from training.options import NEVER_CHANGE, Options
 
 
 @dataclass
@@ -349,7 +349,7 @@ class Session:
         if changed:
             changes = [(name, option_text(before.get(name)), option_text(now[name])) for name in changed]
             differences = "; ".join(f"--{name} was {old}, is {new}" for name, old, new in changes)
-            advice = "take those" if WEIGHTS & {*changed} else f"take those, or --allow_change {','.join(changed)}"
+            advice = "take those" if NEVER_CHANGE & {*changed} else f"take those, or --allow_change {','.join(changed)}"
             raise UsageError(f"--resume: the run was started with other options: {differences}; {advice}")
         old, new = stored["data"], own["data"]
         different = sorted(name for name in {**old, **new} if old.get(name) != new.get(name))
