@@ -33,6 +33,10 @@ class Fixed:
         """w by task, at least of the tasks in `losses`."""
         return dict.fromkeys(losses, 1.0)
 
+    def by_task(self, values: Tensor) -> dict[str, float]:
+        """(T,), in the order of the scales -> by task"""
+        return dict(zip(self.scales, values.tolist(), strict=True))
+
     def update(self, losses: Mapping[str, float], again: Callable[[], Mapping[str, float]]) -> None:
         """Call it after a step. losses: of the step's rows before it, not weighed. again(): the same after it."""
 
@@ -89,8 +93,8 @@ class DynamicAverage(Fixed):
         self.before: dict[str, float] = {}  # the mean losses of the last whole interval
 
     def factors(self, losses: Mapping[str, Tensor], generator: Generator | None) -> Mapping[str, float]:
-        powers = {task: math.exp(min(ratio, 1e3) / self.temperature) for task, ratio in self.ratios.items()}
-        return {task: len(powers) * power / sum(powers.values()) for task, power in powers.items()}
+        ratios = torch.tensor([self.ratios[task] for task in self.scales], dtype=torch.float64)
+        return self.by_task(len(ratios) * (ratios / self.temperature).softmax(0))
 
     def update(self, losses: Mapping[str, float], again: Callable[[], Mapping[str, float]]) -> None:
         self.sums = {task: self.sums[task] + loss for task, loss in losses.items()}
@@ -110,7 +114,7 @@ class Random(Fixed):
 
     def factors(self, losses: Mapping[str, Tensor], generator: Generator | None) -> Mapping[str, float]:
         draw = torch.randn(len(self.scales), generator=generator, dtype=torch.float64).softmax(0)
-        return dict(zip(self.scales, (len(draw) * draw).tolist(), strict=True))
+        return self.by_task(len(draw) * draw)
 
 
 class Learned(Fixed):
@@ -122,9 +126,6 @@ class Learned(Fixed):
             raise ValueError(f"lr: expected a number above 0; found {lr}")
         self.x = nn.Parameter(torch.zeros(len(scales), dtype=torch.float64))
         self.optimizer = AdamW([self.x], lr=lr, weight_decay=0.0)
-
-    def by_task(self, values: Tensor) -> dict[str, float]:
-        return dict(zip(self.scales, values.tolist(), strict=True))
 
     def descend(self, slope: Tensor) -> None:
         self.x.grad = slope

@@ -227,6 +227,13 @@ def test_imtl_g_and_config_are_impartial():
         assert weights("imtl_g", rows).sum() == pytest.approx(1)
 
 
+def test_config_of_opposed_gradients_is_zero():
+    """No direction has one cosine above 0 with both."""
+    for seed in range(50):
+        g = jacobian(1, seed, "plain")
+        assert not weights("config", torch.cat([g, -g * (seed + 1) / 7])).any()
+
+
 def test_aligned_mtl_makes_the_components_as_long_as_the_shortest():
     for seed in range(50):
         rows = jacobian(3, seed, "plain")

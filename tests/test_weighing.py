@@ -106,6 +106,14 @@ def test_dwa_of_torchjd():
             reference.step()
 
 
+def test_dwa_of_one_loss_that_rises_without_end():
+    """All of the weight is its own, and nothing overflows."""
+    weigh = WEIGHINGS["dwa"](ONES, temperature=0.001, steps=1)
+    for value in (0.0, 1.0):
+        weigh.update({"a": value, "b": 1.0, "c": 1.0}, never)
+    assert floats(weigh(dict.fromkeys(ONES, torch.tensor(1.0)))) == {"a": 3.0, "b": 0.0, "c": 0.0}
+
+
 def test_uncertainty_of_torchjd():
     """Whose variances are parameters of torch's Adam; ours are of our own."""
     weigh, reference = WEIGHINGS["uncertainty"](ONES, lr=0.05), scalarization.UW(3).double()

@@ -2,7 +2,7 @@
 
 The direction that has the same cosine with every task's gradient, as long as the sum of their projections on it:
 
-    a = C^+ 1 / d        w = (1 . G a / a . G a) a
+    a = b / d,  b = C^+ 1        w = (1 . G a / a . G a) a
 
 C the cosines, d_i = |g_i|. IMTL-G has the same direction where the gradients do not depend on each other.
 """
@@ -18,8 +18,6 @@ class ConFIG(Surgery):
 
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
         products = check_gramian(gramian)
-        ones, norms = torch.ones(len(products), dtype=torch.float64), products.diagonal().sqrt()
-        a = torch.linalg.pinv(cosines(products).nan_to_num(0), hermitian=True) @ ones / norms
-        a = torch.where(norms > 0, a, 0)
-        square = a @ products @ a
-        return (ones @ products @ a) / square * a if square > 0 else 0 * a
+        norms, b = products.diagonal().sqrt(), torch.linalg.pinv(cosines(products).nan_to_num(0), hermitian=True).sum(1)
+        a = torch.where(norms > 0, b / norms, 0)
+        return (products @ a).sum() / b.sum() * a if b.sum() > 1e-9 else 0 * a  # a . G a = b . C b = 1 . b
