@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from bert import BertModel, precision
-from bert.fast import hidden_states, inference_copy
+from bert.fast import inference_copy
 from bert.tokenizer import Batch
 from heads.config import POOLINGS
-from heads.pooling import attention_weights, sentence_vectors
+from heads.pooling import sentence_vectors
 from runtime.errors import DivergedError, UsageError
 
 # Enough to keep the processor busy, little enough for its caches or its memory.
@@ -62,35 +62,6 @@ def encoder(model, amp: str) -> BertModel:
     weight = model.bert.embeddings.word.weight
     amp = precision.resolve_precision(amp, weight.device) if amp == "auto" else amp
     return inference_copy(model.bert, precision.DTYPES.get(amp, weight.dtype))
-
-
-@torch.no_grad()
-def word_weights(model, texts: Sequence[str], amp: str) -> list[list[tuple[str, float]]]:
-    """For each text, or pair read as one sequence: its words as the model reads them, and their weights, 1 in all.
-
-    A word's weight is that of its pieces in the vector of `heads.pooling.attention_mean`, in the model's own layer.
-    """
-    bert, words = encoder(model, amp), [[] for _ in texts]
-    for groups, tokens in token_passes(model, texts):
-        states = hidden_states(bert, tokens, model.config.layer, attention=True)
-        for rows, batch, (_, attention) in zip(groups, tokens, states, strict=True):
-            weights = attention_weights(attention.float(), batch.attention_mask)  # (B, T)
-            weights = weights / weights.sum(dim=1, keepdim=True)
-            for row, ids, mask, shares in zip(rows, batch.input_ids, batch.attention_mask, weights, strict=True):
-                pieces = model.tokenizer.tokens(ids[mask][1:-1].tolist())
-                words[row] = whole_words(pieces, shares[mask][1:-1].tolist())
-    return words
-
-
-def whole_words(pieces: Sequence[str], weights: Sequence[float]) -> list[tuple[str, float]]:
-    """Word pieces joined to words, each with the sum of its pieces' weights."""
-    words = []
-    for piece, weight in zip(pieces, weights, strict=True):
-        if piece.startswith("##") and words:  # continues the word before it
-            word, word_weight = words.pop()
-            piece, weight = word + piece[2:], word_weight + weight
-        words.append((piece, weight))
-    return words
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """From one layer's token states to one vector X per sentence (the paper's "BERT-based encoding module").
 
 Letters: B batch, T tokens, D hidden size, H heads. Masks are bool, True = a real token. A row is [CLS], word pieces,
-[SEP], padding.
+[SEP], for a pair read at once the second text's word pieces and [SEP], padding.
 """
 
 from collections.abc import Sequence
@@ -26,33 +26,35 @@ def mean(x: Tensor, mask: Tensor) -> Tensor:
     return weighted_mean(x, mask.to(x.dtype))
 
 
-def attention_mean(x: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
+def attention_mean(x: Tensor, attention: Tensor, mask: Tensor, types: Tensor) -> Tensor:
     """Token states weighted by the attention they receive in their layer, over the word pieces alone.
 
-    Args:    x: (B, T, D), attention: (B, H, T, T), rows summing to 1, mask: (B, T).
+    Args:    x: (B, T, D), attention: (B, H, T, T), rows summing to 1, mask and types (token_type_ids): (B, T).
     Returns: (B, D).
     """
-    return weighted_mean(x, attention_weights(attention, mask))
+    return weighted_mean(x, attention_weights(attention, mask, types))
 
 
-def attention_weights(attention: Tensor, mask: Tensor) -> Tensor:
-    """The weights of `attention_mean`, not normalised. attention: (B, H, T, T), mask: (B, T) -> (B, T)
+def attention_weights(attention: Tensor, mask: Tensor, types: Tensor) -> Tensor:
+    """The weights of `attention_mean`, not normalised. attention: (B, H, T, T), mask, types: (B, T) -> (B, T)
 
     [CLS] and [SEP] get weight 0, because they receive most of the attention. A text without any word piece, or without
     one that receives attention, gets the weights of the plain `mean`.
     """
     received = mean(attention.mean(dim=1), mask)  # (B, T), the mean over heads and real queries
-    weights = received * F.pad(mask[:, 2:], (1, 1))  # word pieces: neither the first token nor the last real one
+    # Word pieces: neither the first token nor the last of a segment. After these comes a real one of the same segment.
+    followed = mask[:, 1:] & (types[:, 1:] == types[:, :-1])  # (B, T - 1)
+    weights = received * F.pad(followed[:, 1:], (1, 1))
     return torch.where((weights > 0).any(dim=1, keepdim=True), weights, mask.to(weights.dtype))
 
 
-def pooled(x: Tensor, attention: Tensor | None, mask: Tensor, pooling: str) -> Tensor:
+def pooled(x: Tensor, attention: Tensor | None, mask: Tensor, types: Tensor, pooling: str) -> Tensor:
     """X by a pooling without learnt weights: "cls", "mean", or "attention_mean", the only one that reads `attention`.
 
-    x: (B, T, D), attention: (B, H, T, T), mask: (B, T) -> (B, D)
+    x: (B, T, D), attention: (B, H, T, T), mask, types: (B, T) -> (B, D)
     """
     if pooling == "attention_mean":
-        return attention_mean(x, attention.to(x.dtype), mask)
+        return attention_mean(x, attention.to(x.dtype), mask, types)
     return x[:, 0] if pooling == "cls" else mean(x, mask)
 
 
@@ -97,10 +99,11 @@ def sentence_vectors(
     if len(batches) > 1 and not batches[0].input_ids.is_cpu:  # a GPU is faster with one large batch
         (x,) = sentence_vectors(bert, cnn, [one_batch(batches)], pooling, layer)
         return list(x.split([len(batch.input_ids) for batch in batches]))
-    states = hidden_states(bert, batches, layer, attention=pooling == "attention_mean")
+    states = hidden_states(bert, batches, layer, keep_attention=pooling == "attention_mean")
     wide = torch.promote_types(states[0][0].dtype, torch.float32)
     xs, masks = [x.to(wide) for x, _ in states], [batch.attention_mask for batch in batches]
     with torch.autocast(masks[0].device.type, enabled=False):  # all that follows the encoder is computed in float32
         if pooling == "cnn":
             return list(cnn(joined(xs), joined(masks)).split([len(mask) for mask in masks]))
-        return [pooled(x, a, m, pooling) for x, (_, a), m in zip(xs, states, masks, strict=True)]
+        types = [batch.token_type_ids for batch in batches]
+        return [pooled(x, a, m, t, pooling) for x, (_, a), m, t in zip(xs, states, masks, types, strict=True)]

@@ -87,7 +87,8 @@ def plain(model: MultitaskBert, tokens, pooling: str, layer: int) -> torch.Tenso
     (x, attention), mask = model.bert.hidden_state(**tokens, layer=layer), tokens.attention_mask
     if pooling == "cnn":
         return model.cnn(x, mask)
-    return {"cls": x[:, 0], "mean": mean(x, mask), "attention_mean": attention_mean(x, attention, mask)}[pooling]
+    weighted = attention_mean(x, attention, mask, tokens.token_type_ids)
+    return {"cls": x[:, 0], "mean": mean(x, mask), "attention_mean": weighted}[pooling]
 
 
 def assert_close(actual, expected) -> None:

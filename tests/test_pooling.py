@@ -20,7 +20,7 @@ with torch.random.fork_rng(devices=[]):
     CNN = CnnPooling(D).double()
 POOLINGS = {
     "mean": lambda x, attention, mask: mean(x, mask),
-    "attention_mean": attention_mean,
+    "attention_mean": lambda x, attention, mask: attention_mean(x, attention, mask, one_segment(mask)),
     "cnn": lambda x, attention, mask: CNN(x, mask),
 }
 each_pooling = pytest.mark.parametrize("pool", POOLINGS.values(), ids=POOLINGS)
@@ -28,6 +28,10 @@ each_pooling = pytest.mark.parametrize("pool", POOLINGS.values(), ids=POOLINGS)
 
 def mask_of(lengths: list[int], tokens: int = T) -> Tensor:
     return torch.arange(tokens) < torch.tensor(lengths)[:, None]
+
+
+def one_segment(mask: Tensor) -> Tensor:
+    return torch.zeros_like(mask, dtype=torch.int64)
 
 
 def states(lengths: list[int] = LENGTHS, tokens: int = T, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,7 +62,17 @@ def test_attention_mean_by_a_loop():
             expected.append(sum(w * x[b, k] for w, k in zip(received, pieces, strict=True)) / sum(received))
         else:
             expected.append(x[b, :length].mean(dim=0))
-    assert_close(attention_mean(x, attention, mask), torch.stack(expected))
+    assert_close(attention_mean(x, attention, mask, one_segment(mask)), torch.stack(expected))
+
+
+def test_a_pair_read_at_once_leaves_out_both_separators():
+    x, attention, mask = states([8, 13])
+    types = torch.tensor([[0] * 4 + [1] * 4 + [0] * 5, [0] * 6 + [1] * 7])  # [CLS] a a [SEP] b b b [SEP] ...
+    expected = []
+    for b, pieces in enumerate(([1, 2, 4, 5, 6], [1, 2, 3, 4, 6, 7, 8, 9, 10, 11])):
+        received = attention[b, :, mask[b]].mean(dim=(0, 1))[pieces]
+        expected.append(received @ x[b, pieces] / received.sum())
+    assert_close(attention_mean(x, attention, mask, types), torch.stack(expected))
 
 
 def test_cnn_on_each_sentence_alone():
@@ -75,13 +89,13 @@ def test_word_pieces_that_nobody_attends_to_have_the_plain_mean():
     x, attention, mask = states([5])
     attention[...] = 0
     attention[..., 0] = 1
-    assert_close(attention_mean(x, attention, mask), mean(x, mask))
+    assert_close(attention_mean(x, attention, mask, one_segment(mask)), mean(x, mask))
 
 
 def test_gradients_reach_the_attention():
     x, attention, mask = states()
     attention.requires_grad_(True)
-    attention_mean(x, attention, mask).pow(2).sum().backward()
+    attention_mean(x, attention, mask, one_segment(mask)).pow(2).sum().backward()
     assert attention.grad.isfinite().all()
     assert (attention.grad[1, :, :, 1:12] != 0).all()  # the sentence of full length, its word pieces
 

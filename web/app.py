@@ -22,10 +22,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bert.tokenizer import SURROGATE
 from data.reader import is_blank
 from heads import MultitaskBert
-from heads.inference import answers, encode, outputs, word_weights
+from heads.inference import answers, encode, outputs
 from runtime.errors import UsageError, check_name, nearest
 from web.batcher import Batcher
 from web.limits import Limits
+from web.words import word_weights
 
 PAGE = Path(__file__).parent / "page.html"
 NO_JSON = "expected a JSON object, with content-type: application/json; found none; see /docs"
