@@ -44,17 +44,16 @@ def train(session: Session) -> None:
     """Take every step of a run, in order. training/session.py makes its parts, training/guards.py meets its faults."""
     options, state, model = session.options, session.state, session.model
     gradients, optimizer, scaler = session.gradients, session.optimizer, session.scaler
-    log = RunLog(session.out / "log.jsonl", state.log_size, session.world.leads)
-    with closing(log):
+    with closing(RunLog(session.out / "log.jsonl", state.log_size, session.world.leads)) as log:
         for step in session.steps():  # from the first or the resumed one until the end, patience or a signal
             started = time.monotonic()
             for attempt in guards.attempts(session):  # once, unless memory runs out: then again, in smaller parts
                 with attempt:
                     losses, weighed_losses = (dict.fromkeys(session.rows, 0.0) for _ in range(2))
                     for micro, (batches, shares) in enumerate(session.micro_batches(step)):
-                        rows = gradients.sizes(model.row_counts(batches))  # each task's sentences and tokens
+                        sizes = gradients.sizes(model.row_counts(batches))  # each task's sentences and tokens
                         negatives = generator(options.seed, "negatives", step)  # row k gets draw k
-                        with session.dropout(step, micro), gradients.by_rows(model, *rows):
+                        with session.dropout(step, micro), gradients.by_rows(model, *sizes):
                             with autocast(session.device, session.amp):
                                 batch_losses = model.losses(batches, options.losses, session.previous, negatives)
                             weighed = session.weigh(batch_losses, generator(options.seed, "weighing", step))
@@ -70,23 +69,25 @@ def train(session: Session) -> None:
                 session.surgery,
                 session.moved,
                 options.max_grad_norm,
-                generator(options.seed, "surgery", step),
-                scaler.get_scale(),
-                [*weighed_losses.values()],
+                generator=generator(options.seed, "surgery", step),
+                scale=scaler.get_scale(),
+                losses=[weighed_losses[task] for task in gradients.tasks],
             )
             lr = options.lr * lr_factor(state.updates, session.total_steps, session.warmup_steps)
             line = {"losses": losses, **conflict_line(session, conflict, weighed_losses, lr)}
-            if not (reason := guards.why_skipped(conflict, state)):
+            guards.count_skipped(conflict, state)
+            if not conflict.problem:
                 scaler.unscale_(optimizer)
                 line |= {"lr": lr, "grad_norm": conflict.norm}
                 for group in optimizer.param_groups:
                     group["lr"] = lr
                 scaler.step(optimizer)
+                session.gather_weights()
                 scaler.update()
                 session.weigh.update(losses, partial(session.losses_of, step))
                 state.updates += 1
             else:
-                line["skipped"] = reason
+                line["skipped"] = conflict.problem
                 scaler.update(scaler.get_scale() / 2)  # also where only the norm exceeds float32's range
             session.previous.end_step(session.world)
             optimizer.zero_grad()
@@ -111,14 +112,15 @@ def evaluate(session: Session, log: RunLog) -> None:
     state.evaluations += 1
     log.write({"step": state.step, "seconds": round(state.seconds, 3), "dev": metrics, "undefined": undefined(metrics)})
     value = score(metrics, options.tasks)
-    best = session.world.first(lambda: value is not None and (state.best_score is None or value > state.best_score))
+    # Rank 0's answer for all: the last bit of a score may differ
+    best = session.world.on_rank_0(lambda: value is not None and (state.best_score is None or value > state.best_score))
     state.evaluations_since_best = 0 if best else state.evaluations_since_best + 1
     shown = {name: metrics[name] for name in (task.metric_key(task.metric) for task in options.tasks)}
     shown |= {"average": value} if len(shown) > 1 else {}
     texts = [f"{name} {number:.3f}" if number is not None else f"{name} -    " for name, number in shown.items()]
     say(f"dev at {state.step:>{len(str(session.total_steps))}}  {'  '.join(texts)}{'  best' * best}")
     if best:
-        session.save_best(value, state.step)
+        session.save_best(value)
 
 
 def run_config(session: Session) -> dict:
@@ -137,7 +139,7 @@ def run_config(session: Session) -> dict:
 
 def resume(session: Session) -> None:
     """Restore the newest checkpoint, or the one that --resume names."""
-    stored = session.world.first(lambda: checkpoint_to_resume(session.options.resume, session.out))
+    stored = session.world.on_rank_0(lambda: checkpoint_to_resume(session.options.resume, session.out))
     if not stored:
         return
     session.restore(*stored)
@@ -158,7 +160,7 @@ def dry_run(session: Session) -> None:
         train(session)
         if remaining:
             session.out = out  # where a resumed run's best/ lies
-            session.restore(*session.world.first(lambda: checkpoint.load_latest(temporary / "checkpoints")))
+            session.restore(*session.world.on_rank_0(lambda: checkpoint.load_latest(temporary / "checkpoints")))
             session.last_step = session.total_steps
             say(f"time: about {span(seconds_left(session))}, by two steps and an evaluation")
     say("dry run: data, options, a checkpoint and a step are in order; nothing was left")
@@ -196,9 +198,9 @@ def run_in_folder(
     session.check_ranks()
     resume(session)
     is_whole = {"metrics.json", "best"} <= {*existing} and all(path.is_file() for path in predictions)
-    if world.first(lambda: session.last_good and session.finished and is_whole):
+    if world.on_rank_0(lambda: session.last_good and session.finished and is_whole):
         return say(f"complete at step {session.state.step}: nothing to do in {out}")
-    world.first(lambda: finished and check_output_space(options))  # a finished run that goes on
+    world.on_rank_0(lambda: finished and check_output_space(options))  # a finished run that goes on
     say(header(session))
     if options.dry_run:
         return dry_run(session)
@@ -213,7 +215,7 @@ def run_in_folder(
     (out / "metrics.json").unlink(missing_ok=True)  # the mark of a finished run, maybe one of fewer steps
     write_atomic(out / "config.json", json.dumps(run_config(session), indent=2) + "\n")
     train(session)
-    world.first(lambda: finish(session))
+    world.on_rank_0(lambda: finish(session))
 
 
 def run(options: Options, make_session: Callable[[Options, World], Session] = Session, world: World = ALONE) -> None:

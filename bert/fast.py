@@ -1,9 +1,11 @@
 """bert/model.py computed faster, with the same results: packed without padding, and in forms that suit the processor.
 
 `hidden_states` is for training and inference; `inference_copy` makes a model for inference. Both use the plain model's
-own modules, and each function here replaces one line of it. Every layer with parameters is called as a module, with all
-tokens on the first axis, so that hooks on it see what it computes.
-Letters: B batch, T tokens, D hidden size, H heads, K = D // H, N real tokens. Masks are bool, True = a real token.
+own modules: `hidden_states`, `layer_forward` and `self_attention` are the forwards of its BertModel, Layer and
+SelfAttention on packed tokens, and `dropout`, `attend` and `attend_unseen` replace what is slow in them. Every layer
+with parameters is called as a module, with all tokens on the first axis, so that hooks on it see what it computes.
+Letters: B batch, T tokens, D hidden size, F feed-forward size, H heads, K = D // H, N tokens that are computed. Masks
+are bool, True = a real token.
 """
 
 import math
@@ -27,8 +29,8 @@ def tokens_computed(batches: Sequence[Batch]) -> list[int]:
 
     With gradients, which are taken batch by batch, each number is a multiple of MULTIPLE; without, only their sum is.
     """
-    if not batches[0]["input_ids"].is_cpu:
-        return [batch["input_ids"].numel() for batch in batches]
+    if not batches[0].input_ids.is_cpu:
+        return [batch.input_ids.numel() for batch in batches]
     sizes = [batch.real for batch in batches]
     if torch.is_grad_enabled():
         return [size + -size % MULTIPLE for size in sizes]
@@ -44,15 +46,17 @@ class Packing:
     """
 
     def __init__(self, batches: Sequence[Batch]):
-        self.shapes = [batch["attention_mask"].shape for batch in batches]
-        has_padding = [batch.real < shape.numel() for batch, shape in zip(batches, self.shapes, strict=True)]
-        pairs = [*zip(batches, has_padding, strict=True)]
-        self.masks = [batch["attention_mask"].bool() if padded else None for batch, padded in pairs]  # (B, T) each
-        # Places in (B T,) of the tokens that are read, and (`places`) of all that are computed; None: all in order
-        self.read = [batch.places if padded and batch["input_ids"].is_cpu else None for batch, padded in pairs]
-        self.places, self.cuts = [], []  # cuts: for each batch, how many tokens are read and how many are copies
-        for places, shape, size in zip(self.read, self.shapes, tokens_computed(batches), strict=True):
-            count = shape.numel() if places is None else len(places)
+        self.shapes, self.masks = [], []  # (B, T) of each batch; its mask, None without padding
+        self.read, self.places = [], []  # places in (B T,) of the tokens that are read, and of all that are computed
+        self.cuts = []  # for each batch, how many tokens are read and how many are copies
+        for batch, size in zip(batches, tokens_computed(batches), strict=True):
+            mask = batch.attention_mask
+            has_padding = batch.real < mask.numel()
+            places = batch.places if has_padding and mask.is_cpu else None  # None: all of them, in order
+            count = mask.numel() if places is None else batch.real
+            self.shapes.append(mask.shape)
+            self.masks.append(mask if has_padding else None)
+            self.read.append(places)
             self.places.append(places if size == count else with_copies(places, count, size))
             self.cuts += [count, size - count]
 
@@ -78,21 +82,21 @@ def with_copies(places: Tensor | None, count: int, size: int) -> Tensor:
     return torch.cat([places, places[:1].expand(size - count)])
 
 
-def dropout(x: Tensor, layer: nn.Dropout) -> Tensor:
-    """The same as layer(x), on a CPU several times faster: 16 random bits per element instead of a float.
+def dropout(x: Tensor, module: nn.Dropout) -> Tensor:
+    """The same as module(x), on a CPU several times faster: 16 random bits per element instead of a float.
 
     So the rate is rounded to a multiple of 2^-16 that is below 1. The division uses the rounded rate, which keeps
     the expectation exact, in bfloat16 as far as it can hold 1 / (1 - p).
     """
-    if not (x.is_cpu and layer.training and layer.p):
-        return layer(x)
-    drop = min(round(layer.p * 65536), 65535)
+    if not (x.is_cpu and module.training and module.p):
+        return module(x)
+    drop = min(round(module.p * 65536), 65535)
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
     keep = words.view(torch.int16)[: x.numel()].view(x.shape) >= drop - 32768
     return x * keep.to(x.dtype).mul_(65536 / (65536 - drop))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layer: nn.Dropout) -> tuple[Tensor, Tensor]:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: nn.Dropout) -> tuple[Tensor, Tensor]:
     """q, k, v: (B, H, T, K), mask: (B, T), None for no padding -> heads (B, H, T, K), attention (B, H, T, T)."""
     # Transposed: one query per column, and the number of columns a multiple of 16. On a CPU torch's softmax is several
     # times slower over a short last axis, and again where the axis after its own does not fill the processor's vectors.
@@ -102,12 +106,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layer: nn.Dropo
         scores = scores.masked_fill(~mask[:, None, :, None], torch.finfo(scores.dtype).min)
     attention = scores.softmax(dim=-2, dtype=torch.promote_types(scores.dtype, torch.float32))
     attention = attention[..., : q.shape[2]].mT  # (B, H, T, T), one query per row
-    return dropout(attention, layer).to(v.dtype) @ v, attention
+    return dropout(attention, drop).to(v.dtype) @ v, attention
 
 
-def attend_unseen(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layer: nn.Dropout) -> tuple[Tensor, None]:
+def attend_unseen(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: nn.Dropout) -> tuple[Tensor, None]:
     """`attend` where nobody reads the attention; a GPU then never holds all of it."""
-    p = layer.p if layer.training else 0.0
+    p = drop.p if drop.training else 0.0
     keys = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, T)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=keys, dropout_p=p), None
 
@@ -126,34 +130,36 @@ def self_attention(
     return part.output(packing.pack(heads)), weights
 
 
-def transform(block: Layer, x: Tensor, packing: Packing, keep_attention: bool) -> tuple[Tensor, list[Tensor | None]]:
+def layer_forward(
+    block: Layer, x: Tensor, packing: Packing, keep_attention: bool
+) -> tuple[Tensor, list[Tensor | None]]:
     """One layer. x: (N, D) -> the new x: (N, D), and each batch's attention (B, H, T, T), None unless it is kept."""
     attended, attention = self_attention(block.attention, x, packing, keep_attention)
     x = block.attention_norm(x + dropout(attended, block.dropout))
     into = block.feed_forward_in
-    wide = into(x, "gelu") if isinstance(into, InferenceLinear) else F.gelu(into(x))  # (N, 4 D)
+    wide = into(x, "gelu") if isinstance(into, InferenceLinear) else F.gelu(into(x))  # (N, F)
     return block.feed_forward_norm(x + dropout(block.feed_forward_out(wide), block.dropout)), attention
 
 
 def hidden_states(
-    model: BertModel, batches: Sequence[Batch], layer: int = -1, attention: bool = False
+    model: BertModel, batches: Sequence[Batch], layer: int = -1, keep_attention: bool = False
 ) -> list[tuple[Tensor, Tensor | None]]:
     """`model.hidden_state` of several batches in one pass. Hidden states of padding mean nothing; on a CPU they are 0.
 
     Args:    batches: input_ids, attention_mask, token_type_ids: (B, T) each, every batch with its own B and T.
              layer: -1 the last, -2 the second to last, ...
-             attention: whether to return that layer's attention.
+             keep_attention: whether to return that layer's attention.
     Returns: for each batch the hidden states (B, T, D) and the attention (B, H, T, T), None unless asked for.
     Raises:  ValueError as `model.hidden_state` does.
     """
     blocks, packing = model.layers_up_to(layer), Packing(batches)
-    positions = [model.positions(batch["input_ids"]).expand_as(batch["input_ids"]) for batch in batches]  # (B, T) each
-    ids, types = ([batch[name] for batch in batches] for name in ("input_ids", "token_type_ids"))
+    ids, types = [batch.input_ids for batch in batches], [batch.token_type_ids for batch in batches]  # (B, T) each
+    positions = [model.positions(x).expand_as(x) for x in ids]
     part = model.embeddings
     x = part.word(packing.pack(ids)) + part.token_type(packing.pack(types)) + part.position(packing.pack(positions))
     x = dropout(part.norm(x), part.dropout)  # (N, D)
     for block in blocks:
-        x, weights = transform(block, x, packing, attention and block is blocks[-1])
+        x, weights = layer_forward(block, x, packing, keep_attention and block is blocks[-1])
     return list(zip(packing.pad(x), weights, strict=True))
 
 

@@ -3,7 +3,8 @@
 Source: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers"; Vaswani et al. 2017, "Attention Is
 All You Need". This file is plain torch, made to be read; training and inference use bert/fast.py, which computes the
 same faster.
-Letters: B batch, T tokens, D hidden size, H heads, K = D // H. Masks are bool, True = a real token.
+Letters: B batch, T tokens, D hidden size, F feed-forward size, H heads, K = D // H. Masks are bool, True = a real
+token.
 """
 
 import math
@@ -74,7 +75,7 @@ class Layer(nn.Module):
         """x: (B, T, D), mask: (B, T) -> the new x: (B, T, D), and the attention: (B, H, T, T)."""
         attended, attention = self.attention(x, mask)
         x = self.attention_norm(x + self.dropout(attended))
-        wide = F.gelu(self.feed_forward_in(x))  # (B, T, 4 D); the exact erf form
+        wide = F.gelu(self.feed_forward_in(x))  # (B, T, F); the exact erf form
         return self.feed_forward_norm(x + self.dropout(self.feed_forward_out(wide))), attention
 
 

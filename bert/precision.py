@@ -64,14 +64,14 @@ def computes_bf16(device: torch.device) -> bool:
         return False
 
 
-def autocast(device: torch.device, mode: str) -> torch.autocast:
-    """The context of forward passes. mode: a result of `resolve_precision`."""
-    return torch.autocast(device.type, DTYPES.get(mode), enabled=mode != "off")
+def autocast(device: torch.device, amp: str) -> torch.autocast:
+    """The context of forward passes. amp: a result of `resolve_precision`."""
+    return torch.autocast(device.type, DTYPES.get(amp), enabled=amp != "off")
 
 
-def make_scaler(mode: str) -> torch.amp.GradScaler:
+def make_scaler(amp: str) -> torch.amp.GradScaler:
     """Scales the loss under fp16, whose small gradients would vanish; does nothing under the others."""
-    return torch.amp.GradScaler("cuda", enabled=mode == "fp16")
+    return torch.amp.GradScaler("cuda", enabled=amp == "fp16")
 
 
 def set_deterministic(wanted: bool) -> None:

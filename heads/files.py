@@ -52,10 +52,14 @@ def read_task(content: dict) -> Task:
     task = Task.from_json(content)
     if task.kind not in KINDS:
         raise ValueError(f"kind {task.kind!r:.99}, not one of {', '.join(KINDS)}")
-    kind, count, (low, high) = KINDS[task.kind], len(task.classes), task.range or (0, 0)
-    fits = low < high and count == 0 if kind.labels == "number" else not task.range and count >= 2
-    fits = fits and (task.kind != "binary" or count == 2) and task.several == (kind.labels == "classes")
-    if not fits or task.metric not in ("", *kind.metrics):
+    kind, count, is_number = KINDS[task.kind], len(task.classes), KINDS[task.kind].labels == "number"
+    fits = (
+        bool(task.range) == is_number and (not is_number or task.range[0] < task.range[1]),
+        count == 0 if is_number else count == 2 if task.kind == "binary" else count >= 2,
+        task.several == (kind.labels == "classes"),
+        task.metric in ("", *kind.metrics),
+    )
+    if not all(fits):
         raise ValueError(f"{task.kind} with {task!r:.300}")
     return task
 

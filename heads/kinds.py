@@ -145,7 +145,8 @@ class Score(Kind):
         return low + (high - low) / 5 * z
 
     def output(self, task: Task, f: Tensor) -> Tensor:
-        """(B, 1) -> number (B,). For siamese pairs f is z, as in the paper; others start from the range's middle."""
+        """(B, 1) -> number (B,). For `siamese` pairs f is z, as in the paper. All others, `both` among them, start from
+        the range's middle."""
         return self.of_scale(task, f[:, 0] if task.sequences == 2 else f[:, 0] + 2.5)
 
     def of_cosine(self, task: Task, cos: Tensor) -> Tensor:

@@ -23,8 +23,6 @@ from heads.pooling import CnnPooling, row_counts, sentence_vectors
 from heads.rows import TaskBatch
 from runtime.errors import CheckpointError, UsageError
 
-Texts = Sequence[str]
-
 
 class MultitaskBert(nn.Module):
     """Encoder + a head for each task. `from_pretrained` is the usual way to make one."""
@@ -136,7 +134,7 @@ class MultitaskBert(nn.Module):
 
     def encode(
         self,
-        texts: Texts,
+        texts: Sequence[str],
         pooling: str | None = None,
         layer: int | None = None,
         normalize: bool = False,
@@ -149,7 +147,12 @@ class MultitaskBert(nn.Module):
         return inference.encode(self, texts, pooling, layer, normalize, amp).numpy()
 
     def predict(
-        self, task: str, texts_a: Texts, texts_b: Texts | None = None, amp: str = "off", probabilities: bool = False
+        self,
+        task: str,
+        texts_a: Sequence[str],
+        texts_b: Sequence[str] | None = None,
+        amp: str = "off",
+        probabilities: bool = False,
     ) -> np.ndarray | list[tuple]:
         """The model's predictions for N texts, or N pairs, in a task that it was trained on.
 

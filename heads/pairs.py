@@ -16,7 +16,7 @@ X here are the vectors after the MLP, f is `kind.output` of a head's numbers, an
 Kinds whose output is not a single number use no cosine: their alpha is 1. Alpha is also 1 for single texts, and for
 pairs that the encoder reads as one sequence (`cross`, Devlin et al. 2019), where f sees the one vector. Any other kind
 with a cosine has 0.5. For pairs that are read in both ways (`both`), y is the mean of (1) and of an f of the third
-vector, X_ab; the loss is the mean of their losses. Letters: B batch, D hidden size.
+vector, X_ab; the loss is the mean of the losses of the two. Letters: B batch, D hidden size.
 """
 
 from collections.abc import Sequence
@@ -66,11 +66,11 @@ class TaskHead(nn.Module):
     def __init__(self, task: Task, arch: str, size: int, dropout: float):
         super().__init__()
         self.task, self.kind = task, KINDS[task.kind]
-        siamese, outputs = task.sequences > 1, self.kind.width(task)
-        self.alpha = ALPHA[arch].get(task.kind, 0.5) if siamese and self.kind.of_cosine else 1.0
+        compared, outputs = task.sequences > 1, self.kind.width(task)
+        self.alpha = ALPHA[arch].get(task.kind, 0.5) if compared and self.kind.of_cosine else 1.0
         self.own = ResidualMLP(size, dropout) if self.alpha == 0 else nn.Identity()  # v1 and v2: the MLP of each side
-        self.f = mlp(3 * size if siamese else size, size, outputs, dropout) if self.alpha > 0 else None
-        self.f_ab = mlp(size, size, outputs, dropout) if siamese and task.at_once else None
+        self.f = mlp(3 * size if compared else size, size, outputs, dropout) if self.alpha > 0 else None
+        self.f_ab = mlp(size, size, outputs, dropout) if compared and task.at_once else None
 
     def forward(self, v: Tensor) -> Tensor:
         """v: (B, D), for siamese pairs (2 B, D): the first texts, then the second ones; for `both` (3 B, D): then

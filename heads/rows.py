@@ -33,7 +33,7 @@ class TaskRows:
         self.task, self.examples, self.tokenizer = task, split.examples, tokenizer
         columns = [[*column] for column in zip(*(example.texts for example in split.examples), strict=True)]
         apart = [tokenizer.ids(column, max_length) for column in columns] if task.apart else []
-        self.sequences = [(ids, [[]] * len(ids)) for ids in apart]  # ids, segment ids by row; `pad` fills in 0
+        self.sequences = [(ids, [[0] * len(row) for row in ids]) for ids in apart]  # ids and segment ids, by row
         if task.at_once:
             self.sequences.append(tokenizer.pair_ids(*columns, max_length))
         lengths = [max(map(len, row)) for row in zip(*(ids for ids, _ in self.sequences), strict=True)]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+MOMENTS = ("exp_avg", "exp_avg_sq")  # m and v, by the names that torch.optim.AdamW has for them
 ROWS = 512  # of a table updated at a time: they fit a CPU's cache, which halves the time where most rows change
 
 
@@ -22,7 +23,8 @@ class AdamW(Optimizer):
     A parameter whose .grad is None is left alone: it is neither moved nor decayed, and its t does not count. A sparse
     gradient (of an embedding with sparse=True) has the same effect as the dense one.
     Args:   params: parameters or parameter groups, each with its own settings if wanted; lr >= 0 is the step size,
-            betas in [0, 1), eps >= 0 outside the root, weight_decay >= 0 a rate per unit of lr; else ValueError.
+            betas in [0, 1), eps >= 0 outside the root, weight_decay >= 0 a rate per unit of lr; else ValueError. Those
+            of a group are not checked.
     """
 
     def __init__(self, params, lr: float = 1e-3, betas=(0.9, 0.999), eps: float = 1e-8, weight_decay: float = 1e-2):
@@ -48,7 +50,7 @@ class AdamW(Optimizer):
     def _update(self, parameter: Tensor, group: dict, together: dict[tuple, list]) -> None:
         gradient, state = parameter.grad, self.state[parameter]
         if not state:
-            state.update(step=0, exp_avg=torch.zeros_like(parameter), exp_avg_sq=torch.zeros_like(parameter))  # t, m, v
+            state.update({"step": 0, **{name: torch.zeros_like(parameter) for name in MOMENTS}})  # t, m, v
         state["step"] += 1
         decay = group["lr"] * group["weight_decay"]
         settings = (group["lr"], *group["betas"], group["eps"], state["step"])
@@ -56,7 +58,7 @@ class AdamW(Optimizer):
             parameter.mul_(1 - decay)
             return move_rows(parameter, gradient.coalesce(), state, settings)
         state.pop("touched", None)  # any row may be moved from here on
-        tensors = (parameter, gradient, state["exp_avg"], state["exp_avg_sq"])
+        tensors = (parameter, gradient, *(state[name] for name in MOMENTS))
         if parameter.is_cpu:
             parameter.mul_(1 - decay)
             move(*tensors, *settings)
@@ -96,7 +98,7 @@ def move_rows(table: Tensor, gradient: Tensor, state: dict, settings: tuple) -> 
     A row that never had a gradient has moments of zero and does not move. state["touched"] is 1 for all others; they
     move as with a dense gradient, zeros included.
     """
-    tensors, step_rows = (table, state["exp_avg"], state["exp_avg_sq"]), gradient.indices()[0]
+    tensors, step_rows = (table, *(state[name] for name in MOMENTS)), gradient.indices()[0]
     if "touched" not in state:  # the first step, or one after dense gradients
         state["touched"] = (state["exp_avg"].any(dim=1) | state["exp_avg_sq"].any(dim=1)).to(table.dtype)
     state["touched"][step_rows] = 1  # not bool: load_state_dict converts it to the parameter's type
@@ -120,7 +122,7 @@ def decayed_matrices(model: nn.Module, weight_decay: float) -> list[dict]:
 def packed(state: dict) -> dict[str, Tensor]:
     """A parameter's state as tensors, to be stored; of a table's moments only the rows that have ever moved."""
     rows = state["touched"].nonzero()[:, 0] if "touched" in state else ...
-    return {name: value[rows] if name.startswith("exp") else torch.as_tensor(value) for name, value in state.items()}
+    return {name: value[rows] if name in MOMENTS else torch.as_tensor(value) for name, value in state.items()}
 
 
 def unpacked(stored: dict[str, Tensor]) -> dict:
@@ -128,7 +130,7 @@ def unpacked(stored: dict[str, Tensor]) -> dict:
     state = {**stored, "step": stored["step"].item()}
     if "touched" in stored:
         rows = stored["touched"].nonzero()[:, 0]
-        for name in ("exp_avg", "exp_avg_sq"):
+        for name in MOMENTS:
             whole = stored[name].new_zeros(len(stored["touched"]), stored[name].shape[1])
             state[name] = whole.index_copy(0, rows, stored[name])
     return state

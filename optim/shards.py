@@ -10,10 +10,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from optim.adamw import MOMENTS
 from optim.split_rules import sparse_rows
 from runtime.ranks import World
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Shards:

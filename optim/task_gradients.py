@@ -20,9 +20,6 @@ from optim.surgery import Surgery
 from optim.surgery.gramian import combined_norm, gramian
 from runtime.ranks import ALONE, World
 
-# Columns of the Jacobian that are combined at a time. A CPU keeps so few in its cache; a GPU wants large operations.
-COLUMNS = {"cpu": 1 << 18, "cuda": 1 << 22}
-
 
 class TaskGradients:
     """Each task's gradient of the parameters that tasks share. Made once, used in every step:
@@ -66,18 +63,17 @@ class TaskGradients:
 
     def _add(self, parameter: Tensor, gradients: Mapping[int, Tensor]) -> None:
         """Add gradients of one parameter, by the tasks' numbers: all in one call, which on a GPU is one launch."""
-        self._summed, row, views = None, self.rows[parameter], self.views[parameter].unbind()
-        first = [t for t in gradients if row[t] is None]
-        again = [t for t in gradients if row[t] is not None]
+        self._summed, row = None, self.rows[parameter]
         if parameter in self.sparse:
-            for t in again:
-                row[t].add_(gradients[t])
-        elif again:
-            torch._foreach_add_([row[t] for t in again], [gradients[t] for t in again])
-        if first and parameter not in self.sparse:
-            torch._foreach_copy_([views[t] for t in first], [gradients[t] for t in first])
+            for t, gradient in gradients.items():
+                row[t] = gradient if row[t] is None else row[t].add_(gradient)
+            return
+        first, again = ([t for t in gradients if (row[t] is None) == is_first] for is_first in (True, False))
         for t in first:
-            row[t] = gradients[t] if parameter in self.sparse else views[t]
+            row[t] = self.views[parameter][t]
+        for write, tasks in ((torch._foreach_copy_, first), (torch._foreach_add_, again)):
+            if tasks:
+                write([row[t] for t in tasks], [gradients[t] for t in tasks])
 
     @contextmanager
     def by_rows(self, model: nn.Module, *sizes: Sequence[int]) -> Iterator[None]:
@@ -172,7 +168,7 @@ class TaskGradients:
         """Write .grad = sum over tasks of weight * gradient, weights (T,), and forget the task gradients. The sum takes
         the place of the first task's row: no further memory, and one pass over the other rows."""
         jacobian, touched, reached = self.summed()
-        columns = COLUMNS.get(jacobian.device.type, COLUMNS["cuda"])
+        columns = 1 << (18 if jacobian.is_cpu else 22)  # at a time: a CPU's cache holds so few, a GPU wants many
         weight, *weights = weights.tolist()
         for total, *others in [*jacobian.split(columns, dim=1), *(values for _, values in touched.values())]:
             total.mul_(weight)

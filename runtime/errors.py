@@ -77,13 +77,11 @@ def run_cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[s
 
 
 @contextmanager
-def stop_signals(
-    at_once: bool = False, first: Callable[[], str] = str, again: Callable[[], str] = str
-) -> Iterator[SimpleNamespace]:
+def stop_signals(at_once: bool = False, first: str = "", again: Callable[[], str] = str) -> Iterator[SimpleNamespace]:
     """Yield an object whose `number` is that of the first signal inside the block, 0 for none. A later SIGINT, or with
     `at_once` any signal, raises Stopped, so that temporary files are removed on the way out.
 
-    Args: texts for the user: `first` is printed at the first signal, `again` is the text of Stopped.
+    Args: texts for the user: `first` is printed at the first signal, `again()` is the text of Stopped.
     """
     stop = SimpleNamespace(number=0)
 
@@ -91,9 +89,9 @@ def stop_signals(
         before, stop.number = stop.number, stop.number or number
         if at_once or (before and number == signal.SIGINT):
             raise Stopped(again())
-        if not before and (notice := first()):
+        if not before and first:
             with suppress(OSError):  # not by print, which the signal may have interrupted
-                os.write(sys.stderr.fileno(), f"{CLEAR * sys.stderr.isatty()}{notice}\n".encode())
+                os.write(sys.stderr.fileno(), f"{CLEAR * sys.stderr.isatty()}{first}\n".encode())
 
     caught = [n for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN or n == signal.SIGINT]  # nohup ignores SIGHUP
     old_handlers = {number: signal.signal(number, handle) for number in caught}

@@ -90,7 +90,7 @@ class World:
         """An error inside, on any rank, is raised on all. slow: some ranks may need longer than SILENCE inside."""
         yield
 
-    def first(self, make: Callable[[], Any]) -> Any:
+    def on_rank_0(self, make: Callable[[], Any]) -> Any:
         """Rank 0 alone calls `make`, for as long as that takes; all get its value, or raise its error."""
         return make()
 
@@ -196,7 +196,7 @@ class Ranks(World):
             error.exit_code, error.of_other_rank = code, True
             raise error
 
-    def first(self, make: Callable[[], Any]) -> Any:
+    def on_rank_0(self, make: Callable[[], Any]) -> Any:
         made = [None]
         with self.together(slow=True):
             if self.leads:

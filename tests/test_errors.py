@@ -106,7 +106,7 @@ def test_the_first_signal_lets_the_step_end_and_a_sigint_after_it_does_not(numbe
     noted = []
 
     def main(argv):
-        with stop_signals(first=lambda: "the step ends", again=lambda: "it is lost") as stop:
+        with stop_signals(first="the step ends", again=lambda: "it is lost") as stop:
             for sent in (number, signal.SIGHUP, signal.SIGTERM):
                 os.kill(os.getpid(), sent)
                 noted.append(stop.number)

@@ -65,15 +65,14 @@ def mask_of(tokens: int) -> st.SearchStrategy[list[list[bool]]]:
 @given(
     masks=st.lists(st.integers(1, T).flatmap(mask_of), min_size=1, max_size=3),
     layer=st.sampled_from([-1, -2, -3]),
-    kind=st.sampled_from([torch.bool, torch.int64]),
 )
-def test_real_tokens_are_the_same_and_padding_is_0(model, masks, layer, kind):
+def test_real_tokens_are_the_same_and_padding_is_0(model, masks, layer):
     """Batches of unlike sizes; real tokens anywhere, or nowhere."""
-    batches = [make_batch(torch.tensor(mask).to(kind)) for mask in masks]
-    found = hidden_states(model, batches, layer, attention=True)
+    batches = [make_batch(torch.tensor(mask)) for mask in masks]
+    found = hidden_states(model, batches, layer, keep_attention=True)
     for batch, (x, attention) in zip(batches, found, strict=True):
         expected, expected_attention = model.hidden_state(**batch, layer=layer)
-        real = batch.attention_mask.bool()
+        real = batch.attention_mask
         assert_same(x, expected * real[:, :, None])
         assert_same(attention * real[:, None, :, None], expected_attention * real[:, None, :, None])
 
@@ -151,7 +150,7 @@ def test_no_size_depends_on_data_that_lies_on_the_device(attention):
     """The meta device holds no data, so it refuses to tell; and it meets no tensor of the CPU, backwards neither."""
     model = make_model(config=DROPPING).to("meta")
     batches = [batch.to("meta") for batch in make_batches()]
-    found = hidden_states(model.train(), batches, attention=attention)
+    found = hidden_states(model.train(), batches, keep_attention=attention)
     sum(x.sum() for x, _ in found).backward()
     assert model.embeddings.word.weight.grad.device.type == "meta"
     assert all((a is not None) == attention for _, a in found)
@@ -213,10 +212,10 @@ def test_the_type_and_shape_stay_and_evaluation_and_rate_0_change_nothing(dtype,
 def test_an_inference_copy_computes_the_same_as_autocast_or_without(dtype, layer):
     model = make_model(torch.float64 if dtype == torch.float64 else torch.float32)
     batches, whole = make_batches(), dtype in (torch.float32, torch.float64)
-    found = hidden_states(inference_copy(model, dtype), batches, layer, attention=True)
+    found = hidden_states(inference_copy(model, dtype), batches, layer, keep_attention=True)
     with torch.autocast("cpu", torch.bfloat16 if whole else dtype, enabled=not whole):
         for model_ in (model, inference_copy(model, dtype)):
-            for (x, a), (y, b) in zip(hidden_states(model_, batches, layer, attention=True), found, strict=True):
+            for (x, a), (y, b) in zip(hidden_states(model_, batches, layer, keep_attention=True), found, strict=True):
                 assert x.dtype == y.dtype and a.dtype == b.dtype
                 assert_close((y, b), (x, a), **CLOSE[dtype])
 

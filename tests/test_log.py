@@ -87,7 +87,8 @@ def test_plain_progress_and_the_time_left(capsys):
     """Steps of 2 seconds, evaluations of 10, of 30 rows, and 60 more to be predicted in the end."""
     state, rows = State(), {"x": SimpleNamespace(examples=[None] * 30)}
     splits = {"dev": rows, "test": rows | {"y": rows["x"]}}
-    session = SimpleNamespace(state=state, total_steps=40, last_step=40, eval_every=15, splits=splits, steps_as_long=4)
+    settings = {"total_steps": 40, "last_step": 40, "eval_every": 15, "evaluation_in_steps": 4}
+    session = SimpleNamespace(state=state, splits=splits, **settings)
     for step in range(1, 41):
         state.step, state.seconds = step, state.seconds + 2
         progress(session, {"sst": 0.5, "sts": math.nan})

@@ -196,6 +196,12 @@ def test_what_surgeries_and_weighings_remember_survives(home, tmp_path, weigh):
     assert mine["tensors"]["model.safetensors"] != outcome(undisturbed(home, "gs"))["tensors"]["model.safetensors"]
 
 
+def test_famo_sees_no_fall_where_nothing_moves(home, tmp_path):
+    """The losses after a step have the dropout of those before it."""
+    assert train(home, tmp_path, *SETTINGS["gs"], "--weigh", "famo", "--lr", 1e-30) == 0
+    assert outcome(tmp_path)["state"]["weighing"]["x"] == [0, 0, 0]
+
+
 @pytest.mark.fault(2, 19)
 @pytest.mark.parametrize(
     "events",
@@ -525,7 +531,7 @@ def test_a_checkpoint_that_does_not_fit_changes_nothing(home, tmp_path, change, 
     with pytest.raises(CheckpointError, match=f"{path}.*{message}"):
         train_multitask.resume(session)
     assert all(torch.equal(weight, before[key]) for key, weight in session.model.state_dict().items())
-    assert session.state.step == 0 and not session.optimizer.state and session.last_good is None
+    assert session.state.step == 0 and not session.optimizer.state and session.last_good == 0
 
 
 # ---- a full disk -----------------------------------------------------------------------------------------------------

@@ -56,11 +56,10 @@ def finite_losses(
         yield name, value, weighed_value
 
 
-def why_skipped(conflict: Conflict, state: State) -> str:
-    """Why the step must be skipped; "" where it need not. Raises DivergedError after too many in a row."""
+def count_skipped(conflict: Conflict, state: State) -> None:
+    """Count the steps in a row that must be skipped. Raises DivergedError after too many."""
     state.skipped_in_a_row = state.skipped_in_a_row + 1 if conflict.problem else 0
     if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
         found = f"{MAX_SKIPPED_IN_A_ROW} steps in a row with an {conflict.problem}, up to step {state.step + 1}"
         advice = "lower --lr or take --amp off; the last checkpoint stands"
         raise DivergedError(f"expected finite gradients; found {found}; {advice}")
-    return conflict.problem

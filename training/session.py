@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from bert import precision
@@ -26,8 +25,8 @@ from heads import MultitaskBert
 from heads.losses import PreviousStep
 from heads.rows import TaskBatch, TaskRows, step_batches
 from optim import AdamW, TaskGradients
-from optim.adamw import decayed_matrices, packed, unpacked
-from optim.shards import MOMENTS, Shards
+from optim.adamw import MOMENTS, decayed_matrices, packed, unpacked
+from optim.shards import Shards
 from optim.surgery import SURGERIES
 from optim.weighing import WEIGHINGS
 from runtime.errors import CheckpointError, DataError, DivergedError, UsageError, say, stop_signals
@@ -94,7 +93,7 @@ class Session:
         self.eval_every = options.eval_every or self.usual_eval_every()
         self.warmup_steps = min(int(self.total_steps * options.warmup), self.total_steps - 1)
         self.last_step = self.total_steps  # the last one that this process takes
-        self.last_good: int | None = None  # step of the last checkpoint that was read or written
+        self.last_good = 0  # step of the last checkpoint that was read or written; 0: none yet
         self.damaged: set[int] = set()  # steps of unreadable checkpoints, which stay for people to look at
 
     def make_optimizer(self) -> None:
@@ -119,10 +118,9 @@ class Session:
         for group in groups:
             group["params"] = [pieces[p] for p in group["params"] if p in pieces]
         self.optimizer = AdamW(groups, lr=options.lr)
-        self.optimizer.register_step_post_hook(lambda *_: [shards.gather_weights() for shards in self.shards])
 
     @property
-    def steps_as_long(self) -> float:
+    def evaluation_in_steps(self) -> float:
         """An evaluation's time in training steps, if training on a text takes as long as predicting eight."""
         options, dev = self.options, self.splits["dev"]
         read = sum(len(task.texts) * len(dev[task.name].examples) for task in options.tasks)
@@ -131,15 +129,16 @@ class Session:
 
     def usual_eval_every(self) -> int:
         """The default of --eval_every: evaluations take a tenth of the time, but are 1 to 4 an epoch."""
-        times = min(4, max(1, int(0.1 * self.steps_an_epoch / self.steps_as_long)))
+        times = min(4, max(1, int(0.1 * self.steps_an_epoch / self.evaluation_in_steps)))
         return max(math.ceil(self.steps_an_epoch / times), min(self.steps_an_epoch, 100))
 
     def steps(self) -> Iterator[int]:
         """Yield the numbers of the steps to take, from 0. A signal lets the step end and be saved; then SystemExit."""
         go_on = f"go on with: {self.options.command}"
-        first = lambda: "finishing this step, then saving it; Ctrl-C again stops at once"  # noqa: E731
-        again = lambda: f"the steps after {self.last_good or 0} are lost; {go_on}"  # noqa: E731
-        with stop_signals(first=first, again=again) as self.stop:
+        with stop_signals(
+            first="finishing this step, then saving it; Ctrl-C again stops at once",
+            again=lambda: f"the steps after {self.last_good} are lost; {go_on}",
+        ) as self.stop:
             self.stopping = self.signal()
             while not self.finished and not self.stopping:
                 yield self.state.step
@@ -167,9 +166,11 @@ class Session:
         """A context for a micro-batch: its dropout has draws of its own, different on each rank."""
         return seeded(self.options.seed, "dropout", step, micro * self.world.size + self.world.rank)
 
-    @torch.no_grad()
     def losses_of(self, step: int) -> dict[str, float]:
-        """The losses of a step's rows, not weighed, with the model as it is now and the dropout of that step."""
+        """The losses of a step's rows, not weighed, with the model as it is now and the dropout of that step.
+
+        Not under no_grad: without gradients rows are packed in another way, and so dropout would draw others.
+        """
         losses, previous = dict.fromkeys(self.rows, 0.0), PreviousStep()
         previous.vectors = self.previous.vectors
         for micro, (batches, shares) in enumerate(self.micro_batches(step)):
@@ -180,20 +181,25 @@ class Session:
                 losses[name] += loss.item() * shares[name]
         return self.world.total(losses)[0]
 
+    def gather_weights(self) -> None:
+        """Give every rank the weights that the others have moved."""
+        for shards in self.shards:
+            shards.gather_weights()
+
     def forget_step(self) -> None:
         """Drop what a step has computed so far, before it is tried again."""
         self.model.zero_grad()
         self.gradients.forget()
         self.previous.pending.clear()
 
-    def save_best(self, score: float | None, step: int) -> None:
-        """Write best/, in the layout of heads/files.py: the model of this step, the best so far.
+    def save_best(self, score: float) -> None:
+        """Write best/, in the layout of heads/files.py: the model as it is now, the best so far.
 
         Where that fails the step's checkpoint is kept, and best/ is made from it at the run's end.
         """
-        self.state.best_score, self.state.best_step = score, step
+        self.state.best_score, self.state.best_step = score, self.state.step
         with self.saving("best model"):
-            self.world.first(self.write_best)
+            self.world.on_rank_0(self.write_best)
 
     def write_best(self) -> None:
         with new_folder(self.out / "best") as folder:
@@ -221,10 +227,10 @@ class Session:
         if evaluated or self.stopping or self.is_due(self.options.save_every):
             # The last good checkpoint stays to fall back to; the newest in the folder may be damaged.
             in_place_of_best = set() if self.best_stands else {self.state.best_step}
-            keep = self.damaged | in_place_of_best | ({self.last_good} - {None})
+            keep = self.damaged | in_place_of_best | {self.last_good}
             tensors, folder = self.tensors(), self.out / "checkpoints"
             with self.saving("checkpoint"):
-                self.world.first(lambda: checkpoint.save(folder, step, tensors, self.numbers(), keep))
+                self.world.on_rank_0(lambda: checkpoint.save(folder, step, tensors, self.numbers(), keep))
                 self.last_good = step
             if step in in_place_of_best and self.last_good != step:  # neither was written: the next counts as best
                 self.state.best_score = None
@@ -279,23 +285,26 @@ class Session:
         """Rows and sha256 of the train and dev files, which the weights and the choice of the best depend on."""
         return {split.title: split.contents for name in ("train", "dev") for split in self.splits[name].values()}
 
-    def restore(self, path: Path, tensors: checkpoint.Tensors, numbers: dict) -> None:
-        """Put back the tensors and numbers of a checkpoint, bit for bit.
+    def checked(
+        self, path: Path, tensors: checkpoint.Tensors, numbers: dict
+    ) -> tuple[State, dict[str, Tensor], dict[Tensor, dict]]:
+        """A checkpoint's progress, weights by name and AdamW's state by parameter, all of which fit this run.
 
-        Raises: UsageError or DataError for another run's, CheckpointError where they do not fit; no weight is changed.
+        Raises: UsageError or DataError for another run's, CheckpointError where something does not fit.
         """
         advice = "take the checkpoint of a run with these options, or the version that wrote it"
         own = self.numbers()
         if numbers.keys() != own.keys() or not all(isinstance(part, dict) for part in numbers.values()):
             raise CheckpointError(f"{path}: expected {', '.join(own)}; found {', '.join(numbers)}; {advice}")
-        self.check_same(numbers, own)
+        self.check_same_run(numbers, own)
         moments = defaultdict(dict)
         try:
             progress = of_type(vars(State(**numbers["progress"])), State)
-            weights, vectors = tensors["model"] | tensors["heads"], tensors["triplets"]
+            weights = tensors["model"] | tensors["heads"]
             fits = [min(n for n in vars(progress).values() if type(n) is int) >= 0]
             fits += [1 <= progress.parts <= 2 * max(self.options.batch_size.values())]
-            fits += [len(x) and x.shape[1:] == (self.model.bert.config.hidden_size,) for x in vectors.values()]
+            size = self.model.bert.config.hidden_size
+            fits += [len(x) and x.shape[1:] == (size,) for x in tensors["triplets"].values()]
             if not all(fits):
                 raise ValueError(f"{progress!r:.300}")
             for name, value in tensors["optimizer"].items():
@@ -309,12 +318,17 @@ class Session:
                 expected = dict.fromkeys(MOMENTS, parameter)
                 check_fit(expected, {name: state[name] for name in expected}, path, advice=advice)
             for part, name in ((self.surgery, "surgery"), (self.weigh, "weighing"), (self.scaler, "scaler")):
-                if part and numbers[name]:
+                if part and numbers[name]:  # what does not fit raises an error
                     part.load_state_dict(numbers[name])
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(f"{path}: a state that does not fit this run ({error!r}); {advice}") from None
+        return progress, weights, moments
+
+    def restore(self, path: Path, tensors: checkpoint.Tensors, numbers: dict) -> None:
+        """Put back the tensors and numbers of a checkpoint, bit for bit. Raises as `checked`; no weight is changed."""
+        progress, weights, moments = self.checked(path, tensors, numbers)
         self.model.load_state_dict(weights)
         pieces = [piece for group in self.optimizer.param_groups for piece in group["params"]]
         index = {piece: k for k, piece in enumerate(pieces)}
@@ -325,7 +339,7 @@ class Session:
             if parameter in moments
         }
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": states})
-        self.previous.vectors = {name: value.to(self.device) for name, value in vectors.items()}
+        self.previous.vectors = {name: value.to(self.device) for name, value in tensors["triplets"].items()}
         if progress.processes != self.world.size:
             found = f"trained by {progress.processes} processes so far, from here on by {self.world.size}"
             say(f"{found}: the same batches, weights equal to rounding (and other draws of dropout)")
@@ -341,7 +355,7 @@ class Session:
         """Whether best/ names the best step as its own."""
         return step_of_best(self.out / "best") == self.state.best_step
 
-    def check_same(self, stored: dict, own: dict) -> None:
+    def check_same_run(self, stored: dict, own: dict) -> None:
         """Raise where the run was started with other options or other data. stored, own: as `numbers` gives them."""
         allowed = self.options.allow_change
         before, now = stored["options"], own["options"]

@@ -42,7 +42,8 @@ class FairGrad(Surgery):
             step = torch.linalg.solve(products + power * (w ** (-power - 1)).diag(), residual)
             shrink = (step / w).max().item()  # a step may take at most 9 tenths of a weight
             step *= min(1, 0.9 / shrink) if shrink > 0 else 1
-            while (products @ (w - step) - (w - step) ** -power) @ step < -1e-3 * (residual @ step).abs():  # too far
+            # Beyond the minimum along the step the slope points back
+            while (products @ (w - step) - (w - step) ** -power) @ step < -1e-3 * (residual @ step).abs():
                 step /= 2
             w = w - step
             if ((step / w).abs() < 1e-13).all():

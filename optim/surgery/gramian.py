@@ -6,8 +6,6 @@ Letters: T tasks, P parameters; J the (T, P) Jacobian, one task's gradient a row
 import torch
 from torch import Generator, Tensor
 
-SPANS = {"cpu": 512, "cuda": 8192}  # columns of J; a GPU takes up to 65,535 products together
-
 
 class Surgery:
     """The base of all methods: weights w of the task gradients, computed from their Gramian; the update is w @ J."""
@@ -32,7 +30,8 @@ def gramian(jacobian: Tensor) -> Tensor:
     The products of a span of columns are summed in float32 (float64 where J is in it), these sums in float64. That
     spares a float64 copy of J; the error, some 1e-7 of |g_i| |g_j| for one span, is 1e-9 for the many spans of a model.
     """
-    wide, span = jacobian.to(torch.promote_types(jacobian.dtype, torch.float32)), SPANS.get(jacobian.device.type, 512)
+    wide = jacobian.to(torch.promote_types(jacobian.dtype, torch.float32))
+    span = 512 if wide.is_cpu else 8192  # columns of J; a GPU takes up to 65,535 products together
     spans = wide.shape[1] // span
     blocks = wide[:, : spans * span].unflatten(1, (spans, span)).transpose(0, 1)  # (P // span, T, span)
     rest = wide[:, spans * span :].double()  # (T, P % span)
