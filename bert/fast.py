@@ -144,13 +144,14 @@ def layer_forward(
 def hidden_states(
     model: BertModel, batches: Sequence[Batch], layer: int = -1, keep_attention: bool = False
 ) -> list[tuple[Tensor, Tensor | None]]:
-    """`model.hidden_state` of several batches in one pass. Hidden states of padding mean nothing; on a CPU they are 0.
+    """One layer's output for several batches, in one pass; the layers above it are not computed. Hidden states of
+    padding mean nothing; on a CPU they are 0.
 
     Args:    batches: input_ids, attention_mask, token_type_ids: (B, T) each, every batch with its own B and T.
              layer: -1 the last, -2 the second to last, ...
              keep_attention: whether to return that layer's attention.
     Returns: for each batch the hidden states (B, T, D) and the attention (B, H, T, T), None unless asked for.
-    Raises:  ValueError as `model.hidden_state` does.
+    Raises:  ValueError for a layer that does not exist, or texts longer than the position embeddings.
     """
     blocks, packing = model.layers_up_to(layer), Packing(batches)
     ids, types = [batch.input_ids for batch in batches], [batch.token_type_ids for batch in batches]  # (B, T) each

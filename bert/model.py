@@ -114,25 +114,26 @@ class BertModel(nn.Module):
         load_folder(model, folder)
         return model.eval()
 
-    def hidden_state(
+    def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
-        layer: int = -1,
-    ) -> tuple[Tensor, Tensor]:
-        """One layer's output; the layers above it are not computed.
+        output_attentions: bool = False,
+    ) -> BertOutput:
+        """input_ids, attention_mask, token_type_ids: (B, T) -> last_hidden_state (B, T, D), pooler_output (B, D).
 
-        Args:    input_ids, attention_mask, token_type_ids: (B, T); no mask means no padding, no types means all 0.
-                 layer: -1 the last, -2 the second to last, ...
-        Returns: hidden states (B, T, D) and the attention of that layer (B, H, T, T), rows summing to 1.
-        Raises:  ValueError for a layer that does not exist, or texts longer than the position embeddings.
+        output_attentions: also return each layer's attention (B, H, T, T): one query per row, rows summing to 1, before
+        dropout. (In training, transformers returns it after dropout.)
         """
-        blocks = self.layers_up_to(layer)
         x, mask = self.embed(input_ids, attention_mask, token_type_ids)
-        for block in blocks:
+        attentions = []
+        for block in self.layers:
             x, attention = block(x, mask)
-        return x, attention
+            if output_attentions:  # otherwise only one layer's is kept in memory
+                attentions.append(attention)
+        pooled = None if self.pooler is None else torch.tanh(self.pooler(x[:, 0]))  # (B, D)
+        return BertOutput(x, pooled, tuple(attentions) if output_attentions else None)
 
     def embed(
         self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
@@ -157,24 +158,3 @@ class BertModel(nn.Module):
             expected = f"(B, T) with T from 1 to {limit}"
             raise ValueError(f"input_ids: expected {expected}; found {shape}; cut the texts with max_length")
         return torch.arange(shape[1], device=input_ids.device)  # (T,)
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        output_attentions: bool = False,
-    ) -> BertOutput:
-        """input_ids, attention_mask, token_type_ids: (B, T) -> last_hidden_state (B, T, D), pooler_output (B, D).
-
-        output_attentions: also return each layer's attention (B, H, T, T): one query per row, rows summing to 1, before
-        dropout. (In training, transformers returns it after dropout.)
-        """
-        x, mask = self.embed(input_ids, attention_mask, token_type_ids)
-        attentions = []
-        for block in self.layers:
-            x, attention = block(x, mask)
-            if output_attentions:  # otherwise only one layer's is kept in memory
-                attentions.append(attention)
-        pooled = None if self.pooler is None else torch.tanh(self.pooler(x[:, 0]))  # (B, D)
-        return BertOutput(x, pooled, tuple(attentions) if output_attentions else None)

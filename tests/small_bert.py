@@ -71,3 +71,13 @@ def make_batch(mask: Tensor | None = None) -> Batch:
         attention_mask=mask,
         token_type_ids=torch.randint(0, 2, mask.shape, generator=generator),
     )
+
+
+def layer_states(
+    model: BertModel, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None, layer: int = -1
+) -> tuple[Tensor, Tensor]:
+    """A layer's hidden states (B, T, D) and attention (B, H, T, T), by the plain model."""
+    x, mask = model.embed(input_ids, attention_mask, token_type_ids)
+    for block in model.layers_up_to(layer):
+        x, attention = block(x, mask)
+    return x, attention

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
-from small_bert import CONFIG, LENGTHS, B, T, assert_same, make_batch, make_mask, make_model
+from small_bert import CONFIG, LENGTHS, B, T, assert_same, layer_states, make_batch, make_mask, make_model
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -71,7 +71,7 @@ def test_real_tokens_are_the_same_and_padding_is_0(model, masks, layer):
     batches = [make_batch(torch.tensor(mask)) for mask in masks]
     found = hidden_states(model, batches, layer, keep_attention=True)
     for batch, (x, attention) in zip(batches, found, strict=True):
-        expected, expected_attention = model.hidden_state(**batch, layer=layer)
+        expected, expected_attention = layer_states(model, **batch, layer=layer)
         real = batch.attention_mask
         assert_same(x, expected * real[:, :, None])
         assert_same(attention * real[:, None, :, None], expected_attention * real[:, None, :, None])
@@ -85,7 +85,7 @@ def test_every_form_gives_the_same_states_and_gradients(form, layer):
     gradients = []
     for packed in (False, True):
         model = make_model()
-        plain = [model.hidden_state(**batch, layer=layer) for batch in batches]
+        plain = [layer_states(model, **batch, layer=layer) for batch in batches]
         states = hidden_states(model, batches, layer) if packed else plain
         for (x, attention), (y, _), batch in zip(states, plain, batches, strict=True):
             assert_same(x[batch.attention_mask], y[batch.attention_mask])

@@ -14,7 +14,20 @@ import torch.nn.functional as F
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_bert import CONFIG, SAME, B, T, assert_same, make_batch, make_mask, make_model, make_reference, noisy, seeded
+from small_bert import (
+    CONFIG,
+    SAME,
+    B,
+    T,
+    assert_same,
+    layer_states,
+    make_batch,
+    make_mask,
+    make_model,
+    make_reference,
+    noisy,
+    seeded,
+)
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -93,7 +106,7 @@ def test_each_layers_states_and_attention_are_transformers(dtype, layer):
     ours = make_model(dtype)
     batch = make_batch()
     expected = make_reference(ours)(**batch, output_hidden_states=True, output_attentions=True)
-    x, attention = ours.hidden_state(**batch, layer=layer)
+    x, attention = layer_states(ours, **batch, layer=layer)
     assert_same(x, expected.hidden_states[layer])
     assert_same(attention, expected.attentions[layer])
 
@@ -162,7 +175,7 @@ def test_minilms_hidden_states_are_transformers(minilm):
             assert_close(ours(**batch).pooler_output, expected.pooler_output, rtol=1e-5, atol=1e-5)
             real = batch.attention_mask  # the states of padding mean nothing: their LayerNorms blow the rounding up
             for layer in range(-6, 0):
-                x, y = ours.hidden_state(**batch, layer=layer)[0], expected.hidden_states[layer]
+                x, y = layer_states(ours, **batch, layer=layer)[0], expected.hidden_states[layer]
                 assert_close(x[real], y[real], rtol=1e-5, atol=1e-5)  # 1e-5: long float32 sums, layer on layer
 
 
@@ -174,8 +187,8 @@ def test_minilms_hidden_states_are_transformers(minilm):
 def test_padding_changes_nothing_at_real_positions(model, length, padding, seed):
     ids = torch.randint(0, CONFIG.vocab_size, (1, length + padding), generator=seeded(seed))
     types = torch.randint(0, 2, ids.shape, generator=seeded(seed + 1))
-    padded, attention = model.hidden_state(ids, make_mask([length], length + padding), types)
-    alone, attention_alone = model.hidden_state(ids[:, :length], None, types[:, :length])
+    padded, attention = layer_states(model, ids, make_mask([length], length + padding), types)
+    alone, attention_alone = layer_states(model, ids[:, :length], None, types[:, :length])
     assert_same(padded[:, :length], alone)
     assert_same(attention[:, :, :length, :length], attention_alone)
 
@@ -192,7 +205,7 @@ def test_neither_the_order_of_the_rows_nor_their_company_matters(model, rows):
 @pytest.mark.parametrize("layer", [0, 1, 2, -4])
 def test_a_layer_that_is_not_there_is_refused(model, layer):
     with pytest.raises(ValueError, match=rf"^layer: expected -3 to -1 .*; found {layer}$"):
-        model.hidden_state(torch.ones(2, 3, dtype=torch.int64), layer=layer)
+        model.layers_up_to(layer)
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3, 5), (2, 0), (2, 24)])

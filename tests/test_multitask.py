@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
+from small_bert import layer_states
 from torch import Tensor, nn
 
 from data.tasks import LEADERBOARD, TASKS, Task
@@ -84,7 +85,7 @@ def generator() -> torch.Generator:
 
 def plain(model: MultitaskBert, tokens, pooling: str, layer: int) -> torch.Tensor:
     """Sentence vectors by the plain model, (N, D)."""
-    (x, attention), mask = model.bert.hidden_state(**tokens, layer=layer), tokens.attention_mask
+    (x, attention), mask = layer_states(model.bert, **tokens, layer=layer), tokens.attention_mask
     if pooling == "cnn":
         return model.cnn(x, mask)
     weighted = attention_mean(x, attention, mask, tokens.token_type_ids)
