@@ -43,7 +43,8 @@ class Synthetic:
         self.gradients = TaskGradients(self.tasks, shared, sparse=[words.weight] * words.sparse)
         draw = torch.Generator().manual_seed(0)
         ids = torch.randint(1000, 30000, (SENTENCES, TOKENS), generator=draw)
-        self.batch = Batch(input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=ids * 0).to(device)
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        self.batch = Batch(input_ids=ids, attention_mask=mask, token_type_ids=ids * 0).to(device)
         self.target = torch.randn(SENTENCES, self.bert.config.hidden_size, generator=draw).to(device)
         self.optimizer = AdamW(self.bert.parameters(), lr=1e-5)
 
