@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import gpu_process  # the first: it hides the GPU from torch, or brings it
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 from tiny import make_bert_folder
+from tiny_run import workshop
 
 from bert.hub import resolve
 from runtime.errors import UnavailableError
@@ -40,6 +42,12 @@ def minilm() -> Path:
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory) -> Path:
     return make_bert_folder(tmp_path_factory.mktemp("bert") / "bert")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Iterator[Path]:
+    with workshop(tmp_path_factory.mktemp("home")) as home:
+        yield home
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -47,7 +47,7 @@ dev = 0.25
 """
 
 
-def write_rows(path: Path, rows: list[dict]) -> None:
+def write_rows(path: Path, rows: list[dict]) -> Path:
     """In the format of the file's ending; lists only in .jsonl."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         if path.suffix == ".jsonl":
@@ -56,6 +56,7 @@ def write_rows(path: Path, rows: list[dict]) -> None:
             writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
             writer.writeheader()
             writer.writerows(rows)
+    return path
 
 
 def nli_rows(draw: random.Random) -> list[dict]:

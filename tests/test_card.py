@@ -12,18 +12,12 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 from own_tasks import make_own_tasks
-from tiny_run import train, workshop
+from tiny_run import train
 
 from data import SAMPLE_DIR
 from data.tasks import TASKS
 from training.card import card
 from training.options import parse
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    with workshop(tmp_path_factory.mktemp("home")) as home:
-        yield home
 
 
 @pytest.fixture(scope="module")

@@ -31,12 +31,6 @@ TASKS = ("sst", "para", "sts")
 RUN = ("--max_steps", 6, "--eval_every", 3)
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    with tiny_run.workshop(tmp_path_factory.mktemp("home")) as home:
-        yield home
-
-
 def measured(home: Path, out: Path, *options: object) -> int:
     """A measured run into the folder `out`: its exit code."""
     try:

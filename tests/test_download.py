@@ -155,7 +155,8 @@ def test_a_destination_that_cannot_be_written(tmp_path, server, monkeypatch, cap
     assert names(tmp_path / "new") == []
 
 
-@pytest.mark.parametrize("url", ["example.org/data", "file:///none/"])
+@pytest.mark.fault(63)
+@pytest.mark.parametrize("url", ["example.org/data", "file:///none/", "http://[::1"])
 def test_an_address_that_is_none_is_an_error_of_the_network(tmp_path, capsys, url):
     assert run_cli(main, ["--dest", str(tmp_path), "--base_url", url]) == 8
     assert url in error_line(capsys)

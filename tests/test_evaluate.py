@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from own_tasks import make_own_tasks
 from tiny import make_data_folder
-from tiny_run import contents, outcome, train, workshop
+from tiny_run import contents, outcome, train
 
 import evaluate
 from data.tasks import LEADERBOARD, TASKS, Task
@@ -122,12 +122,6 @@ def test_numbers_are_not_rounded(values):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    with workshop(tmp_path_factory.mktemp("home")) as home:
-        yield home
-
-
-@pytest.fixture(scope="module")
 def run(home) -> Path:
     assert train(home, home / "run", "--max_steps", 2, "--lr", 0.01) == 0
     return home / "run"
@@ -208,11 +202,14 @@ def test_a_wrong_command(home, run, capsys, words, code, message):
     assert contents(run) == before
 
 
+@pytest.mark.fault(57)
 def test_a_damaged_config_of_the_run(run, tmp_path, capsys):
     path = shutil.copytree(run, tmp_path / "run") / "config.json"
     text = path.read_text()
-    for damaged in (text[:-30], text.replace('"kind": "score"', '"knd": "score"'), ""):
-        path.write_text(damaged)
+    other = {**json.loads(text), "data": 3}, {**json.loads(text), "data_dir": "\ud800"}
+    damaged = (text[:-30], text.replace('"kind": "score"', '"knd": "score"'), "", "{}", *map(json.dumps, other), None)
+    for content in damaged:
+        path.unlink() if content is None else path.write_text(content)
         assert evaluate_run(tmp_path / "run", "--predictions_dir", tmp_path / "p") == 4
         assert str(path) in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "p").exists()
 

@@ -6,7 +6,6 @@ import math
 import platform
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -255,30 +254,6 @@ def test_the_model_is_not_touched_and_its_weights_are_shared():
     assert state_of(model) == before
     assert twin.embeddings.word.weight is model.embeddings.word.weight
     hidden_states(model, [make_batch()])[0][0].sum().backward()  # gradients as ever
-
-
-def test_threads_infer_with_one_model_as_if_alone_while_it_is_in_training():
-    """In float32 and in bfloat16, with and without autocast, and a fifth thread that takes training passes."""
-    model, batches = make_model(torch.float32, DROPPING).train(), make_batches()
-    kinds = [(torch.float32, False), (torch.bfloat16, False), (torch.float32, False), (torch.bfloat16, True)]
-
-    @torch.no_grad()
-    def infer(kind: tuple[torch.dtype, bool]) -> list[Tensor]:
-        with torch.autocast("cpu", torch.bfloat16, enabled=kind[1]):
-            return [x for x, _ in hidden_states(inference_copy(model, kind[0]), batches)]
-
-    def train() -> None:
-        for _ in range(20):
-            hidden_states(model, batches)[0][0].sum().backward()
-
-    alone = {kind: infer(kind) for kind in kinds}
-    assert not torch.equal(alone[kinds[0]][0], alone[kinds[1]][0])
-    with ThreadPoolExecutor(5) as pool:
-        training, found = pool.submit(train), pool.map(infer, kinds * 20)
-        for kind, states in zip(kinds * 20, found, strict=True):
-            assert all(torch.equal(x, y) for x, y in zip(states, alone[kind], strict=True)), kind
-        training.result()
-    assert all(part.training for part in model.modules())
 
 
 PAGES = """

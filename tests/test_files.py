@@ -21,7 +21,7 @@ import torch
 from bert.checkpoint import read_tensors, write_tensors
 from runtime import files
 from runtime.errors import CheckpointError, DiskError, UsageError
-from runtime.files import check_space, clean, lock, move_aside, new_folder, write_atomic
+from runtime.files import check_space, lock, move_aside, new_folder, write_atomic
 
 NAMES = ("best", r"step-\d+", r"metrics\.json", r"sst-dev-output\.csv")
 
@@ -86,17 +86,6 @@ def test_a_disk_that_cannot_sync_is_written_all_the_same(tmp_path, monkeypatch):
     with pytest.raises(DiskError, match="Input/output error"):
         write_metrics(tmp_path, "y")
     assert contents(tmp_path) == {"metrics.json": "x"}
-
-
-def test_clean_takes_only_what_is_ours(tmp_path):
-    kept = {".tmp-notes.2024", ".trash-thesis.2023", ".hidden", "step-000003", "notes.tmp-best.2", ".tmp-my-best.3"}
-    kept |= {".tmp-best.2024-05", ".tmp-step-3a.1", ".tmp-my-output.csv.1"}
-    ours = {".tmp-step-000005.71", ".trash-step-000002.71", ".tmp-metrics.json.3", ".tmp-sst-dev-output.csv.1"}
-    fill(tmp_path, *(f"{name}/x" for name in kept | ours))
-    (tmp_path / ".tmp-best.3").symlink_to(tmp_path / "step-000003")
-    clean(tmp_path, *NAMES)
-    assert contents(tmp_path).keys() == {f"{name}/x" for name in kept}
-    clean(tmp_path / "absent", *NAMES)
 
 
 def test_move_aside(tmp_path, monkeypatch):

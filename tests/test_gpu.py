@@ -13,7 +13,6 @@ from pathlib import Path
 import every_kind
 import gpu_stand_in
 import pytest
-import tiny_run
 import torch
 from every_kind import EVERY
 from gpu_process import LACKING, ON_GPU, STAND_IN
@@ -40,12 +39,6 @@ pytestmark = [
 ]
 counted = pytest.mark.skipif(ON_GPU and not STAND_IN, reason="a GPU counts neither launches nor waits")
 STRATEGIES = pytest.mark.parametrize("strategy", ["gs", "mtl"])
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    with tiny_run.workshop(tmp_path_factory.mktemp("home")) as home:
-        yield home
 
 
 def still(home: Path, *options: object) -> Session:
@@ -247,19 +240,6 @@ def test_an_infinity_anywhere_skips_the_step_and_halves_the_scale(home, strategy
     assert not moved(before, session.model.state_dict()) and not moved(moments, session.tensors()["optimizer"])
     handle.remove()
     assert "skipped" not in take_steps(session, 1)[0] and session.scaler.get_scale() == 128.0
-
-
-@STRATEGIES
-@pytest.mark.fault(21)
-def test_a_scale_too_high_is_halved_until_it_fits(home, strategy):
-    session = make_session(home, "--strategy", strategy, *GPU, "--amp", "fp16")
-    session.scaler = torch.amp.GradScaler("cuda", init_scale=2.0**28)
-    before, skipped = copied(session), 0
-    while "skipped" in take_steps(session, 1)[0]:
-        skipped += 1
-        assert not moved(before, session.model.state_dict()) and session.tensors()["optimizer"] == {}
-        assert session.scaler.get_scale() == 2.0 ** (28 - skipped)
-    assert skipped and session.state.updates == 1 and moved(before, session.model.state_dict())
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import signal
 import sys
 import unicodedata
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -24,10 +25,10 @@ from tiny_run import accuracy_by, before_update, contents, leftovers, scripted, 
 import evaluate
 from bert import BertTokenizer, hub
 from data import download
-from data.reader import is_blank, read
-from data.tasks import TASKS
+from data.reader import is_blank
 from experiments import attention, figure3, plot
 from heads import MultitaskBert, files
+from heads.config import HeadsConfig
 from runtime.errors import CheckpointError, run_cli
 from runtime.files import lock
 from tools.soak import SETTINGS
@@ -35,12 +36,6 @@ from training import checkpoint
 from training.checkpoint import saved
 
 SINGLE = ("--strategy", "single", "--tasks", "sst", "--max_steps", 2)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    with tiny_run.workshop(tmp_path_factory.mktemp("home")) as home:
-        yield home
 
 
 @pytest.fixture(scope="module")
@@ -219,18 +214,7 @@ def test_a_killed_evaluation_leaves_nothing_for_good(run, tmp_path):
 
 
 @pytest.mark.fault(57)
-def test_evaluating_a_run_whose_config_is_damaged_or_whose_data_are_others(home, run, tmp_path, capsys):
-    before, text = contents(run / "predictions"), (run / "config.json").read_text()
-    config = json.loads(text)
-    for damaged in (text[:-9], "{}", json.dumps(config | {"data": 3}), json.dumps(config | {"data_dir": "\ud800"})):
-        (run / "config.json").write_text(damaged)
-        assert evaluate_run(run) == 4
-        refusal(capsys, 4, run / "config.json")
-    (run / "config.json").unlink()
-    assert evaluate_run(run) == 4
-    refusal(capsys, 4, run / "config.json")
-    assert contents(run / "predictions") == before
-    (run / "config.json").write_text(text)
+def test_evaluating_other_rows_than_the_runs_is_told(run, tmp_path, capsys):
     assert evaluate_run(run) == 0 and "not the rows" not in capsys.readouterr().err
     other = make_data_folder(tmp_path / "other", seed=1)
     assert evaluate_run(run, "--data_dir", other) == 0
@@ -308,21 +292,6 @@ def test_skipped_steps_are_counted_at_the_end(home, tmp_path, capsys):
     assert "steps skipped for an infinite gradient: 1 of 2" in capsys.readouterr().err
 
 
-INVISIBLE = ("\u200b", "\u00ad", "\ufe0f", "\x07\x1b", "\u202e\u2066", "\u0301\u0300", "\ufeff", "\ufffd", " \u2003 ")
-
-
-@pytest.mark.fault(61)
-def test_a_text_of_nothing_that_can_be_seen_is_empty(home, tmp_path):
-    data = shutil.copytree(home / "data", tmp_path / "data")
-    lines = (data / "ids-sst-train.csv").read_text().splitlines()
-    lines += [f"x{n}\t{n % 5}.0\t{text}" for n, text in enumerate(INVISIBLE)]
-    (data / "ids-sst-train.csv").write_text("\n".join(lines) + "\n")
-    split = read(TASKS["sst"], "train", data)
-    assert len(split.examples) == 23 and any(
-        f"{len(INVISIBLE)} of {23 + len(INVISIBLE)} rows have an empty" in warning for warning in split.warnings
-    )
-
-
 @pytest.mark.fault(61)
 def test_what_is_blank_has_no_tokens_and_the_other_way_round(home):
     """Every character, by the tokenizer's own word; but those that this Python's Unicode does not know yet."""
@@ -366,6 +335,8 @@ def test_the_best_checkpoint_is_kept_until_best_stands(home, tmp_path, capsys, i
 
 DEEP = "[" * 100_000
 ABSURD = (-(10**400), 10**400, 2**40, -99, "x", None, [], {}, True, 1e300, "\ud800", "../../up", float("nan"))
+READ = {"task_definitions", "seed", "data_dir", "checkpoint", "machine", "data", "lora"}  # by evaluate.py, of a run's
+READ |= {field.name for field in fields(HeadsConfig)}
 
 
 @pytest.mark.fault(63)
@@ -374,7 +345,7 @@ def test_absurd_values_in_a_model_s_files(home, run, tmp_path, capsys, name):
     path = run / name
     whole, before = json.loads(path.read_text()), contents(tmp_path)
     texts = [DEEP, "[]", ""]
-    for key in whole:
+    for key in [key for key in whole if name != "config.json" or key in READ]:
         texts += [json.dumps(whole | {key: value}) for value in ABSURD]
     tasks = "tasks" if "heads" in name else "task_definitions"
     for key in whole.get(tasks, [{}])[0]:
@@ -419,29 +390,12 @@ def test_absurd_values_in_a_checkpoint(home, run, capsys):
 
 
 @pytest.mark.fault(63)
-@pytest.mark.parametrize("name", ["log.jsonl", "best/step.json"])
-def test_absurd_values_in_a_log(home, run, tmp_path, capsys, name):
-    path, output = run / name, tmp_path / "plot.png"
-    line = json.loads(path.read_text().splitlines()[0])
-    texts = [DEEP + "\n", "\ufeff{}\n", "{}\n", '{"step": 1, "losses": {"\\ud800": 1}}\n']
-    texts += [json.dumps(line | {key: value}) + "\n" for key in line for value in ABSURD]
-    texts += [json.dumps(line | {"losses": {str(n): 1 for n in range(3000)}}) + "\n"]
-    texts += [json.dumps(line | {"losses": {"x" * 10**6: 1}}) + "\n"]
-    for text in texts:
-        path.write_text(text)
-        if name == "log.jsonl":
-            code = run_cli(plot.main, [str(run), "--output", str(output)])
-        else:
-            code = train(home, run, *SINGLE, "--resume", "auto")
-        if code:
+def test_absurd_values_in_the_step_of_the_best(home, run, capsys):
+    for text in (DEEP, "\ufeff{}\n", "{}\n", *(json.dumps({"step": value}) for value in ABSURD)):
+        (run / "best" / "step.json").write_text(text)
+        if code := train(home, run, *SINGLE, "--resume", "auto"):
             assert code in (2, 3, 4), refusal(capsys, code)
             refusal(capsys, code)
-
-
-@pytest.mark.fault(63)
-def test_an_address_that_is_none(tmp_path, capsys):
-    assert run_cli(download.main, ["--dest", str(tmp_path), "--base_url", "http://[::1"]) == 8
-    refusal(capsys, 8, "http://[::1")
 
 
 @pytest.mark.fault(64)

@@ -11,14 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from data.tasks import Task
-from heads import MultitaskBert
-from heads.config import ARCHITECTURES, HeadsConfig
-from heads.kinds import KINDS, Score
+from heads.kinds import KINDS
 from heads.losses import LossSettings
-from heads.metrics import accuracy
-from heads.readable import page
-from heads.rows import TaskBatch
 
 B = 11
 CELLS = {  # labels as they stand in a file, each of them what the model should say
@@ -111,39 +105,3 @@ def test_scores_stay_in_their_range(low, high, y):
     task = task_of("score", 1, range=(low, high))
     predictions = KINDS["score"].predict(task, torch.tensor(y))
     assert [task.parse(repr(float(value))) for value in predictions] == [min(max(value, low), high) for value in y]
-
-
-class Count(Score):
-    """Whole numbers from 0: their logarithm is computed, the loss is Poisson's."""
-
-    metrics = {"acc": accuracy}
-    output = staticmethod(lambda task, f: f[:, 0].exp())
-    of_cosine = staticmethod(lambda task, cos: cos.exp())
-    loss = staticmethod(lambda task, y, target, settings: (y - target * y.log()).mean())
-    predict = staticmethod(lambda task, y: y.round().long().numpy())
-
-
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_a_kind_added_in_one_place_trains_predicts_and_is_saved(arch, tiny_bert, tmp_path, monkeypatch):
-    monkeypatch.setitem(KINDS, "count", Count())
-    tasks = [Task(name, "count", ("a", "b")[:n], "n", {}, range=(0, 99)) for name, n in (("one", 1), ("two", 2))]
-    sides = ["the dog", "a cat", "good film !", "the old man"], ["a dog", "", "my money", "best"]
-    labels = [1, 7, 2, 3]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = HeadsConfig(arch, pooling="cls", hidden_dropout_prob=0.0)
-        model = MultitaskBert.from_pretrained(tiny_bert, tasks, config)
-    assert [model.heads[name].alpha for name in ("one", "two")] == [1, 0.5]  # of pairs half is the cosine's
-    texts = {"one": sides[0], "two": sides[0] + sides[1]}
-    target = KINDS["count"].target(tasks[0], labels)
-    batches = {name: TaskBatch(model.tokenizer(texts[name]), target, []) for name in texts}
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    for _ in range(60):
-        sum(model.losses(batches, LossSettings(), {}, torch.Generator()).values()).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    told = page(tasks[0], labels, torch.tensor([1.0, 7.0, 2.0, 9.0]))
-    assert "  all              4            1.500            4.750" in told
-    model.save(tmp_path)
-    for trained in (model, MultitaskBert.from_pretrained(tmp_path)):
-        assert trained.predict("one", sides[0]).tolist() == trained.predict("two", *sides).tolist() == labels

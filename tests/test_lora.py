@@ -7,8 +7,8 @@ import shutil
 import pytest
 import torch
 import transformers
-from small_bert import CONFIG, assert_same, make_batch, make_model, noisy, seeded
-from tiny_run import copied, make_session, moved, outcome, take_steps, train, workshop
+from small_bert import CONFIG, assert_same, make_batch, make_model, noisy
+from tiny_run import copied, make_session, moved, outcome, take_steps, train
 from torch import nn
 
 import evaluate
@@ -16,17 +16,10 @@ from bert import BertModel
 from bert.checkpoint import save_folder
 from bert.fast import hidden_states, inference_copy
 from bert.lora import LowRankLinear, add_low_rank
-from optim import TaskGradients
 from runtime.errors import run_cli
 
 RANK = 3
 LORA = ("--lora", RANK)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    with workshop(tmp_path_factory.mktemp("lora")) as made:
-        yield made
 
 
 def test_the_formula_and_its_start():
@@ -39,6 +32,8 @@ def test_the_formula_and_its_start():
     assert (tuple(a.shape), tuple(b.shape)) == ((RANK, 7), (11, RANK))
     assert_same(layer(x), x @ plain.weight.T + plain.bias + 2 * x @ a.T @ b.T)
     assert_same(layer.whole_weight(), plain.weight + 2 * b @ a)
+    (slope,) = torch.autograd.grad(layer(x.requires_grad_()).sum(), x)
+    assert_same(slope, layer.whole_weight().sum(0).expand_as(x))  # both parts go on to what is below
 
 
 def lora_model() -> BertModel:
@@ -51,43 +46,6 @@ def lora_model() -> BertModel:
         if isinstance(module, LowRankLinear):
             noisy(module.up)
     return model
-
-
-def test_gradients_are_the_whole_weights():
-    """With G the gradient of the whole weight of a plain model: dA = 2 B^T G, dB = 2 G A^T; nothing else has one."""
-    model, batch = lora_model(), make_batch()
-    plain = make_model()
-    whole = {name: m.whole_weight() for name, m in model.named_modules() if isinstance(m, LowRankLinear)}
-    assert len(whole) == 4 * CONFIG.num_hidden_layers
-    for name, weight in whole.items():
-        plain.get_submodule(name).weight.data = weight
-    for each in (model, plain):
-        each(**batch).last_hidden_state.square().mean().backward()
-    for name in whole:
-        layer, gradient = model.get_submodule(name), plain.get_submodule(name).weight.grad
-        assert_same(layer.down.weight.grad, 2 * layer.up.weight.T @ gradient)
-        assert_same(layer.up.weight.grad, 2 * gradient @ layer.down.weight.T)
-    trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
-    assert trained == {f"{name}.{part}.weight" for name in whole for part in ("down", "up")}
-
-
-def test_task_gradients_by_rows_are_those_of_each_tasks_own_pass():
-    torch.manual_seed(0)
-    net = nn.Sequential(LowRankLinear(nn.Linear(7, 11), RANK), nn.Tanh(), LowRankLinear(nn.Linear(11, 5), RANK))
-    for parameter in noisy(net).parameters():
-        parameter.requires_grad_(parameter.shape.numel() in (7 * RANK, 11 * RANK, 5 * RANK))
-    gramians, rows = [], torch.randn(5, 7, dtype=torch.float64, generator=seeded()).split([2, 3])
-    for by_rows in (True, False):
-        gradients = TaskGradients(("a", "b"), list(net.parameters()))
-        if by_rows:
-            with gradients.by_rows(net, [2, 3]):
-                sum(part.square().mean() for part in net(torch.cat(rows)).split([2, 3])).backward()
-        else:
-            for task, part in zip(("a", "b"), rows, strict=True):
-                gradients.backward(task, net(part).square().mean())
-        gramians.append(gradients.gramian())
-    assert_same(*gramians)
-    assert gramians[0][0, 1] != 0
 
 
 def test_what_predicts_and_what_is_saved_is_the_whole_weight(tmp_path):

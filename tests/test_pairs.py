@@ -89,20 +89,6 @@ def test_vectors_and_outputs_by_hand(arch, task):
 
 
 @each_arch
-def test_shared_is_what_more_than_one_task_uses(arch):
-    heads = make(arch)
-    used = dict.fromkeys(heads.parameters(), 0)
-    for task in EVERY:
-        v = heads.vectors({task.name: vectors(task.sequences)})[task.name]
-        gradients = torch.autograd.grad(heads[task.name](v).sum(), list(used), allow_unused=True)
-        for parameter, gradient in zip(used, gradients, strict=True):
-            used[parameter] += gradient is not None
-    assert {parameter for parameter, tasks in used.items() if tasks > 1} == set(heads.shared.parameters())
-    assert min(used.values()) == 1  # and there is none that nobody uses
-    assert bool(list(heads.shared.parameters())) == arch.startswith("v3")
-
-
-@each_arch
 @given(seed=st.integers(0, 2**31), size=st.floats(1e-3, 1e3))
 def test_a_probability_is_one_and_a_cosine_alone_stays_in_its_range(arch, seed, size):
     heads, v = make(arch), size * vectors(2, seed=seed)

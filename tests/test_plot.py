@@ -50,6 +50,7 @@ DAMAGED = [
     *("", "7", "null", "[]", "{}", '{"step": "2"}', '{"step": true}', '{"step": 0}', "[" * 99_999, '{"a":' * 99_999),
     *(f'{{"step": 2, "losses": {losses}}}' for losses in ("[0.1]", "0.1", "null", '{"sst": "0.1"}', '{"sst": {}}')),
     *(f'{{"step": 2, "losses": {{"sst": {value}}}}}' for value in ("NaN", "-Infinity", "1e999", "9" * 999, "true")),
+    *("\ufeff{}", '{"step": 2, "losses": {"\\ud800": 1}}', '{"step": 2, "losses": {"' + "x" * 10**6 + '": 1}}'),
     *('{"step": 2, "dev": [0.5]}', '{"step": 2, "cosine": {"sst-sts": [0.1]}}', '{"step": 2, "lr": "1e-4"}'),
 ]
 
@@ -128,6 +129,7 @@ def test_the_smooth_line_is_the_mean_of_a_twelfth(tmp_path):
     assert len(raw) == 24 and smooth == pytest.approx((raw[1:] + raw[:-1]) / 2)
 
 
+@pytest.mark.fault(63)
 @pytest.mark.parametrize(
     ("log", "rest", "message"),
     [

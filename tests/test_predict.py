@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import tiny_run
 from own_tasks import make_own_tasks
+from own_tasks import write_rows as write
 from tiny_run import leftovers, train
 
 import predict
@@ -54,17 +55,6 @@ def model(run) -> MultitaskBert:
 
 def called(*words: object) -> int:
     return run_cli(predict.main, [str(word) for word in (*words, "--amp", "off")])
-
-
-def write(path: Path, rows: list[dict]) -> Path:
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        if path.suffix == ".jsonl":
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-        else:
-            table = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-            table.writerow(rows[0])
-            table.writerows(row.values() for row in rows)
-    return path
 
 
 def read(path: Path) -> list[dict]:

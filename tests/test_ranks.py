@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 import ranks
-import tiny_run
 import torch
 from safetensors.torch import load_file
 from tiny import make_bert_folder, make_data_folder
@@ -36,12 +35,6 @@ from training.options import parse
 from training.session import Session
 
 STEPS = ("--max_steps", 6, "--eval_every", 3, "--save_every", 3, "--lr", 0.003, "--seed", 5)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    with tiny_run.workshop(tmp_path_factory.mktemp("home")) as home:
-        yield home
 
 
 class Plain(Session):

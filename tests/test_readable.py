@@ -111,19 +111,6 @@ classes-1: 3 rows with a label
   0.4 to 0.6  33.3%            0.547     0.000
   0.8 to 1.0  66.7%            0.909     0.500
 {CALIBRATION} 0.455: by how much they differ on average""",
-    "binary": f"""\
-binary-1: 3 rows with a label
-  rows: gold label; columns: predicted label
-
-               ham   spam  recall
-  ham            0      1   0.000
-  spam           1      1   0.500
-  precision  0.000  0.500
-
-  confidence   rows  mean confidence  accuracy
-  0.6 to 0.8  66.7%            0.688     0.500
-  0.8 to 1.0  33.3%            0.875     0.000
-{CALIBRATION} 0.417: by how much they differ on average""",
     "score": """\
 score-1: 3 rows with a label
 

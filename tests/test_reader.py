@@ -157,15 +157,18 @@ def test_few_labelled_rows_in_dev_are_a_warning(tmp_path):
         assert [len(read(task, split).warnings) for split in ("train", "dev")] == [0, count]
 
 
-@pytest.mark.fault(31)
-@pytest.mark.parametrize("empty", ["", "  ", '""', "\u00a0"])
+@pytest.mark.fault(31, 61)
+@pytest.mark.parametrize("empty", [
+    "", "  ", '""', "\u00a0",
+    "\u200b", "\u00ad", "\ufe0f", "\x07\x1b", "\u202e\u2066", "\u0301\u0300", "\ufeff", "\ufffd", " \u2003 ",
+])  # fmt: skip
 def test_empty_sentences_are_left_out_of_train_and_kept_in_test(tmp_path, empty):
     write(tmp_path, "sts", "train", with_line(STS, 4, f"2\tid2\tA\t{empty}\t1"))
     found = read(TASKS["sts"], "train", tmp_path)
     assert [example.line for example in found.examples] == [2, 3, *range(5, 12)]
     assert found.warnings[0].endswith("1 of 10 rows has an empty sentence: left out of training; line 4")
     write(tmp_path, "sts", "test", ["\tid\tsentence1\tsentence2", f"0\ta\t{empty}\tB", "1\tb\tA\tB"])
-    assert [example.texts[0].strip() for example in read(TASKS["sts"], "test", tmp_path).examples] == ["", "A"]
+    assert [example.texts[1] for example in read(TASKS["sts"], "test", tmp_path).examples] == ["B", "B"]
 
 
 @pytest.mark.fault(37)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import child
 import pytest
-import tiny_run
 import torch
 from own_tasks import make_own_tasks
 from safetensors.torch import load_file
@@ -34,12 +33,6 @@ from training import checkpoint
 from training.checkpoint import saved
 
 TENSORS = ("model", "heads", "optimizer", "triplets")
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    with tiny_run.workshop(tmp_path_factory.mktemp("home")) as home:
-        yield home
 
 
 def undisturbed(home: Path, name: str) -> Path:

@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import tiny_run
 from tiny_run import before_update, command, log_lines
 
 from experiments import search
@@ -20,12 +19,6 @@ from training.options import parse
 
 pytestmark = pytest.mark.skipif(find_spec("optuna") is None, reason="optuna is not installed")
 RUN = ("--max_steps", 3, "--eval_every", 1)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    with tiny_run.workshop(tmp_path_factory.mktemp("home")) as home:
-        yield home
 
 
 def searched(home: Path, out: Path, trials: int, *options: object) -> int:

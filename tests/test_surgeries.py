@@ -5,14 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 
-import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from optim.surgery import SURGERIES
-from optim.surgery.gramian import cosines
 
 torchjd = pytest.importorskip("torchjd.aggregation")
 F64 = torch.float64
@@ -78,18 +75,6 @@ def test_the_update_of_torchjds_config(kind, tasks, seeds):
         assert (weights("config", rows) @ rows - expected).norm() <= 1e-6 * rows.norm()
 
 
-@pytest.mark.parametrize("kind", ["plain", "alike"])
-@pytest.mark.parametrize("tasks", [2, 3, 5])
-def test_the_update_of_torchjds_cagrad(kind, tasks):
-    """As near as its solver comes, which stops when the dual is within 1e-8: its weights are then within some 1e-4.
-    Of norms that are a thousand times apart it makes weights of zero, so these are left to the test of optimality."""
-    for seed in range(10):
-        rows = jacobian(tasks, seed, kind)
-        expected = torchjd.CAGradWeighting(c=0.4)(rows @ rows.mT)
-        found = weights("cagrad", rows, c=0.4)
-        assert ((found - expected) @ rows).norm() <= 3e-3 * (expected @ rows).norm()
-
-
 # ---- conditions that only the right weights meet ---------------------------------------------------------------------
 
 
@@ -106,23 +91,11 @@ def test_mgda_is_the_shortest_convex_sum(kind, tasks, seeds):
         assert square <= (1 + 1e-12) * (reference @ products @ reference) + 1e-15 * products.diagonal().max()
 
 
-def test_mgda_of_two_tasks_in_closed_form():
-    """Sener and Koltun's equation for T = 2, and scipy's general solver for 3."""
-    for seed in range(50):
-        a, b = rows = jacobian(2, seed, "plain")
-        share = ((b - a) @ b / ((a - b) @ (a - b))).clamp(0, 1)
-        torch.testing.assert_close(weights("mgda", rows), torch.stack([share, 1 - share]), rtol=0, atol=1e-12)
-    products = (jacobian(3, 0, "plain") @ jacobian(3, 0, "plain").mT).numpy()
-    bounds, total = [(0, 1)] * 3, {"type": "eq", "fun": lambda w: w.sum() - 1}
-    found = minimize(lambda w: w @ products @ w, np.full(3, 1 / 3), bounds=bounds, constraints=total, tol=1e-14)
-    np.testing.assert_allclose(weights("mgda", jacobian(3, 0, "plain")), found.x, atol=1e-6)
-
-
 @of_many
 def test_cagrad_is_optimal(kind, tasks, seeds):
     """Its dual is: at v no other point of the simplex is lower, to first order, and the dual is convex."""
     for seed in seeds:
-        rows, c = jacobian(tasks, seed, kind), 0.5
+        rows, c = jacobian(tasks, seed, kind), 0.4
         w, mean = weights("cagrad", rows, c=c), rows.mean(dim=0)
         if not w.any():  # said to be a stationary point: a convex sum of the gradients is zero
             assert kind == "zero"
@@ -132,6 +105,7 @@ def test_cagrad_is_optimal(kind, tasks, seeds):
         assert (slope - v @ slope).min() >= -1e-6 * rows.norm(dim=1).max() * mean.norm()
         moved = (w - 1 / tasks) @ rows
         assert moved.norm() == pytest.approx(c * mean.norm().item(), rel=1e-9)  # on the ball's edge
+        assert (w > 1 / tasks - 1e-12).all()  # and away from it
 
 
 @of_many
@@ -143,22 +117,6 @@ def test_fair_weights_solve_their_equation(name, settings, kind, tasks, seeds):
         assert ((w > 0) == given).all()
         gains = (rows @ (w @ rows))[given]
         torch.testing.assert_close(gains, w[given] ** (-1 / settings.get("p", 1)), rtol=1e-6, atol=0)
-
-
-@pytest.mark.parametrize("tasks", [2, 3, 5])
-def test_fairgrad_of_torchjd(tasks):
-    """Whose solver comes within 1e-6 where the gradients' norms are alike."""
-    for seed in range(25):
-        rows = jacobian(tasks, seed, "plain")
-        expected = torchjd.FairGradWeighting(alpha=2.0)(rows @ rows.mT)
-        torch.testing.assert_close(weights("fairgrad", rows, p=2.0), expected, rtol=1e-6, atol=1e-6)
-
-
-def test_nash_of_two_tasks_in_closed_form():
-    for seed in range(50):
-        rows = jacobian(2, seed, "unlike")
-        norms, cosine = rows.norm(dim=1), cosines(rows @ rows.mT)[0, 1]
-        torch.testing.assert_close(weights("nash_mtl", rows), 1 / (norms * (1 + cosine).sqrt()), rtol=1e-7, atol=0)
 
 
 @pytest.mark.parametrize("tasks", [2, 3, 4])
@@ -200,31 +158,15 @@ def test_gradvac_moves_a_pair_to_its_target():
     assert again.targets[0][1] == pytest.approx(0.75 * -0.15 + 0.25 * -0.6)
 
 
-def test_gradvac_with_a_target_of_zero_is_pcgrad():
-    for seed in range(20):
-        rows = jacobian(3, seed, "plain")
-        surgery, draw = SURGERIES["gradvac"](beta=0.0), torch.Generator().manual_seed(seed)
-        order = torch.Generator().manual_seed(seed)
-        total = torch.zeros(7, dtype=F64)
-        for i in range(3):
-            g = rows[i].clone()
-            for place in torch.randperm(2, generator=order).tolist():
-                other = rows[place + (place >= i)]
-                g -= min(0, (g @ other / (other @ other)).item()) * other
-            total += g
-        torch.testing.assert_close(surgery.weights(rows @ rows.mT, draw) @ rows, total)
-
-
-def test_imtl_g_and_config_are_impartial():
-    """One projection on each task's gradient, which for ConFIG is as long as the sum of them says."""
-    for seed in range(50):
-        rows = jacobian(3, seed, "unlike")
-        for name in ("imtl_g", "config"):
-            update = weights(name, rows) @ rows
-            shadows = rows @ update / rows.norm(dim=1)
-            torch.testing.assert_close(shadows, shadows.mean().expand(3), rtol=1e-6, atol=0)
-        assert update.norm() == pytest.approx((rows @ update).sum() / update.norm())
-        assert weights("imtl_g", rows).sum() == pytest.approx(1)
+def test_gradvac_of_torchjd_step_after_step():
+    """Whose targets follow the cosines, too; above 0 a pair that agrees is moved as well."""
+    ours, theirs = SURGERIES["gradvac"](beta=0.3), torchjd.GradVacWeighting(beta=0.3, eps=1e-30)
+    for step in range(40):
+        rows = jacobian(3, step, "plain")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(step)
+            expected = theirs(rows @ rows.mT)
+        torch.testing.assert_close(ours.weights(rows @ rows.mT, torch.Generator().manual_seed(step)), expected)
 
 
 def test_config_of_opposed_gradients_is_zero():
@@ -232,18 +174,6 @@ def test_config_of_opposed_gradients_is_zero():
     for seed in range(50):
         g = jacobian(1, seed, "plain")
         assert not weights("config", torch.cat([g, -g * (seed + 1) / 7])).any()
-
-
-def test_aligned_mtl_makes_the_components_as_long_as_the_shortest():
-    for seed in range(50):
-        rows = jacobian(3, seed, "plain")
-        values, vectors = torch.linalg.eigh(rows @ rows.mT)
-        balance = torch.stack([weights("aligned_mtl", rows)])
-        shortest = values.min().sqrt()
-        expected = sum((shortest / value.sqrt()) * v.sum() * v for value, v in zip(values, vectors.mT, strict=True))
-        torch.testing.assert_close(balance[0], expected)
-        # Of orthogonal rows of one norm it is the sum.
-    torch.testing.assert_close(weights("aligned_mtl", 5 * torch.eye(3, dtype=F64)), torch.ones(3, dtype=F64))
 
 
 def test_db_mtl_gives_every_task_the_longest_log_gradient():
@@ -320,8 +250,9 @@ def test_degenerate_gradients_give_finite_weights(name):
 def test_what_is_no_gramian_is_refused(name):
     surgery = SURGERIES[name]()
     surgery.losses = torch.ones(2)
-    with pytest.raises(ValueError, match="gramian: expected finite numbers"):
-        surgery.weights(torch.tensor([[1.0, 0], [0, torch.inf]]))
+    for bad in (torch.inf, -torch.inf, torch.nan):
+        with pytest.raises(ValueError, match="gramian: expected finite numbers"):
+            surgery.weights(torch.tensor([[1.0, 0], [0, bad]]))
     with pytest.raises(ValueError, match=r"gramian: expected \(T, T\); found \(2, 3\)"):
         surgery.weights(torch.zeros(2, 3))
 
