@@ -288,7 +288,8 @@ class Session:
     def checked(
         self, path: Path, tensors: checkpoint.Tensors, numbers: dict
     ) -> tuple[State, dict[str, Tensor], dict[Tensor, dict]]:
-        """A checkpoint's progress, weights by name and AdamW's state by parameter, all of which fit this run.
+        """A checkpoint's progress, weights by name and AdamW's state by parameter, all of which fit this run. Surgery,
+        weighing and scaler take back what they remember, which is how it is seen to fit.
 
         Raises: UsageError or DataError for another run's, CheckpointError where something does not fit.
         """
@@ -318,7 +319,7 @@ class Session:
                 expected = dict.fromkeys(MOMENTS, parameter)
                 check_fit(expected, {name: state[name] for name in expected}, path, advice=advice)
             for part, name in ((self.surgery, "surgery"), (self.weigh, "weighing"), (self.scaler, "scaler")):
-                if part and numbers[name]:  # what does not fit raises an error
+                if part and numbers[name]:
                     part.load_state_dict(numbers[name])
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             if isinstance(error, CheckpointError):
