@@ -64,7 +64,7 @@ class Encoder(nn.Module):
         for block in self.bert.layers:
             x, attention = block(x, mask)  # (B, T, D), (B, H, T, T)
             if block is self.read:
-                vector = pooled(x, attention, mask, token_type_ids, self.pooling) if not self.cnn else self.cnn(x, mask)
+                vector = self.cnn(x, mask) if self.cnn else pooled(x, attention, mask, token_type_ids, self.pooling)
         return x, vector
 
 

@@ -52,7 +52,8 @@ def read_task(content: dict) -> Task:
     task = Task.from_json(content)
     if task.kind not in KINDS:
         raise ValueError(f"kind {task.kind!r:.99}, not one of {', '.join(KINDS)}")
-    kind, count, is_number = KINDS[task.kind], len(task.classes), KINDS[task.kind].labels == "number"
+    kind, count = KINDS[task.kind], len(task.classes)
+    is_number = kind.labels == "number"
     fits = (
         bool(task.range) == is_number and (not is_number or task.range[0] < task.range[1]),
         count == 0 if is_number else count == 2 if task.kind == "binary" else count >= 2,

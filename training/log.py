@@ -130,9 +130,10 @@ def seconds_left(session: Session) -> float:
     """Estimate of what the remaining steps, evaluations and final predictions take, from the times so far."""
     state, last, every = session.state, session.last_step, session.eval_every
     step = (state.seconds - state.evaluation_seconds) / max(1, state.step)
-    evaluation = session.evaluation_in_steps * step  # seconds, expected or measured
     if state.evaluations:
         evaluation = state.evaluation_seconds / state.evaluations
+    else:
+        evaluation = session.evaluation_in_steps * step
     rows = [sum(len(split.examples) for split in session.splits[name].values()) for name in ("dev", "test")]
     evaluations = last // every - state.step // every + (last % every > 0) + sum(rows) / rows[0]
     return (last - state.step) * step + evaluations * evaluation

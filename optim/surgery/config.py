@@ -18,6 +18,7 @@ class ConFIG(Surgery):
 
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
         products = check_gramian(gramian)
-        norms, b = products.diagonal().sqrt(), torch.linalg.pinv(cosines(products).nan_to_num(0), hermitian=True).sum(1)
+        norms, c = products.diagonal().sqrt(), cosines(products).nan_to_num(0)
+        b = torch.linalg.pinv(c, hermitian=True).sum(1)
         a = torch.where(norms > 0, b / norms, 0)
         return (products @ a).sum() / b.sum() * a if b.sum() > 1e-9 else 0 * a  # a . G a = b . C b = 1 . b
