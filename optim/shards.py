@@ -43,9 +43,10 @@ class Shards:
             low, high = max(start, 0), min(start + size, self.share)
             if low < high:
                 self.places[parameter], self.parts[parameter] = slice(low, high), slice(low - start, high - start)
-                self.pieces[parameter] = parameter.detach().view(-1)[self.parts[parameter]]
             if parameter in self.sparse or world.size == 1:
                 self.pieces[parameter] = parameter
+            elif low < high:
+                self.pieces[parameter] = parameter.detach().view(-1)[self.parts[parameter]]
             start += size
 
     @cached_property

@@ -62,12 +62,14 @@ RULES = {nn.Linear: linear, nn.LayerNorm: layer_norm, nn.Embedding: embedding, n
 
 def rule_of(layer: nn.Module, name: str) -> Callable[[nn.Module, Tensor, Tensor, Rows], Gradients]:
     """The rule for a layer of a kind in RULES, or a subclass with the same forward. Raises TypeError with `name`."""
-    plain = getattr(layer, "padding_mode", "zeros") == "zeros" and not isinstance(getattr(layer, "padding", 0), str)
+    plain = {key for key, _ in layer.named_parameters(recurse=False)} <= {"weight", "bias"}  # weight_norm has others
+    plain = plain and getattr(layer, "padding_mode", "zeros") == "zeros"
+    plain = plain and not isinstance(getattr(layer, "padding", 0), str)
     if isinstance(layer, nn.Embedding):
         plain = layer.max_norm is None and not layer.scale_grad_by_freq
         plain = plain and (layer.padding_idx is None or not layer.sparse)
     for kind, rule in RULES.items():
-        if plain and isinstance(layer, kind) and type(layer).forward is kind.forward:
+        if plain and isinstance(layer, kind) and getattr(layer.forward, "__func__", None) is kind.forward:
             return rule
     known = ", ".join(kind.__name__ for kind in RULES)
     raise TypeError(f"{name}: expected a plain {known}; found {layer}; add its rule to RULES, or {WAY_OUT}")

@@ -28,12 +28,12 @@ class TaskGradients:
         clip_and_combine(gradients, surgery, model.parameters(), max_norm)      # writes .grad of the shared parameters
         optimizer.step(), zero_grad
 
-    Parameters outside `shared` get their plain gradient from the same backward passes, bit for bit. A shared parameter
-    that is frozen, or that no task reached, keeps .grad None. If only some tasks reached it, the other tasks' gradients
-    of it are zero. The task gradients lie in one (T, P) buffer, the Jacobian; .grad is a view of it, valid until the
-    next step's first backward pass. Gradients of `sparse` parameters (an embedding's, with sparse=True) lie beside it,
-    a row for each token of the step. With several ranks the task gradients are first summed over the ranks, and .grad
-    is that of `shards.pieces`.
+    Parameters outside `shared`, and those of it that are frozen at first, get their plain gradient from the same
+    backward passes, bit for bit. A shared parameter that is frozen later, or that no task reached, keeps .grad None.
+    If only some tasks reached it, the other tasks' gradients of it are zero. The task gradients lie in one (T, P)
+    buffer, the Jacobian; .grad is a view of it, valid until the next step's first backward pass. Gradients of `sparse`
+    parameters (an embedding's, with sparse=True) lie beside it, a row for each token of the step. With several ranks
+    the task gradients are first summed over the ranks, and .grad is that of `shards.pieces`.
     """
 
     def __init__(
@@ -41,6 +41,8 @@ class TaskGradients:
     ):
         self.tasks, self.sparse, self.world = list(tasks), set(sparse), world
         self.shared = [parameter for parameter in dict.fromkeys(shared) if parameter.requires_grad]
+        if len(dtypes := dict.fromkeys(str(parameter.dtype) for parameter in self.shared)) > 1:
+            raise ValueError(f"shared: expected parameters of one dtype, as .grad is; found {' and '.join(dtypes)}")
         self.shards = Shards(self.shared, self.sparse, self.world)
         self.jacobian = self.shards.new(len(self.tasks))  # (T, P), and zeros that make it a multiple of the ranks
         self.views = self.shards.split(self.jacobian)  # each parameter's columns of the Jacobian, (T, ...)
@@ -95,18 +97,19 @@ class TaskGradients:
         if len(bounds) < len({tuple(size) for size in sizes}):
             raise ValueError(f"sizes: expected different sums; found {' and '.join(map(str, sizes))}")
         called, handles = set(), []
+        trained = {parameter for parameter in self.shared if parameter.requires_grad}  # others were frozen since
         for parameter in self.shared:
             parameter.grad = None
         try:
             for prefix, layer in model.named_modules():
                 parameters = layer.named_parameters(prefix, recurse=False)
-                if owned := {name: parameter for name, parameter in parameters if parameter in self.views}:
+                if owned := {name: parameter for name, parameter in parameters if parameter in trained}:
                     handles += self._watch(layer, owned, bounds, called)
             yield
         finally:
             for handle in handles:
                 handle.remove()
-            for parameter in self.shared:
+            for parameter in trained:
                 parameter.requires_grad_()
         for k, parameter in enumerate(self.shared):
             if parameter.grad is not None:  # autograd reached it outside its layer's call
@@ -122,16 +125,18 @@ class TaskGradients:
             for parameter in owned.values():
                 parameter.requires_grad_(False)
 
-        def after(layer: nn.Module, inputs: tuple, y: Tensor) -> None:
+        def after(layer: nn.Module, inputs: tuple, y: Tensor) -> Tensor:
             for parameter in owned.values():
                 parameter.requires_grad_()
             if not torch.is_grad_enabled():
-                return
+                return y
             if called.intersection(owned.values()):
                 raise ValueError(f"{name}: expected one call that uses it; found another; {WAY_OUT}")
             called.update(owned.values())
+            if len(inputs) != 1:
+                raise ValueError(f"{name}: expected its layer's input by position; found {len(inputs)} so; {WAY_OUT}")
             (x,) = inputs
-            version = x._version
+            version, shape = x._version, y.shape
             if len(x) not in bounds:
                 found = f"found {len(x)}; check sizes, give what is the same for all rows to each of them, or {WAY_OUT}"
                 raise ValueError(f"{name}: expected {' or '.join(map(str, bounds))} rows; {found}")
@@ -140,14 +145,18 @@ class TaskGradients:
                 if x._version != version:
                     raise ValueError(f"{name}: expected its layer's input as it was; found it written to; copy it")
                 rows = {t: rows for t, rows in enumerate(bounds[len(x)]) if rows.start < rows.stop}
-                gradients = rule(layer, x, dy, [*rows.values()])
+                gradients = rule(layer, x, dy.reshape(shape), [*rows.values()])
                 for full_name, parameter in owned.items():
                     self._add(parameter, dict(zip(rows, gradients[full_name.rpartition(".")[2]], strict=True)))
 
-            y.requires_grad_()  # so that autograd calls `split` even if nothing below the layer takes a gradient
-            y.register_hook(split)
+            if not y.requires_grad:  # nothing below takes a gradient, yet autograd must call `split`
+                y.requires_grad_().register_hook(split)
+                return y.clone()  # the model may not write to a leaf
+            (y if y._base is None else y._base).register_hook(split)  # writing to a view drops the hooks on it
+            return y
 
-        return [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
+        # Ours comes first: dy is the gradient of the layer's own output, whatever other hooks make of it.
+        return [layer.register_forward_pre_hook(before), layer.register_forward_hook(after, prepend=True)]
 
     def sizes(self, counts: Mapping[str, Sequence[int]]) -> list[list[int]]:
         """The `sizes` of by_rows, from each task's counts of sentences, tokens, ...; 0 for tasks that are absent."""
