@@ -4,14 +4,14 @@ The Jacobian's principal components are made equally long, as long as the shorte
 
     w = sqrt(l_min) V L^(-1/2) V.T 1
 
-with the eigenvalues l > T eps l_max; the others count as zero. The update is a sum over tasks, as in the authors'
-program.
+with the eigenvalues l > T eps l_max, eps float32's; the others count as zero. That, and the update as a sum over tasks,
+are as in the authors' program.
 """
 
 import torch
 from torch import Generator, Tensor
 
-from optim.surgery.gramian import Surgery, check_gramian
+from optim.surgery.gramian import ROUNDING, Surgery, check_gramian
 
 
 class AlignedMTL(Surgery):
@@ -20,7 +20,7 @@ class AlignedMTL(Surgery):
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
         products = check_gramian(gramian)
         values, vectors = torch.linalg.eigh(products)
-        kept = values > values.max() * len(values) * torch.finfo(torch.float64).eps
+        kept = values > values.max() * len(values) * ROUNDING
         if not kept.any():
             return torch.ones(len(products), dtype=torch.float64)
         values, vectors = values[kept], vectors[:, kept]

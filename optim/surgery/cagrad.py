@@ -18,7 +18,8 @@ from optim.surgery.quadratic import factor, shortest_mean
 class CAGrad(Surgery):
     """c: in [0, 1), how far from the mean gradient (c = 0 is that itself); 0.5 in the paper. The weights are >= 1 / T.
 
-    Where some convex sum of the gradients is zero, and best in the dual, no direction helps all: weights of zero.
+    A gradient of zero has no part in the dual: no direction helps that task. Where a convex sum of the others is zero,
+    and best in the dual, no direction helps all of these: the mean gradient.
     The dual is quadratic except for its norm, |g_v| = min over s > 0 of (|g_v|^2 / s + s) / 2. With a fixed s
     its solution is the shortest mean of the gradients moved by s m / (c |m|); the right s is |g_v| itself.
     """
@@ -30,10 +31,11 @@ class CAGrad(Surgery):
 
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
         gradients = factor(check_gramian(gramian).numpy())  # as columns
-        mean, largest = gradients.mean(axis=1), np.linalg.norm(gradients, axis=0).max()
-        equal, radius = np.full(len(gradients), 1 / len(gradients)), self.c * np.linalg.norm(mean)
+        weights, mean = np.full(len(gradients), 1 / len(gradients)), gradients.mean(axis=1)
+        norms, radius = np.linalg.norm(gradients, axis=0), self.c * np.linalg.norm(mean)
         if not radius:
-            return torch.from_numpy(equal)
+            return torch.from_numpy(weights)
+        gradients, largest = gradients[:, norms > 0], norms.max()
 
         def dual(s: float) -> np.ndarray:
             return shortest_mean(gradients + s / radius * mean[:, None])
@@ -43,4 +45,5 @@ class CAGrad(Surgery):
 
         v = dual(brentq(excess, 0, 2 * largest, xtol=1e-15 * largest, rtol=1e-15))
         norm = np.linalg.norm(gradients @ v)
-        return torch.from_numpy(equal + radius / norm * v if norm > 1e-7 * largest else 0 * equal)
+        weights[norms > 0] += radius / norm * v if norm > 1e-7 * largest else 0
+        return torch.from_numpy(weights)

@@ -4,13 +4,21 @@ The direction that has the same cosine with every task's gradient, as long as th
 
     a = b / d,  b = C^+ 1        w = (1 . G a / a . G a) a
 
-C the cosines, d_i = |g_i|. IMTL-G has the same direction where the gradients do not depend on each other.
+C the cosines, C^+ the pseudo-inverse, d_i = |g_i|. Where gradients depend on each other so that no direction has equal
+cosines, it is the one whose cosines differ least from a common one.
 """
 
 import torch
 from torch import Generator, Tensor
 
-from optim.surgery.gramian import Surgery, check_gramian, cosines
+from optim.surgery.gramian import ROUNDING, Surgery, check_gramian, cosines
+
+
+def equal_cosines(products: Tensor) -> Tensor:
+    """a, the weights of that direction. products: G (T, T) -> (T,); a gradient of zero has weight 0; all 0 for none."""
+    norms, c = products.diagonal().sqrt(), cosines(products).nan_to_num(0)
+    b = torch.linalg.pinv(c, rtol=len(c) * ROUNDING, hermitian=True).sum(1)
+    return torch.where(norms > 0, b / norms, 0) if b.sum() > 1e-9 else torch.zeros_like(b)
 
 
 class ConFIG(Surgery):
@@ -18,7 +26,6 @@ class ConFIG(Surgery):
 
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
         products = check_gramian(gramian)
-        norms, c = products.diagonal().sqrt(), cosines(products).nan_to_num(0)
-        b = torch.linalg.pinv(c, hermitian=True).sum(1)
-        a = torch.where(norms > 0, b / norms, 0)
-        return (products @ a).sum() / b.sum() * a if b.sum() > 1e-9 else 0 * a  # a . G a = b . C b = 1 . b
+        a = equal_cosines(products)
+        square = a @ products.diagonal().sqrt()  # a . G a = b . C b = 1 . b
+        return (products @ a).sum() / square * a if square else a

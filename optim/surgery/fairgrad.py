@@ -4,8 +4,6 @@ What a step does for a task's loss, (G w)_i, is shared out alpha-fairly, as band
 fairness, which is Nash-MTL's; the larger p, the more it favours the task that gains least.
 """
 
-import math
-
 import torch
 from torch import Generator, Tensor
 
@@ -15,14 +13,15 @@ RIDGE = 1e-10  # share of the diagonal added to it: where a convex sum of the gr
 
 
 class FairGrad(Surgery):
-    """p: above 0. The weights are positive; a gradient of zero has the weight 0.
+    """p: above 0, at most 20. The weights are positive; a gradient of zero has the weight 0.
 
-    Solved by Newton's method, as w minimises the convex  w G w / 2 - sum of the integral of w^(-1/p).
+    Solved by Newton's method, as w minimises the convex  w G w / 2 - sum of the integral of w^(-1/p). (With p = 30 it
+    may take thousands of steps.)
     """
 
     def __init__(self, p: float = 1.0):
-        if not 0 < p < math.inf:
-            raise ValueError(f"p: expected a number above 0; found {p}")
+        if not 0 < p <= 20:
+            raise ValueError(f"p: expected a number above 0, at most 20; found {p}")
         self.p = p
 
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:

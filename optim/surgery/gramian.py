@@ -6,6 +6,10 @@ Letters: T tasks, P parameters; J the (T, P) Jacobian, one task's gradient a row
 import torch
 from torch import Generator, Tensor
 
+# Gradients are in float32. So of a Gramian's eigenvalues those that are not above T times this share of the largest are
+# rounding errors, of gradients that depend on each other, and count as zero.
+ROUNDING = torch.finfo(torch.float32).eps
+
 
 class Surgery:
     """The base of all methods: weights w of the task gradients, computed from their Gramian; the update is w @ J."""
@@ -55,5 +59,8 @@ def cosines(gramian: Tensor) -> Tensor:
 
 
 def combined_norm(weights: Tensor, gramian: Tensor) -> float:
-    """|w @ J| from the Gramian alone:  |w J|^2 = w G w.  weights: (T,), gramian: (T, T), both float64"""
+    """|w @ J| from the Gramian alone:  |w J|^2 = w G w.  weights: (T,), gramian: (T, T), both float64
+
+    It is off by some 1e-5 of the sum of |w_i g_i|, for that is the root of the Gramian's rounding errors.
+    """
     return (weights @ gramian @ weights).clamp(min=0).sqrt().item()  # rounding can make it negative
