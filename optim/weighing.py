@@ -162,7 +162,8 @@ class Famo(Learned):
         z = softmax(x),   w_i = (z_i / l_i) / sum_j (z_j / l_j)
         x <- Adam(x, J_z^T (log l - log l') + decay x),   l' the losses of the same rows after the step
 
-    J_z the softmax's Jacobian. l' costs a forward pass a step. Each micro-batch of a step is weighed by its own l.
+    J_z the softmax's Jacobian. l' costs a forward pass a step. Each micro-batch of a step is weighed by its own l; for
+    a task that is not in it counts the l of the step's last one that had it.
     """
 
     def __init__(self, scales: Mapping[str, float], lr: float = 0.025, decay: float = 0.01):
@@ -170,15 +171,17 @@ class Famo(Learned):
         if not decay >= 0:
             raise ValueError(f"decay: expected 0 or more; found {decay}")
         self.decay = decay
+        self.shares: dict[str, Tensor] = {}  # z / l of the step so far
 
     def factors(self, losses: Mapping[str, Tensor], generator: Generator | None) -> Mapping[str, Tensor]:
         z = self.by_task(self.x.detach().softmax(0))
-        shares = {task: z[task] / loss.clamp(min=1e-8) for task, loss in losses.items()}
-        total = sum(shares.values())
-        return {task: share / total for task, share in shares.items()}
+        self.shares |= {task: z[task] / loss.clamp(min=1e-8) for task, loss in losses.items()}
+        total = sum(self.shares.values())
+        return {task: share / total for task, share in self.shares.items()}
 
     def update(self, losses: Mapping[str, float], again: Callable[[], Mapping[str, float]]) -> None:
         after, x = again(), self.x.detach()
+        self.shares = {}
         fall = [math.log(max(losses[task], 1e-8)) - math.log(max(after[task], 1e-8)) for task in self.scales]
         z, fall = x.softmax(0), torch.tensor(fall, dtype=torch.float64)
         self.descend(z * (fall - z @ fall) + self.decay * x)

@@ -151,6 +151,15 @@ def test_famo_of_torchjd():
     assert weigh.x.detach().abs().max() > 0.1
 
 
+def test_famos_factors_of_a_micro_batch_without_a_task():
+    """Are what they are with it, if the losses are the same: else they would depend on how a step is cut."""
+    weigh, losses = WEIGHINGS["famo"](ONES), {task: torch.tensor(k + 2.0) for k, task in enumerate(ONES)}
+    whole, last = weigh(losses), [*ONES][-1]
+    assert weigh({last: losses[last]}) == {last: whole[last]}
+    weigh.update(floats(losses), lambda: floats(losses))
+    assert weigh({last: losses[last]})[last] == losses[last]  # a new step, of which nothing else is known
+
+
 def test_random_factors_have_the_sum_of_the_tasks():
     weigh = WEIGHINGS["rlw"](ONES)
     draw = torch.randn(3, dtype=torch.float64, generator=torch.Generator().manual_seed(4)).softmax(0)
