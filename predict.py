@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,6 @@ from typing import TextIO
 from bert.precision import DEVICES, PRECISIONS, resolve_device, resolve_precision
 from data.reader import is_blank
 from data.table import DELIMITERS, check_columns, csv_writer, data_error, plain, rows_of, text_lines
-from data.tasks import names
 from evaluate import load_model
 from heads import MultitaskBert
 from heads.inference import answers, outputs
@@ -35,6 +34,11 @@ CHUNK = 8192  # rows in memory: enough to read texts of similar length together
 ALL = "all"
 FILE = "a .csv, .tsv or .jsonl file, or -"
 Row = dict[str, object]
+
+
+def columns(text: str) -> tuple[str, ...]:
+    """An option's type: names of columns, which may have spaces in them."""
+    return tuple(text.split(","))
 
 
 def cells_of(model: MultitaskBert, tasks: Sequence[str], sides: list[list[str]], amp: str, every: bool) -> list[Row]:
@@ -101,18 +105,21 @@ def rows_in(lines: Iterable[str], args: Namespace, new_columns: Sequence[str]) -
         yield row
 
 
-def table_cell(value: object) -> object:
-    """A value of JSON for a table: a list's items joined by ";"; objects, and items that are no text, as JSON."""
+def table_cell(value: object, separator: str) -> object:
+    """A value of JSON for a table: a list's items joined; objects, and items that are no text, as JSON."""
     if isinstance(value, list):
-        return ";".join(item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in value)
+        return separator.join(item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in value)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else plain(value)
 
 
 class Writer:
-    """Writes rows as a table with the columns of the first row; without a delimiter as JSON, an object a line."""
+    """Writes rows as a table with the columns of the first row; without a delimiter as JSON, an object a line.
 
-    def __init__(self, file: TextIO, delimiter: str):
-        self.file, self.columns = file, None
+    separators: by column what stands between the items of a list in a table; ";" for others.
+    """
+
+    def __init__(self, file: TextIO, delimiter: str, separators: Mapping[str, str]):
+        self.file, self.columns, self.separators = file, None, separators
         self.table = csv_writer(file.write, delimiter) if delimiter else None
 
     def write(self, row: Row) -> None:
@@ -122,17 +129,17 @@ class Writer:
         if self.columns is None:
             self.columns = [*row]
             self.table.writerow(self.columns)
-        self.table.writerow(table_cell(row.get(name)) for name in self.columns)
+        self.table.writerow(table_cell(row.get(name), self.separators.get(name, ";")) for name in self.columns)
 
 
 @contextmanager
-def writing(path: Path | None) -> Iterator[Writer]:
+def writing(path: Path | None, separators: Mapping[str, str]) -> Iterator[Writer]:
     """A Writer to a file, which appears only when it is complete, or to stdout."""
     if path is None:
-        yield Writer(sys.stdout, ",")
+        yield Writer(sys.stdout, ",", separators)
         return
     with exchange(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        yield Writer(file, DELIMITERS[path.suffix])
+        yield Writer(file, DELIMITERS[path.suffix], separators)
 
 
 def predict_file(model: MultitaskBert, tasks: Sequence[str], args: Namespace, amp: str) -> int:
@@ -148,7 +155,8 @@ def predict_file(model: MultitaskBert, tasks: Sequence[str], args: Namespace, am
     if args.input:
         with lines_of(args.input) as lines:
             total = sum(1 for _ in rows_in(lines, args, new_columns))
-    with lines_of(args.input) as lines, writing(args.output) as out:
+    separators = {name: model.tasks[name].separator for name in tasks}
+    with lines_of(args.input) as lines, writing(args.output, separators) as out:
         rows = rows_in(lines, args, new_columns)
         while chunk := list(islice(rows, CHUNK)):
             sides = [[plain(row[name]) for row in chunk] for name in args.text_columns]
@@ -209,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--input", metavar="FILE", help=f"rows to predict: {FILE}")
     parser.add_argument("--output", metavar="FILE", help="where to (default: -, csv)")
     parser.add_argument(
-        "--text_columns", type=names, default=(), metavar="A,B", help="of the text, or a pair's (default: the task's)"
+        "--text_columns", type=columns, default=(), metavar="A,B", help="of the text, or a pair's (default: the task's)"
     )
     parser.add_argument("--probabilities", action="store_true", help="those of all classes, a column each")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")

@@ -28,7 +28,8 @@ usage_error = partial(data_error, advice="docs/tasks.md has examples", kind=Usag
 TEXT = ("a text", lambda v: isinstance(v, str) and v.strip() != "")
 FILE = ("a .csv, .tsv or .jsonl file", lambda v: isinstance(v, str) and Path(v).suffix in DELIMITERS)
 KEYS = {  # of a task: what the value must be, in words, and a function that checks it
-    **dict.fromkeys(("kind", "label", "id", "separator", "metric"), TEXT),
+    **dict.fromkeys(("kind", "label", "id", "metric"), TEXT),
+    "separator": ("a text, or a space", lambda v: isinstance(v, str) and v != ""),
     "meaning": ("a line of 99 letters at most", lambda v: TEXT[1](v) and v.isprintable() and len(v) < 100),
     **dict.fromkeys(("train", "test"), FILE),
     "dev": (f"{FILE[0]}, or a share of train like 0.1", lambda v: FILE[1](v) or (type(v) is float and 0 < v < 1)),
@@ -75,6 +76,10 @@ def _task(path: Path, name: str, table: dict[str, Any], kinds: Mapping[str, Any]
     needless = "classes" if kind.labels == "number" else "range"
     if needless in table:
         raise usage_error(f"{place} {needless}", f"none, for the kind is {table['kind']}", table[needless])
+    low, high = table.get("range", (0, 1))
+    if max(abs(low), abs(high)) > 10_000 * (high - low):  # float32 has 7 digits
+        expected = "ends of at most 10,000 times its width; take a constant off the labels"
+        raise usage_error(f"{place} range", expected, f"{low:g} to {high:g}")
     if table["kind"] == "binary" and len(classes) != 2:
         raise usage_error(f"{place} classes", "two, for the kind is binary", classes)
     if several and any(separator in str(label) for label in classes):

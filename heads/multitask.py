@@ -30,7 +30,7 @@ class MultitaskBert(nn.Module):
     def __init__(
         self, bert: BertModel, tokenizer: BertTokenizer, tasks: Sequence[Task] = (), config: HeadsConfig | None = None
     ):
-        """tasks: none = the course's sst, para and sts. Raises UsageError for a layer that the encoder lacks."""
+        """tasks: none = the course's sst, para and sts. Raises UsageError where they do not fit the encoder."""
         super().__init__()
         self.config = config or HeadsConfig()
         depth, size = bert.config.num_hidden_layers, bert.config.hidden_size
@@ -39,6 +39,12 @@ class MultitaskBert(nn.Module):
         tasks = tasks or [TASKS[name] for name in LEADERBOARD]
         self.tasks = {task.name: task for task in tasks}
         self.bert, self.tokenizer = bert, tokenizer
+        for name in [task.name for task in tasks if task.at_once][:1]:
+            if bert.config.type_vocab_size < 2:
+                raise UsageError(f"--pairs: {name} expects a BERT with two segment ids; found one; take siamese")
+            if self.max_length < 5:
+                expected = f"at least 5 for {name}, which reads two texts at once"
+                raise UsageError(f"--max_length: expected {expected}; found {self.max_length}")
         self.cnn = CnnPooling(size) if self.config.pooling == "cnn" else None
         self.heads = Heads(tasks, self.config.arch, size, self.config.hidden_dropout_prob)
 

@@ -19,6 +19,7 @@ from sentence_transformers import SentenceTransformer
 from small_bert import layer_states
 from torch import Tensor, nn
 
+from bert import BertModel, BertTokenizer
 from data.tasks import LEADERBOARD, TASKS, Task
 from heads import MultitaskBert
 from heads.config import POOLINGS, HeadsConfig
@@ -45,6 +46,15 @@ def make(folder: Path, tasks: list[Task] | None = EACH, **settings) -> Multitask
         for parameter in model.heads.parameters():
             nn.init.normal_(parameter, std=0.3)
     return model
+
+
+@pytest.mark.parametrize("pairs", ["cross", "both"])
+def test_what_cannot_read_two_texts_at_once_is_refused(tiny_bert, pairs):
+    task, bert = replace(TASKS["sts"], pairs=pairs), BertModel(replace(tiny.CONFIG, type_vocab_size=1))
+    with pytest.raises(UsageError, match=r"--max_length: expected at least 5 for sts, .*; found 4"):
+        make(tiny_bert, [TASKS["sst"], task], max_length=4)
+    with pytest.raises(UsageError, match="--pairs: sts expects a BERT with two segment ids; found one"):
+        MultitaskBert(bert, BertTokenizer.from_pretrained(tiny_bert), [task])
 
 
 @pytest.fixture(scope="module")

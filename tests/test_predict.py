@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -143,6 +144,18 @@ def test_all_probabilities_and_several_labels(run, model, tmp_path):
     assert called(run, *words[:4], "--output", tmp_path / "out.csv", "--task", "topics") == 0
     cells = [row["topics"] for row in read(tmp_path / "out.csv")]
     assert cells == [";".join(map(str, labels)) for labels in model.predict("topics", TEXTS)] and task.several
+
+
+def test_columns_with_spaces_and_a_tasks_own_separator(run, model, tmp_path):
+    best = shutil.copytree(run / "best", tmp_path / "best")
+    heads = (best / "heads.json").read_text()
+    (best / "heads.json").write_text(heads.replace('"separator": ";"', '"separator": "|"'))
+    source = write(tmp_path / "rows.jsonl", [{"a text": text, "others": ["x", "y"]} for text in TEXTS])
+    words = ("--input", source, "--text_columns", "a text", "--task", "topics", "--output", tmp_path / "out.csv")
+    assert called(best, *words) == 0
+    expected = ["|".join(labels) for labels in model.predict("topics", TEXTS)]
+    assert any("|" in cell for cell in expected)
+    assert [(row["topics"], row["others"]) for row in read(tmp_path / "out.csv")] == [(e, "x;y") for e in expected]
 
 
 def test_standard_input_and_output(run, model, tmp_path, capsys, monkeypatch):

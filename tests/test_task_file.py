@@ -76,6 +76,7 @@ def test_the_tasks_of_a_file_are_resolved_and_can_be_read(tmp_path, suffix, monk
     (["1.5", "0.5"], {"kind": "classes"}, "classes", ("0.5", "1.5"), None),
     (["b; a", "c"], {"separator": ";"}, "labels", ("a", "b", "c"), None),
     (["b;a", "c"], {"kind": "labels"}, "labels", ("a", "b", "c"), None),
+    (["b  a", "c"], {"separator": " "}, "labels", ("a", "b", "c"), None),
     (["01", "1", "007"], {}, "classes", ("007", "01", "1"), None),
     (["b;a", "c;d"], {}, "binary", ("b;a", "c;d"), None),
     (["x", "z", "y"], {"kind": "binary"}, "binary", ("x", "y"), None),  # z is refused where it is read
@@ -128,6 +129,9 @@ def test_a_task_that_says_everything_is_not_read(tmp_path):
     ({"kind": "score"}, " classes", "none, for the kind is score", "['x', 'y']"),
     *(({"kind": "score", "classes": None, "range": bounds}, " range", "two numbers, low and high", str(bounds))
       for bounds in ([7, 1], [1, 1], [1], [1, 2, 3], ["1", "2"], [1, float("inf")], [float("nan"), 1])),
+    ({"kind": "score", "classes": None, "range": [100_000, 100_009]}, " range", "ends of at most 10,000 times",
+     "100000 to 100009"),
+    ({"separator": ""}, " separator", "a text, or a space", "''"),
     ({"train": "t.xlsx"}, " train", "a .csv, .tsv or .jsonl file", "'t.xlsx'"),
     *(({"dev": dev}, " dev", "a .csv, .tsv or .jsonl file, or a share", toml(dev)) for dev in (0.0, 1.0, 1, -0.1, "d")),
     ({"dev": None}, " dev", "a .csv, .tsv or .jsonl file, or a share", "none"),

@@ -108,12 +108,13 @@ def header(session: Session) -> str:
 
 
 def most_frequent(task: Task, split: Split) -> str:
-    """The accuracy of always predicting one class: "; always no: 0.633 of dev"; "" for scores and several labels."""
-    if not task.classes or task.several:
+    """The accuracy of always predicting one class: "; always no: 0.633 of dev"; "" where there is none: scores, several
+    labels, dev without labels."""
+    counts = label_counts(task, split.examples) if task.classes and not task.several else {}
+    if not any(counts.values()):
         return ""
-    counts = label_counts(task, split.examples)
     name = max(counts, key=counts.get)
-    return f"; always {name}: {counts[name] / max(1, sum(counts.values())):.3f} of dev"
+    return f"; always {name}: {counts[name] / sum(counts.values()):.3f} of dev"
 
 
 def progress(session: Session, losses: Mapping[str, float]) -> None:
