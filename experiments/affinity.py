@@ -119,7 +119,8 @@ def measure(session: Session, count: int) -> Measured:
             reached = torch.tensor([row is not None for row in gradients.rows[parameter]])
             rows = torch.where(reached.view(-1, *[1] * parameter.dim()), rows, 0).flatten(1)
             layer_gramians[names[parameter]] += gramian(rows).cpu()
-            squares[parameter] += (rows[: len(tasks)].sum(0) ** 2).view_as(parameter)
+            # Of both halves: both are scaled by it, and where only one counts, the other is divided by next to nothing
+            squares[parameter] += rows.view(2, len(tasks), -1).sum(1).square().mean(0).view_as(parameter)
             if n >= count // 2:
                 root = (squares[parameter].flatten() / (n + 1)).sqrt() + 1e-8
                 scaled_gramian += gramian(rows / root.sqrt()).cpu()

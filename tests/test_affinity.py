@@ -79,19 +79,21 @@ def test_gradients_are_autograds_and_no_weight_moves(home, tmp_path):
     assert all(torch.equal(weight, before[name]) for name, weight in session.model.state_dict().items())
     assert {*found.layers} == {"embeddings", "layer 1", "layer 2", "on top"}
     assert {layer_of(name) for name, _ in session.model.named_parameters()} == {*found.layers, "pooler"}  # not reached
-    rows = []
-    for half in range(2):
-        batches = {name: of.micro_batches(3 + 2 * 1 + half, 1, 1)[0] for name, of in session.rows.items()}
+    rows, shared = [], session.gradients.shared
+    for step in range(3, 3 + 2 * 4):  # A and B of each measurement
+        batches = {name: of.micro_batches(step, 1, 1)[0] for name, of in session.rows.items()}
         draws = generator(options.seed, "negatives", 0)
         losses = session.model.losses(on_device(batches, session.device), options.losses, session.previous, draws)
         for loss in losses.values():
-            shared = session.gradients.shared
             slopes = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True)
             slopes = [torch.zeros_like(p) if g is None else g.to_dense() for p, g in zip(shared, slopes, strict=True)]
             rows.append(torch.cat([slope.flatten() for slope in slopes]).double())
-    jacobian = torch.stack(rows)
-    expected = (jacobian @ jacobian.T).numpy()
-    np.testing.assert_allclose(found.gramians[1], expected, rtol=1e-4, atol=1e-6 * expected.max())
+    jacobian = torch.stack(rows).unflatten(0, (4, 2, 3))  # by measurement, half, task
+    root = jacobian.sum(2).square().mean((0, 1)).sqrt() + 1e-8  # of AdamW's v: of the halves' sums over tasks
+    gradients = jacobian.flatten(1, 2)
+    for ours, j in ((found.gramians[1], gradients[1]), (found.scaled[-1], gradients[3] / root.sqrt())):
+        expected = (j @ j.T).numpy()
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6 * expected.max())
     np.testing.assert_allclose(sum(found.layers.values()), found.gramians, rtol=1e-12)
 
 
