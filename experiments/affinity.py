@@ -54,7 +54,7 @@ class Measured(NamedTuple):
     """N measurements of T tasks. The 2 T gradients: batch A of each task, then batch B of each."""
 
     tasks: list[str]
-    losses: np.ndarray  # (N, T)
+    losses: np.ndarray  # (N, T), weighed like the gradients
     gramians: np.ndarray  # (N, 2 T, 2 T)
     layers: dict[str, np.ndarray]  # by layer: the Gramians of its parameters alone
     scaled: np.ndarray  # (N / 2, 2 T, 2 T), gradients scaled as by AdamW, second half of the measurements
@@ -94,25 +94,28 @@ def measure(session: Session, count: int) -> Measured:
     """Measure the gradients of two batches of each task, `count` times. No weight changes."""
     model, options, tasks = session.model, session.options, session.gradients.tasks
     model.bert.embeddings.word.sparse = False
-    gradients = TaskGradients([task + half for half in "AB" for task in tasks], session.gradients.shared)
+    shared = [p for p in model.shared_parameters() if p.requires_grad]
+    gradients = TaskGradients([task + half for half in "AB" for task in tasks], shared)
     names = {parameter: layer_of(name) for name, parameter in model.named_parameters()}
     layers: dict[str, list[Tensor]] = {names[parameter]: [] for parameter in gradients.shared}
     squares = {parameter: torch.zeros_like(parameter) for parameter in gradients.shared}  # AdamW's v, but a plain mean
     losses, scaled = [], []
     for n in range(count):
-        step_losses = np.zeros(len(tasks))
+        step_losses = dict.fromkeys(tasks, 0.0)
         for half in range(2):
             step = HEAD_STEPS + 2 * n + half
-            ((batches, _),) = step_batches(session.rows, step, 1, 1, session.device)
-            counts = {name + "AB"[half]: rows for name, rows in model.row_counts(batches).items()}
-            with seeded(options.seed, "dropout", step), gradients.by_rows(model, *gradients.sizes(counts)):
-                with autocast(session.device, session.amp):
-                    draws = generator(options.seed, "negatives", step)
-                    batch_losses = model.losses(batches, options.losses, session.previous, draws)
-                sum(batch_losses.values()).backward()
-            step_losses += [loss.item() / 2 for loss in batch_losses.values()]
+            for micro, (batches, shares) in enumerate(session.micro_batches(step)):
+                counts = {name + "AB"[half]: rows for name, rows in model.row_counts(batches).items()}
+                with session.dropout(step, micro), gradients.by_rows(model, *gradients.sizes(counts)):
+                    with autocast(session.device, session.amp):
+                        draws = generator(options.seed, "negatives", step)
+                        batch_losses = model.losses(batches, options.losses, session.previous, draws)
+                    weighed = session.weigh(batch_losses, generator(options.seed, "weighing", step))
+                    sum(weighed[name] * share for name, share in shares.items()).backward()
+                for name, share in shares.items():
+                    step_losses[name] += weighed[name].item() * share / 2
         session.previous.end_step()
-        losses.append(step_losses)
+        losses.append([*step_losses.values()])
         layer_gramians = dict.fromkeys(layers, 0.0)
         scaled_gramian = 0.0
         for parameter, rows in gradients.views.items():  # (2 T, ...)
@@ -182,8 +185,8 @@ def turns(gramians: np.ndarray) -> tuple[float, float]:
     return float(turned), float(noise)
 
 
-def numbers(measured: Measured, lr: float) -> dict:
-    """All results, for affinity.json: pairs by "i-j", directions by "i>j"."""
+def numbers(measured: Measured, lr: float, scales: Mapping[str, float]) -> dict:
+    """All results, for affinity.json: pairs by "i-j", directions by "i>j". scales: the --loss_scale that was used."""
     tasks, count = measured.tasks, len(measured.losses)
     losses, dots, cos = measured.losses.mean(axis=0), products(measured.gramians), cosines(measured.gramians)
     n_tasks = len(tasks)
@@ -219,8 +222,8 @@ def numbers(measured: Measured, lr: float) -> dict:
         }
     signals = [content["tasks"][task]["signal"] for task in tasks]
     content["loss_scale"] = {
-        "equal losses": balanced(dict(zip(tasks, losses, strict=True))),
-        "equal gradients": None if None in signals else balanced(dict(zip(tasks, signals, strict=True))),
+        "equal losses": balanced(dict(zip(tasks, losses, strict=True)), scales),
+        "equal gradients": None if None in signals else balanced(dict(zip(tasks, signals, strict=True)), scales),
     }
     content["turn"] = {"PCGrad from the plain sum": turned, "the plain sum from batch to batch": noise}
     return content
@@ -236,8 +239,9 @@ def mean_and_error(values: np.ndarray) -> list[float]:
     return [mean, mean - half, mean + half]
 
 
-def balanced(sizes: Mapping[str, float]) -> dict[str, float]:
-    """Factors that make all sizes equal, in two digits; 1 for the largest size."""
+def balanced(sizes: Mapping[str, float], scales: Mapping[str, float]) -> dict[str, float]:
+    """Factors, in the place of `scales`, that make all sizes equal, in two digits; 1 for the largest size without."""
+    sizes = {task: size / scales[task] for task, size in sizes.items()}
     largest = max(sizes.values())
     return {task: float(f"{largest / size:.2g}") for task, size in sizes.items()}
 
@@ -325,10 +329,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UsageError(f"--batches: expected 4 or more; found {args.batches}")
     new_figure(1, 1)  # where matplotlib is missing, say so before the work
     session = Session(options)
+    if not any(p.requires_grad for p in session.model.shared_parameters()):
+        raise UsageError(f"--option pretrain: {options.heads.arch} trains nothing that tasks share; take finetune")
     plan = f"{HEAD_STEPS} steps of the heads, then {args.batches} times two batches of each task"
     say(f"{', '.join(options.task_names)} of {options.data_name}: {plan}")
     train_heads(session)
-    content = numbers(measure(session, args.batches), options.lr)
+    content = numbers(measure(session, args.batches), options.lr, options.loss_scale)
     settings = {"checkpoint": options.checkpoint, "batch_size": dict(options.batch_size), "lr": options.lr}
     settings |= {"seed": options.seed, "data": session.fingerprints()}
     options.output_dir.mkdir(parents=True, exist_ok=True)

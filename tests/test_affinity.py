@@ -43,7 +43,7 @@ def made(noise: float, count: int = 400) -> Measured:
 
 @pytest.mark.parametrize("noise", [0.0, 1.5])
 def test_numbers_are_those_of_the_mean_gradients_whatever_the_noise(noise):
-    found = numbers(made(noise), lr=0.1)
+    found = numbers(made(noise), 0.1, {"a": 1.0, "b": 2.0, "c": 0.5})
     tolerance = 0.15 if noise else 1e-9  # 400 draws, in 5 dimensions
     expected = {"a>b": 2 / 2, "b>a": 2 / 4, "a>c": -2 / 10, "c>a": -2 / 4, "b>c": -1 / 10, "c>b": -1 / 2}
     for direction, transfer in expected.items():
@@ -59,7 +59,7 @@ def test_numbers_are_those_of_the_mean_gradients_whatever_the_noise(noise):
     assert found["tasks"]["c"]["signal"] == pytest.approx(math.sqrt(10), abs=tolerance)
     floor = found["tasks"]["a"]["noise floor"][0]
     assert floor == pytest.approx(1) if not noise else 0.1 < floor < 0.7
-    assert found["loss_scale"]["equal losses"] == {"a": 8.0, "b": 4.0, "c": 1.0}
+    assert found["loss_scale"]["equal losses"] == {"a": 16.0, "b": 16.0, "c": 1.0}  # of losses of 0.5, 0.5 and 8
 
 
 def test_products_of_a_task_with_itself_are_those_of_two_batches():
@@ -97,6 +97,26 @@ def test_gradients_are_autograds_and_no_weight_moves(home, tmp_path):
     np.testing.assert_allclose(sum(found.layers.values()), found.gramians, rtol=1e-12)
 
 
+def test_scales_and_batches_of_a_step_count_with_any_strategy(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(affinity, "HEAD_STEPS", 4)
+
+    def measured(*words: object) -> Measured:
+        usual = ("--output_dir", tmp_path / "run", "--para_loss", "bce", "--batch_size", 1)  # all batches equally large
+        session = Session(parse(command(home, *usual, *words)))
+        session.model.eval()
+        return measure(session, 4)
+
+    plain, scaled = measured(), measured("--strategy", "mtl", "--loss_scale", "sst=1,para=2,sts=4")
+    np.testing.assert_allclose(scaled.losses, plain.losses * [1, 2, 4], rtol=1e-5)
+    scales = np.array([1, 2, 4, 1, 2, 4])
+    expected = plain.gramians * np.outer(scales, scales)
+    np.testing.assert_allclose(scaled.gramians, expected, rtol=1e-4, atol=1e-6 * expected.max())
+    both = measured("--grad_accum", 2)  # its first A is the plain third A and B, its B the fourth's
+    np.testing.assert_allclose(both.losses[0], plain.losses[2:].mean(axis=0), rtol=1e-5)
+    expected = plain.gramians[2].reshape(2, 3, 2, 3).mean(axis=(0, 2))
+    np.testing.assert_allclose(both.gramians[0, :3, :3], expected, rtol=1e-4, atol=1e-6 * expected.max())
+
+
 def test_from_the_command_to_advice(home, tmp_path, capsys):
     words = command(home, "--output_dir", tmp_path / "out", "--batches", "6")
     assert run_cli(main, words) == 0
@@ -109,6 +129,8 @@ def test_from_the_command_to_advice(home, tmp_path, capsys):
     assert not (tmp_path / "out" / "checkpoints").exists()
     assert run_cli(main, [*words, "--strategy", "single", "--tasks", "sst"]) == 2
     assert run_cli(main, [*words[:-1], "3"]) == 2
+    assert run_cli(main, [*words, "--strategy", "mtl", "--option", "pretrain", "--arch", "v1"]) == 2
+    assert "v1 trains nothing that tasks share; take finetune" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -127,4 +149,5 @@ def test_advice_says_what_the_intervals_carry(intervals, words):
 
 
 def test_scales_that_balance():
-    assert balanced({"a": 2.0, "b": 0.301, "c": 0.02}) == {"a": 1.0, "b": 6.6, "c": 100.0}
+    scales = {"a": 1.0, "b": 2.0, "c": 1.0}
+    assert balanced({"a": 2.0, "b": 0.602, "c": 0.02}, scales) == {"a": 1.0, "b": 6.6, "c": 100.0}
