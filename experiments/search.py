@@ -115,7 +115,7 @@ def train(words: Sequence[str], out: Path, make_session: Callable[..., Session] 
         with open(f"{out}.log", "a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
             try:
                 train_multitask.run(options, make_session)
-            except Exception:  # not a signal, after which the run can go on later
+            except (DivergedError, optuna().TrialPruned):  # others leave a run that can go on, or another process's
                 remove(out)
                 raise
     for name in ("checkpoints", "best"):

@@ -15,6 +15,7 @@ from tiny_run import before_update, command, log_lines
 
 from experiments import search
 from runtime.errors import DivergedError, run_cli
+from runtime.files import lock
 from training.options import parse
 
 pytestmark = pytest.mark.skipif(find_spec("optuna") is None, reason="optuna is not installed")
@@ -69,6 +70,16 @@ def test_what_is_drawn_is_a_run_s_options(home):
         assert 0.3 <= options.loss_scale["sts"] <= 3 and options.heads.layer in (-1, -2)
         assert "para" not in shlex.join(words)
     assert {name.split()[0] for name in drawn.trials[0].distributions} == search.SPACE.keys() - {"warmup"}
+
+
+def test_a_run_that_another_process_trains_stays(home, capsys):
+    out = home / "shared"
+    assert searched(home, out, 1) == 0
+    (out / "best-seed-1").mkdir()
+    with lock(out / "best-seed-1"):
+        assert searched(home, out, 1, "--measure", 1) == 2
+        assert (out / "best-seed-1").is_dir()
+    assert f"best-seed-1: in use by process {os.getpid()}; wait for it" in capsys.readouterr().err
 
 
 class Behind:
