@@ -17,6 +17,8 @@ command goes on after an interruption; docs/recipes.md has the rest. Needs: pip 
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 import statistics
 import sys
@@ -38,7 +40,7 @@ from runtime.errors import DataError, DivergedError, UsageError, run_cli, say
 from runtime.files import read_json, remove
 from runtime.ranks import ALONE, World
 from runtime.settings import OptionParser, non_negative_int, positive_int
-from training.options import Options, parse
+from training.options import FIXED, Options, parse
 from training.session import Session
 
 if TYPE_CHECKING:
@@ -108,10 +110,24 @@ def draw_options(trial: Trial, given: Sequence[str], tasks: Sequence[str]) -> li
     return words
 
 
+def check_same_options(out: Path, options: Options) -> None:
+    """Raise UsageError where the run in this folder has other options: it is of another search, say."""
+    now = json.loads(json.dumps(options.as_json())) | {"data_dir": str(options.data_dir.resolve())}
+    before = read_json(out / "config.json")
+    before, now = ({**run, "checkpoint": os.path.abspath(run.get("checkpoint", ""))} for run in (before, now))
+    if differ := [name for name in (*FIXED, "data_dir", "task_definitions") if before.get(name) != now[name]]:
+        raise UsageError(f"{out}: holds a run with another {', '.join(differ)}; take another --output_dir")
+
+
 def train(words: Sequence[str], out: Path, make_session: Callable[..., Session] = Session) -> float:
-    """Do a run in this process, or the rest of it, and return its score. Logs to OUT.log; deletes what is large."""
+    """Do a run in this process, or the rest of it, and return its score. Logs to OUT.log; deletes what is large.
+
+    Raises: UsageError where the folder holds a finished run with other options; and as a run does.
+    """
     options = parse([*words, "--output_dir", str(out), "--resume", "auto", "--no_test"])
-    if not (out / "metrics.json").is_file():
+    if (out / "metrics.json").is_file():
+        check_same_options(out, options)
+    else:
         with open(f"{out}.log", "a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
             try:
                 train_multitask.run(options, make_session)
@@ -187,8 +203,9 @@ def report(study: Study) -> str:
 def measured(study: Study, words: Sequence[str], seeds: Sequence[int], out: Path) -> str:
     """Train the best trial's settings and the usual ones on the same fresh seeds, and return a comparison as text."""
     scores, lines = {}, ["", f"on seeds {', '.join(map(str, seeds))}, which no trial has seen:"]
-    for name, settings in (("best", study.best_trial.user_attrs[WORDS]), ("usual", [])):
-        runs = [(seed, out / f"{name}-seed-{seed}") for seed in seeds]
+    best = study.best_trial
+    for name, part, settings in (("best", f"best-{best.number:04}", best.user_attrs[WORDS]), ("usual", "usual", [])):
+        runs = [(seed, out / f"{part}-seed-{seed}") for seed in seeds]
         scores[name] = [100 * train([*words, *settings, "--seed", str(seed)], folder) for seed, folder in runs]
         spread = statistics.stdev(scores[name]) if len(seeds) > 1 else None
         lines.append(f"  {name:<6} {with_spread(statistics.mean(scores[name]), spread)}")

@@ -52,12 +52,14 @@ def test_the_best_is_told_and_the_search_goes_on(home, capsys):
     best = study(out).best_trial
     assert f"  {max(scores(out)):.4f}  {shlex.join(best.user_attrs['options'])}" in told
     assert "on seeds 1, 2" in told and "best less usual" in told
-    config = json.loads((out / "best-seed-2" / "config.json").read_text())
+    config = json.loads((out / f"best-{best.number:04}-seed-2" / "config.json").read_text())
     assert config["seed"] == 2 and config["weight_decay"] == pytest.approx(best.params["weight_decay"], rel=1e-2)
     assert json.loads((out / "usual-seed-2" / "config.json").read_text())["weight_decay"] == 0.01
     assert not [*out.glob("*/best"), *out.glob("*/checkpoints")]
     assert searched(home, out, 3, "--lr", 1e-4) == 2
     assert "is of a search with" in capsys.readouterr().err
+    assert searched(home, out, 1, "--lr", 1e-4, "--storage", f"sqlite:///{out}/other.db") == 2
+    assert "trial-0000: holds a run with another " in capsys.readouterr().err
 
 
 def test_what_is_drawn_is_a_run_s_options(home):
@@ -75,11 +77,11 @@ def test_what_is_drawn_is_a_run_s_options(home):
 def test_a_run_that_another_process_trains_stays(home, capsys):
     out = home / "shared"
     assert searched(home, out, 1) == 0
-    (out / "best-seed-1").mkdir()
-    with lock(out / "best-seed-1"):
+    (out / "best-0000-seed-1").mkdir()
+    with lock(out / "best-0000-seed-1"):
         assert searched(home, out, 1, "--measure", 1) == 2
-        assert (out / "best-seed-1").is_dir()
-    assert f"best-seed-1: in use by process {os.getpid()}; wait for it" in capsys.readouterr().err
+        assert (out / "best-0000-seed-1").is_dir()
+    assert f"best-0000-seed-1: in use by process {os.getpid()}; wait for it" in capsys.readouterr().err
 
 
 class Behind:
