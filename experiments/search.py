@@ -33,10 +33,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import train_multitask
+from data.tasks import Task
 from evaluate import score
 from experiments.claims import over_seeds
 from experiments.tables import with_spread
-from runtime.errors import DataError, DivergedError, UsageError, run_cli, say
+from runtime.errors import DivergedError, UsageError, run_cli, say
 from runtime.files import read_json, remove
 from runtime.ranks import ALONE, World
 from runtime.settings import OptionParser, non_negative_int, positive_int
@@ -62,6 +63,7 @@ SPACE = {
 BEATS = 60  # seconds between a trial's heartbeats; a trial without one for twice as long is taken over
 WORDS, FOLDER = "options", "folder"  # a trial's attributes: its draws, as words of train_multitask.py; its run's folder
 TRIES = 3  # most retries of an interrupted trial
+FAILED = 10  # so many failed trials in a row end the search
 
 
 class TrialSession(Session):
@@ -90,8 +92,10 @@ def optuna():
     return optuna
 
 
-def draw_options(trial: Trial, given: Sequence[str], tasks: Sequence[str]) -> list[str]:
-    """Draw all options of SPACE that are not given, for the trained tasks, as words of train_multitask.py."""
+def draw_options(trial: Trial, given: Sequence[str], tasks: Sequence[Task]) -> list[str]:
+    """Draw all options of SPACE that are not given and matter to the trained tasks, as words of train_multitask.py."""
+    names = [task.name for task in tasks]
+    matters = {"loss_scale": len(tasks) > 1, "sts_gamma": any(task.range for task in tasks)}
 
     def value(name: str, space: Sequence) -> str:
         if isinstance(space[0], str):
@@ -100,10 +104,10 @@ def draw_options(trial: Trial, given: Sequence[str], tasks: Sequence[str]) -> li
 
     words = []
     for option, space in SPACE.items():
-        if option in given:
+        if option in given or not matters.get(option, True):
             continue
         by_task = space if isinstance(space, dict) else {}
-        values = [f"{task}={value(f'{option} {task}', part)}" for task, part in by_task.items() if task in tasks]
+        values = [f"{task}={value(f'{option} {task}', part)}" for task, part in by_task.items() if task in names]
         if not by_task:
             values = [value(option, space)]
         words += [f"--{option}", ",".join(values)] if values else []
@@ -138,7 +142,7 @@ def train(words: Sequence[str], out: Path, make_session: Callable[..., Session] 
         remove(out / name)
     value = score(read_json(out / "metrics.json")["dev"], options.tasks)
     if value is None:
-        raise DataError(f"{out}: expected a score on dev; found none, a metric is not defined; see {out}.log")
+        raise DivergedError(f"{out}: expected a score on dev; found none, a metric is not defined; see {out}.log")
     return value
 
 
@@ -170,14 +174,21 @@ def search(study: Study, count: int, words: Sequence[str], options: Options, out
     def objective(trial: Trial) -> float:
         name = trial.user_attrs.get(FOLDER, f"trial-{trial.number:04}")  # a retry has the first trial's
         trial.set_user_attr(FOLDER, name)
-        drawn = draw_options(trial, given, options.task_names)
+        drawn = draw_options(trial, given, options.tasks)
         trial.set_user_attr(WORDS, drawn)
         say(f"{name}: {shlex.join(drawn)}; log: {out / name}.log")
-        return train([*words, *drawn], out / name, partial(TrialSession, trial=trial))
+        try:
+            return train([*words, *drawn], out / name, partial(TrialSession, trial=trial))
+        except DivergedError as error:
+            say(f"{name}: {error}")
+            raise
 
     def say_result(study: Study, trial: FrozenTrial) -> None:
         value = "" if trial.value is None else f", {trial.value:.4f}"
         say(f"{trial.user_attrs[FOLDER]}: {trial.state.name.lower()}{value}")
+        last = [other.state for other in study.get_trials(deepcopy=False) if other.state.is_finished()][-FAILED:]
+        if last == [library.trial.TrialState.FAIL] * FAILED:
+            raise DivergedError(f"expected a trial with a score; found {FAILED} failed ones in a row; change options")
 
     stop = library.study.MaxTrialsCallback(count, states)
     if len(study.get_trials(deepcopy=False, states=states)) < count:

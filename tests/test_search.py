@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tiny_run import before_update, command, log_lines
 
+from data.tasks import TASKS
 from experiments import search
 from runtime.errors import DivergedError, run_cli
 from runtime.files import lock
@@ -66,12 +67,16 @@ def test_what_is_drawn_is_a_run_s_options(home):
     library = search.optuna()
     drawn = library.create_study(sampler=library.samplers.RandomSampler(seed=0))
     for _ in range(20):
-        words = search.draw_options(drawn.ask(), ["warmup"], ["sst", "sts"])
+        words = search.draw_options(drawn.ask(), ["warmup"], [TASKS["sst"], TASKS["sts"]])
         options = parse(command(home, "--tasks", "sst,sts", *words))
         assert 2e-5 <= options.lr <= 4e-4 and options.warmup == 0.1
         assert 0.3 <= options.loss_scale["sts"] <= 3 and options.heads.layer in (-1, -2)
         assert "para" not in shlex.join(words)
     assert {name.split()[0] for name in drawn.trials[0].distributions} == search.SPACE.keys() - {"warmup"}
+    for task, without in (("sst", {"loss_scale", "pairs", "sts_gamma"}), ("sts", {"loss_scale"})):  # no meaning there
+        drawn = library.create_study()
+        search.draw_options(drawn.ask(), [], [TASKS[task]])
+        assert {name.split()[0] for name in drawn.trials[0].distributions} == search.SPACE.keys() - without
 
 
 def test_a_run_that_another_process_trains_stays(home, capsys):
@@ -146,10 +151,14 @@ def test_a_trial_that_diverges_is_none_of_those_asked_for(home, monkeypatch):
     assert [trial.state.name for trial in study(home / "diverged").trials] == ["FAIL", "COMPLETE"]
 
 
-def test_a_search_without_a_score_ends(home, monkeypatch, capsys):
-    monkeypatch.setattr(search, "score", lambda metrics, tasks: None)
-    assert searched(home, home / "unscored", 1) == 3
-    assert "trial-0000: expected a score on dev; found none" in capsys.readouterr().err
+def test_trials_without_a_score_fail_and_so_many_in_a_row_end_the_search(home, monkeypatch, capsys):
+    values = [None, 0.5, None, None]
+    monkeypatch.setattr(search, "FAILED", 2)
+    monkeypatch.setattr(search, "score", lambda metrics, tasks: values.pop(0))
+    assert searched(home, home / "unscored", 9) == 5
+    assert [trial.state.name for trial in study(home / "unscored").trials] == ["FAIL", "COMPLETE", "FAIL", "FAIL"]
+    said = capsys.readouterr().err
+    assert "trial-0000: expected a score on dev; found none" in said and "found 2 failed ones in a row" in said
 
 
 def test_what_no_database_is_is_refused(home, capsys):
