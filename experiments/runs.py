@@ -83,15 +83,17 @@ class Run:
         return self.folder.with_name(f"{self.folder.name}.{kind}")
 
     def result(self) -> dict | None:
-        """The saved result; None if there is none yet. Raises UsageError if it is of a run with other options."""
+        """The saved result; None if there is none yet. Raises UsageError if it is of other options or data."""
         if not self.file("json").is_file():
             return None
         saved, settings = read_json(self.file("json")), {**self.settings, "data_dir": str(self.data_dir)}
-        before = {**saved.get("settings", {}), "data_dir": saved.get("data_dir")}
+        before, advice = {**saved.get("settings", {}), "data_dir": saved.get("data_dir")}, "take another --output_dir"
         if other := [name for name in {**before, **settings} if before.get(name) != settings.get(name)]:
             was, now = before.get(other[0]), settings.get(other[0])
-            advice = "take another --output_dir"
             raise UsageError(f"{self.file('json')}: --{other[0]} was {was!r} there, is {now!r}; {advice}")
+        files = [split(name, self.data_dir)[task] for name in ("train", "dev") for task in self.tasks]
+        if other := [file.title for file in files if saved.get("data", {}).get(file.title) != file.contents]:
+            raise UsageError(f"{self.file('json')}: not of this {other[0]}; bring the old file back, or {advice}")
         return saved
 
 
@@ -121,10 +123,9 @@ def split(name: str, data_dir: Path) -> dict[str, Split]:
     return {task: read(TASKS[task], name, data_dir) for task in LEADERBOARD}
 
 
-@lru_cache
 def texts(task: str, name: str, data_dir: Path) -> int:
     """The number of texts in a file."""
-    return len(read(TASKS[task], name, data_dir).examples) * len(TASKS[task].texts)
+    return len(split(name, data_dir)[task].examples) * len(TASKS[task].texts)
 
 
 def estimate(run: Run) -> tuple[int, float]:

@@ -202,6 +202,19 @@ def test_a_second_process_and_results_of_other_options_are_refused(home, done, c
     assert (done / "table3-smoke.json").read_bytes() == before
 
 
+def test_results_of_other_data_are_refused(home, done, tmp_path, capsys):
+    """Under the same path: one more row of a task that row 1 does not train, and of the one that it trains."""
+    files, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(home / "data", files)
+    assert table(home, out, "--rows", "1", "--data_dir", files) == 0
+    for name, code in (("sts-train.csv", 0), ("ids-sst-train.csv", 2)):
+        path = files / name
+        path.write_text(path.read_text() + path.read_text().splitlines()[-1].replace("train-", "train-0") + "\n")
+        split.cache_clear()  # as in a new process
+        assert table(home, out, "--rows", "1", "--data_dir", files, train=None) == code
+    assert "table3-row-1.json: not of this train of sst: ids-sst-train.csv; bring" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
