@@ -130,7 +130,8 @@ def measured(seeds: np.ndarray, resampled: np.ndarray, paper: Sequence[float | N
     """Mean, spread, intervals and verdict of one column; None for what is not defined."""
     mean = spread = interval = rows = None
     if np.isfinite(seeds).all():
-        mean, rows = float(np.mean(seeds)), np.quantile(resampled, (0.025, 0.975)).tolist()
+        mean = float(np.mean(seeds))
+        rows = np.quantile(resampled, (0.025, 0.975)).tolist() if np.isfinite(resampled).all() else None
     if mean is not None and len(seeds) > 1:
         mean, spread, interval = over_seeds(seeds)
     paper_difference = None if None in paper else paper[0] - paper[1]

@@ -369,6 +369,12 @@ def test_no_verdict_that_both_intervals_do_not_carry(intervals, verdict):
     assert claims.verdict(intervals) == verdict
 
 
+def test_an_undefined_resample_leaves_the_interval_over_rows_out():
+    column = claims.measured(np.array([1.0, 2.0]), np.array([1.0, math.nan]), (None, None))
+    assert column["difference"] == 1.5 and column["interval over rows"] is None
+    assert claims.as_words(column)[2:] == ["-", "-", "cannot be told"]
+
+
 def test_table_1_is_the_best_rows_six_files(home, both, tmp_path, capsys):
     assert about(table1, home, both) == 0
     folder, printed = both / "table1-smoke", capsys.readouterr().out
