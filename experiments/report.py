@@ -345,7 +345,8 @@ def write_events(run: Run, folder: Path) -> None:
 
 
 def write_card(runs: Sequence[FullRun]) -> Path:
-    """Renew the first run's model card, with the spread over all. Raises UsageError for runs that are not alike."""
+    """Renew the first run's model card, with the spread over all. Raises UsageError for runs that are not alike, or of
+    one seed: their spread would be 0."""
     first, path = runs[0], Path(runs[0].name) / "best" / "README.md"
     for run in runs:
         differ = [
@@ -354,6 +355,9 @@ def write_card(runs: Sequence[FullRun]) -> Path:
         if not run.metrics or differ:
             found = f"other {', '.join(differ)}" if differ else "no metrics.json"
             raise UsageError(f"--card: expected ended runs that differ in their seeds alone; {run.name} has {found}")
+    seeds = [run.config["seed"] for run in runs]
+    if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
+        raise UsageError(f"--card: expected runs of different seeds; found seed {twice[0]} twice; leave one out")
     write_atomic(path, card(first.config, {task.name: task for task in first.tasks}, [run.metrics for run in runs]))
     return path
 

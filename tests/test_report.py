@@ -155,11 +155,14 @@ def test_the_card_tells_the_spread_over_runs_that_are_alike(run, tmp_path, capsy
         shutil.copytree(run, copy)
     (second / "config.json").write_text(json.dumps(config | {"seed": 7}))
     (second / "metrics.json").write_text(json.dumps(metrics | {"dev": metrics["dev"] | {"mood_acc": 1.0}}))
+    (second / "predictions" / "readable" / "mood-dev.tsv").unlink()  # its metrics are no longer these
     (other / "config.json").write_text(json.dumps(config | {"lr": 7}))
     words = ["--output", str(tmp_path / "a.html"), "--card"]
     card, before = first / "best" / "README.md", (run / "best" / "README.md").read_text()
     assert run_cli(main, [str(first), str(other), *words]) == 2 and card.read_text() == before
     assert f"runs that differ in their seeds alone; {other} has other lr" in capsys.readouterr().err
+    assert run_cli(main, [str(first), str(first), *words]) == 2 and card.read_text() == before
+    assert "found seed 0 twice" in capsys.readouterr().err
     assert run_cli(main, [str(first), str(second), *words]) == 0
     both = metrics["dev"]["mood_acc"], 1.0
     assert f"| {both[0]:.4f} | 20 | {mean(both):.4f} ± {stdev(both):.4f} |" in card.read_text()
