@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 WORST, MOST_LETTERS = 10, 500  # mistakes of a task; letters of a text
 MOST_CLASSES = 16  # of a matrix
+CLOSE = 0.01  # a model's metrics on the same rows differ less, on another device say, or by rounded scores
 NO_SETTINGS = ("output_dir", "predictions_dir", "resume", "overwrite", "task_definitions", "heads")
 RESULTS = "Metrics on dev, by the weights in best/: the best step's. A step's time is the median, memory the peak."
 CALIBRATION = "Accuracy by confidence, which are equal on the dotted line<br>ECE: the expected calibration error"
@@ -115,7 +116,8 @@ class FullRun(Run):
             metrics, default = read_json(folder / "metrics.json"), folder / "predictions"
             place = default if default.is_dir() else Path(config["predictions_dir"])
             paths = [(task, place / READABLE / f"{task.name}-dev.tsv") for task in run.tasks]
-            predicted = {task.name: read_predicted(path, task) for task, path in paths if path.is_file()}
+            dev, paths = metrics["dev"], [path for path in paths if path[1].is_file()]
+            predicted = {task.name: read_predicted(path, task, dev) for task, path in paths}
         return cls(**vars(run), config=config, metrics=metrics, predicted=predicted)
 
     @property
@@ -140,8 +142,8 @@ class FullRun(Run):
         return {name: re.sub("(?<=sha256 .{12})[0-9a-f]+", "...", option_text(value)) for name, value in flat.items()}
 
 
-def read_predicted(path: Path, task: Task) -> Predicted:
-    """Read what heads.readable.mistakes wrote. Raises DataError."""
+def read_predicted(path: Path, task: Task, dev: Mapping[str, float | None]) -> Predicted:
+    """Read what heads.readable.mistakes wrote. dev: the run's metrics, which the file must have. Raises DataError."""
     try:
         text = io.StringIO(read_plain(path).decode(), newline="")
         rows = list(csv.reader(text, delimiter="\t", strict=True))[1:]
@@ -154,6 +156,12 @@ def read_predicted(path: Path, task: Task) -> Predicted:
         raise DataError(
             f"{path}: expected rows of {task.name}, as a run writes them; found {error!r}; {advice}"
         ) from None
+    for name, metric in KINDS[task.kind].metrics.items():
+        key, found = task.metric_key(name), metric(predictions, gold)
+        own = dev.get(key)
+        if found != own and (None in (found, own) or abs(found - own) > CLOSE):
+            advice = "python evaluate.py and the run's folder alone writes the run's own; or take the file away"
+            raise DataError(f"{path}: expected {key} {own}, as in metrics.json; found {found}; {advice}")
     return Predicted(task, np.array(errors), words, gold, predictions, confidence)
 
 

@@ -188,6 +188,7 @@ def test_what_stands_in_files_is_text(run, tmp_path):
         ("config.json", None, 2, "run: expected a run's folder; found no config.json of a run; check the path"),
         ("predictions/readable/mood-dev.tsv", "a\tb\n0.5\tmad\tsad\t0.5\t1\tx\n", 3, "expected rows of mood, as a run"),
         ("predictions/readable/mood-dev.tsv", "a\n0.5\n", 3, "expected rows of mood, as a run writes them"),
+        ("predictions/readable/mood-dev.tsv", "a\n0\tglad\tglad\t1\t1\tx\n", 3, "as in metrics.json; found 1.0; "),
     ],
 )
 def test_what_is_no_run_or_damaged(run, tmp_path, capsys, name, text, code, message):
