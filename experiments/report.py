@@ -25,6 +25,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
@@ -129,10 +130,10 @@ class FullRun(Run):
 
     @property
     def seconds_a_step(self) -> float | None:
-        """The median, so that evaluations do not count."""
-        points = [(line["step"], line["seconds"]) for line in self.log if "losses" in line]
-        steps, seconds = np.diff(np.array(points), axis=0).T
-        return float(np.median(seconds / steps)) if len(steps) else None
+        """The median of the times between two lines, the second a step's: an evaluation ends with a line of its own."""
+        pairs = [(before, line) for before, line in pairwise(self.log) if "losses" in line]
+        times = [(line["seconds"] - before["seconds"]) / (line["step"] - before["step"]) for before, line in pairs]
+        return float(np.median(times)) if times else None
 
     def settings(self) -> dict[str, str]:
         """Options, machine, versions and data by name, as text."""

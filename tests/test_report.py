@@ -114,6 +114,18 @@ def test_a_run_s_page(run, tmp_path, monkeypatch):
 
 
 @needs_matplotlib
+def test_a_step_s_time_has_no_evaluation_in_it(run, tmp_path):
+    """A step of 1 second, an evaluation of 100 before each second logged step."""
+    shutil.copytree(run, tmp_path / "run")
+    spent = [(2, "losses", 2), (2, "dev", 102), (4, "losses", 104), (4, "dev", 204)]
+    lines = [next(line for line in log_lines(run) if line["step"] == step and part in line) for step, part, _ in spent]
+    lines = [line | {"seconds": seconds} for line, (*_, seconds) in zip(lines, spent, strict=True)]
+    (tmp_path / "run" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (row,) = make(tmp_path / "run", out=tmp_path / "a.html").table("run")
+    assert row[-2] == "1 s"
+
+
+@needs_matplotlib
 def test_runs_beside_each_other(run, tmp_path):
     """What differs; of one that goes on what there is; a mistake that both make, with what each says."""
     going, other = tmp_path / "going", tmp_path / "other"
