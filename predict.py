@@ -36,7 +36,7 @@ FILE = "a .csv, .tsv or .jsonl file, or -"
 Row = dict[str, object]
 
 
-def columns(text: str) -> tuple[str, ...]:
+def column_names(text: str) -> tuple[str, ...]:
     """An option's type: names of columns, which may have spaces in them."""
     return tuple(text.split(","))
 
@@ -172,8 +172,8 @@ def predict_file(model: MultitaskBert, tasks: Sequence[str], args: Namespace, am
     return done
 
 
-def tasks_to_predict(args: Namespace, model: MultitaskBert) -> list[str]:
-    """The tasks to predict. Sets args.text_columns. Raises UsageError for unknown tasks and options that do not fit."""
+def check_options(args: Namespace) -> None:
+    """Raise UsageError for options that do not go together."""
     if bool(args.texts) == args.from_file:
         raise UsageError(f"expected texts, or --input; found {'both' if args.texts else 'none'}")
     for option in ("output", "text_columns", "probabilities"):
@@ -186,27 +186,32 @@ def tasks_to_predict(args: Namespace, model: MultitaskBert) -> list[str]:
         raise UsageError(f"--output: expected another file than --input; found {args.output}")
     if blank := [text for text in args.texts if is_blank(text)]:
         raise UsageError(f"expected texts; found {blank[0]!r}; give one with a word in it")
+    if len(args.text_columns) > 2:
+        expected = "expected A or A,B, the column of the text or the two of a pair"
+        raise UsageError(f"--text_columns: {expected}; found {len(args.text_columns)} names; name one or two")
+
+
+def tasks_to_predict(args: Namespace, model: MultitaskBert) -> tuple[list[str], tuple[str, ...]]:
+    """The tasks to predict, and a file's columns of their texts. Raises UsageError for unknown tasks or columns."""
     task_names = [*model.tasks] if args.task == ALL else args.task.split(",")
     for name in task_names:
         check_name("--task", model.tasks, name)
-    if args.from_file and not args.text_columns:
+    columns = args.text_columns
+    if args.from_file and not columns:
         text_columns = {model.tasks[name].texts for name in task_names}
         if len(text_columns) > 1:
             found_columns = " and ".join(sorted(map(",".join, text_columns)))
             expected = f"expected names, for the tasks' own columns differ ({found_columns})"
             raise UsageError(f"--text_columns: {expected}; found none; give them, or one --task")
-        (args.text_columns,) = text_columns
-    if len(args.text_columns) > 2:
-        expected = "expected A or A,B, the column of the text or the two of a pair"
-        raise UsageError(f"--text_columns: {expected}; found {len(args.text_columns)} names; name one or two")
-    text_count = len(args.text_columns) or 1 + (len(args.texts) == 2)
+        (columns,) = text_columns
     if args.task != ALL:
-        return task_names
+        return task_names, columns
+    text_count = len(columns) or 1 + (len(args.texts) == 2)
     fitting = [name for name, task in model.tasks.items() if len(task.texts) == text_count]
     left_out = [name for name in model.tasks if name not in fitting]
     if fitting and left_out:
         say(f"left out, for they read another number of texts: {', '.join(left_out)}")
-    return fitting or [*model.tasks]  # if none fits, `outputs` says what they expect
+    return fitting or [*model.tasks], columns  # if none fits, `outputs` says what they expect
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -217,7 +222,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--input", metavar="FILE", help=f"rows to predict: {FILE}")
     parser.add_argument("--output", metavar="FILE", help="where to (default: -, csv)")
     parser.add_argument(
-        "--text_columns", type=columns, default=(), metavar="A,B", help="of the text, or a pair's (default: the task's)"
+        "--text_columns",
+        type=column_names,
+        default=(),
+        metavar="A,B",
+        help="of the texts or the pairs (default: the task's)",
     )
     parser.add_argument("--probabilities", action="store_true", help="those of all classes, a column each")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
@@ -225,9 +234,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     args.from_file = args.input is not None
     args.input, args.output = (None if name in (None, "-") else Path(name) for name in (args.input, args.output))
-    model, device = load_model(args.run), resolve_device(args.device)
-    tasks, amp = tasks_to_predict(args, model), resolve_precision(args.amp, device)
-    model = model.to(device)
+    check_options(args)
+    device = resolve_device(args.device)
+    model, amp = load_model(args.run).to(device), resolve_precision(args.amp, device)
+    tasks, args.text_columns = tasks_to_predict(args, model)
     if args.from_file:
         done = predict_file(model, tasks, args, amp)
         say(f"{', '.join(tasks)}: {done:,} rows" + (f", in {args.output}" if args.output else ""))

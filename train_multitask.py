@@ -88,7 +88,7 @@ def train(session: Session) -> None:
                 state.updates += 1
             else:
                 line["skipped"] = conflict.problem
-                scaler.update(scaler.get_scale() / 2)  # also where only the norm exceeds float32's range
+                guards.halve_scale(scaler)
             session.previous.end_step(session.world)
             optimizer.zero_grad()
             state.step += 1

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 WORST, MOST_LETTERS = 10, 500  # mistakes of a task; letters of a text
 MOST_CLASSES = 16  # of a matrix
-CLOSE = 0.01  # a model's metrics on the same rows differ less, on another device say, or by rounded scores
+CLOSE = 0.01  # a model's metrics on the same rows differ less, on another device say
 NO_SETTINGS = ("output_dir", "predictions_dir", "resume", "overwrite", "task_definitions", "heads")
 RESULTS = "Metrics on dev, by the weights in best/: the best step's. A step's time is the median, memory the peak."
 CALIBRATION = "Accuracy by confidence, which are equal on the dotted line<br>ECE: the expected calibration error"
@@ -157,7 +157,7 @@ def read_predicted(path: Path, task: Task, dev: Mapping[str, float | None]) -> P
         raise DataError(
             f"{path}: expected rows of {task.name}, as a run writes them; found {error!r}; {advice}"
         ) from None
-    for name, metric in KINDS[task.kind].metrics.items():
+    for name, metric in KINDS[task.kind].metrics.items() if task.classes else ():  # the file's scores are rounded
         key, found = task.metric_key(name), metric(predictions, gold)
         own = dev.get(key)
         if found != own and (None in (found, own) or abs(found - own) > CLOSE):

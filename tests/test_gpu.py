@@ -288,7 +288,7 @@ def test_resumed_it_ends_in_the_same_bits(home, tmp_path, strategy):
     places = (("--output_dir", tmp_path / name) for name in ("whole", "halves", "halves"))
     whole, first, second = (make_session(home, *options, *place, "--resume", "auto") for place in places)
     for session in (whole, first, second):
-        session.scaler = torch.amp.GradScaler("cuda", init_scale=2.0**18, growth_interval=3)
+        session.scaler = torch.amp.GradScaler("cuda", init_scale=2.0**18, growth_interval=2)
     scales = [take_steps(whole, 1) and whole.scaler.get_scale() for _ in range(8)]
     assert min(scales) < scales[0] and any(later > before for before, later in pairwise(scales))
     take_steps(first, 4)

@@ -605,12 +605,14 @@ def test_a_loss_scaled_too_high_skips_steps_and_is_halved(home, strategy):
     options = ("--strategy", strategy, "--max_steps", 10, "--para_loss", "bce")  # no triplets: nothing else is carried
     session, plain = make_session(home, *options), make_session(home, *options)
     session.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**70)
+    session.scaler.load_state_dict(session.scaler.state_dict() | {"_growth_tracker": 1990})  # good steps of before
     before, skipped = copied(session), 0
     while "skipped" in take_steps(session, 1)[0]:
         skipped += 1
         assert not moved(before, session.model.state_dict()) and session.tensors()["optimizer"] == {}
         assert session.scaler.get_scale() == 2.0 ** (70 - skipped)
     assert 0 < skipped < 20 and (session.state.step, session.state.updates) == (skipped + 1, 1)
+    assert session.scaler.state_dict()["_growth_tracker"] == 1
     plain.state.step = skipped
     take_steps(plain, 1)
     for name, value in plain.model.state_dict().items():

@@ -56,6 +56,12 @@ def finite_losses(
         yield name, value, weighed_value
 
 
+def halve_scale(scaler: torch.amp.GradScaler) -> None:
+    """After a skipped step, also one where only the norm exceeds float32's range, which the scaler does not see."""
+    # Not by update(new_scale): good steps of before would count towards the next growth.
+    scaler.load_state_dict(scaler.state_dict() | {"scale": scaler.get_scale() / 2, "_growth_tracker": 0})
+
+
 def count_skipped(conflict: Conflict, state: State) -> None:
     """Count the steps in a row that must be skipped. Raises DivergedError after too many."""
     state.skipped_in_a_row = state.skipped_in_a_row + 1 if conflict.problem else 0
