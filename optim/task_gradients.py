@@ -28,12 +28,14 @@ class TaskGradients:
         clip_and_combine(gradients, surgery, model.parameters(), max_norm)      # writes .grad of the shared parameters
         optimizer.step(), zero_grad
 
-    Parameters outside `shared`, and those of it that are frozen at first, get their plain gradient from the same
-    backward passes, bit for bit. A shared parameter that is frozen later, or that no task reached, keeps .grad None.
-    If only some tasks reached it, the other tasks' gradients of it are zero. The task gradients lie in one (T, P)
+    Parameters outside `shared` get their plain gradient from the same backward passes, bit for bit; one that is frozen
+    when this is made counts as outside. A shared parameter that is frozen later, or that no task reached, keeps .grad
+    None. If only some tasks reached it, the other tasks' gradients of it are zero. The task gradients lie in one (T, P)
     buffer, the Jacobian; .grad is a view of it, valid until the next step's first backward pass. Gradients of `sparse`
     parameters (an embedding's, with sparse=True) lie beside it, a row for each token of the step. With several ranks
     the task gradients are first summed over the ranks, and .grad is that of `shards.pieces`.
+
+    Raises: ValueError for shared parameters of several dtypes.
     """
 
     def __init__(
