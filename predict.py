@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -38,7 +38,10 @@ Row = dict[str, object]
 
 def column_names(text: str) -> tuple[str, ...]:
     """An option's type: names of columns, which may have spaces in them."""
-    return tuple(text.split(","))
+    chosen = tuple(text.split(","))
+    if len({*chosen}) < len(chosen) or "" in chosen:
+        raise ArgumentTypeError(f"expected names with commas between, each once; found {text!r}")
+    return chosen
 
 
 def cells_of(model: MultitaskBert, tasks: Sequence[str], sides: list[list[str]], amp: str, every: bool) -> list[Row]:
