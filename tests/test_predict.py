@@ -218,7 +218,7 @@ def test_two_texts_are_no_pair_for_a_model_that_reads_single_ones(home, capsys):
         (("x", "--probabilities"), 2, "--probabilities: belongs to --input; found texts"),
         (("--input", "rows.csv"), 2, "--text_columns: expected names, for the tasks' own columns differ"),
         (("--input", "rows.csv", "--text_columns", "a,b,c"), 2, "--text_columns: expected A or A,B, the column of the"),
-        (("--input", "rows.csv", "--text_columns", "a,a"), 2, "--text_columns: expected names with commas between, each"),
+        (("--input", "rows.csv", "--text_columns", "a,a"), 2, "--text_columns: expected names with commas"),
         (("--input", "tabs.csv", "--task", "sst"), 3, "tabs.csv:1: expected commas between the columns; found tabs"),
         (("--input", "rows.csv", "--text_columns", "a", "--task", "nli"), 2, "nli: expected pairs; found single texts"),
         (("--input", "rows.xlsx", "--text_columns", "a"), 2, "--input: expected a .csv, .tsv or .jsonl file, or -"),
