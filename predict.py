@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
@@ -23,6 +24,7 @@ from typing import TextIO
 from bert.precision import DEVICES, PRECISIONS, resolve_device, resolve_precision
 from data.reader import is_blank
 from data.table import DELIMITERS, check_columns, csv_writer, data_error, plain, rows_of, text_lines
+from data.tasks import names
 from evaluate import load_model
 from heads import MultitaskBert
 from heads.inference import answers, outputs
@@ -34,14 +36,6 @@ CHUNK = 8192  # rows in memory: enough to read texts of similar length together
 ALL = "all"
 FILE = "a .csv, .tsv or .jsonl file, or -"
 Row = dict[str, object]
-
-
-def column_names(text: str) -> tuple[str, ...]:
-    """An option's type: names of columns, which may have spaces in them."""
-    chosen = tuple(text.split(","))
-    if len({*chosen}) < len(chosen) or "" in chosen:
-        raise ArgumentTypeError(f"expected names with commas between, each once; found {text!r}")
-    return chosen
 
 
 def cells_of(model: MultitaskBert, tasks: Sequence[str], sides: list[list[str]], amp: str, every: bool) -> list[Row]:
@@ -226,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", metavar="FILE", help="where to (default: -, csv)")
     parser.add_argument(
         "--text_columns",
-        type=column_names,
+        type=partial(names, spaces=True),
         default=(),
         metavar="A,B",
         help="of the texts or the pairs (default: the task's)",

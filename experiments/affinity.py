@@ -94,8 +94,7 @@ def measure(session: Session, count: int) -> Measured:
     """Measure the gradients of two batches of each task, `count` times. No weight changes."""
     model, options, tasks = session.model, session.options, session.gradients.tasks
     model.bert.embeddings.word.sparse = False
-    shared = [p for p in model.shared_parameters() if p.requires_grad]
-    gradients = TaskGradients([task + half for half in "AB" for task in tasks], shared)
+    gradients = TaskGradients([task + half for half in "AB" for task in tasks], model.shared_parameters())
     names = {parameter: layer_of(name) for name, parameter in model.named_parameters()}
     layers: dict[str, list[Tensor]] = {names[parameter]: [] for parameter in gradients.shared}
     squares = {parameter: torch.zeros_like(parameter) for parameter in gradients.shared}  # AdamW's v, but a plain mean

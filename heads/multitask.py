@@ -39,11 +39,11 @@ class MultitaskBert(nn.Module):
         tasks = tasks or [TASKS[name] for name in LEADERBOARD]
         self.tasks = {task.name: task for task in tasks}
         self.bert, self.tokenizer = bert, tokenizer
-        for name in [task.name for task in tasks if task.at_once][:1]:
+        if at_once := [task.name for task in tasks if task.at_once]:
             if bert.config.type_vocab_size < 2:
-                raise UsageError(f"--pairs: {name} expects a BERT with two segment ids; found one; take siamese")
+                raise UsageError(f"--pairs: {at_once[0]} expects a BERT with two segment ids; found one; take siamese")
             if self.max_length < 5:
-                expected = f"at least 5 for {name}, which reads two texts at once"
+                expected = f"at least 5 for {at_once[0]}, which reads two texts at once"
                 raise UsageError(f"--max_length: expected {expected}; found {self.max_length}")
         self.cnn = CnnPooling(size) if self.config.pooling == "cnn" else None
         self.heads = Heads(tasks, self.config.arch, size, self.config.hidden_dropout_prob)

@@ -35,7 +35,8 @@ class CAGrad(Surgery):
         norms, radius = np.linalg.norm(gradients, axis=0), self.c * np.linalg.norm(mean)
         if not radius:
             return torch.from_numpy(weights)
-        gradients, largest = gradients[:, norms > 0], norms.max()
+        given, largest = norms > 0, norms.max()
+        gradients = gradients[:, given]
 
         def dual(s: float) -> np.ndarray:
             return shortest_mean(gradients + s / radius * mean[:, None])
@@ -45,5 +46,6 @@ class CAGrad(Surgery):
 
         v = dual(brentq(excess, 0, 2 * largest, xtol=1e-15 * largest, rtol=1e-15))
         norm = np.linalg.norm(gradients @ v)
-        weights[norms > 0] += radius / norm * v if norm > 1e-7 * largest else 0
+        if norm > 1e-7 * largest:
+            weights[given] += radius / norm * v
         return torch.from_numpy(weights)
