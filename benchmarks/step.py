@@ -186,11 +186,11 @@ def main(argv: list[str] | None = None) -> int:
     tokens = {name: sum(lengths(run)) for name, run in runs.items()}
     growth = quotient(seconds[larger], seconds["gs"]) * tokens["gs"] / tokens[larger]
     report.figure("growth: time a token, 4 x / 1 x the rows", ms[larger], ms["gs"], growth, at_most=0.8, **setting)
-    low = gradient(session_for(args, "gs", args.rows, "--amp", "bf16"))
+    low = gradient(session_for(args, "gs", args.rows, "--amp", amp))
     exact = gradient(session_for(args, "gs", args.rows, "--amp", "off"), torch.float64)
     error = ((low - exact).norm() / exact.norm()).item()
-    name = "bfloat16 gradient's relative error, against float64"
-    report.figure(name, error, None, error, at_most=2e-2, rows=args.rows)
+    name = "gradient's relative error, against float64"
+    report.figure(name, error, None, error, at_most=2e-2, rows=args.rows, precision=amp)
     return report.exit_code(args.check)
 
 
