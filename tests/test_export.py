@@ -68,7 +68,7 @@ def test_onnxruntime_computes_the_models_outputs(exported, model):
 def test_eight_bits_are_near_and_their_cost_is_printed(home, exported, printed, model):
     small = OnnxModel(model, exported, SMALL)
     vectors = torch.as_tensor(model.encode(TEXTS))
-    assert 1e-6 < (small.encode(TEXTS) - vectors).norm() / vectors.norm() < 0.1
+    assert 1e-6 < (small.encode(TEXTS) - vectors).norm() / vectors.norm() < 0.03
     assert (exported / SMALL).stat().st_size < (exported / export.ENCODER).stat().st_size
     whole = {line.split()[0]: line.split()[1] for line in printed.splitlines()[1:]}
     expected = read_json(home / "run" / "metrics.json")["dev"]
