@@ -28,7 +28,7 @@ from heads import MultitaskBert
 def main(argv: list[str] | None = None) -> int:
     options = parser(__doc__)
     add_timing(options)
-    options.add_argument("--rows", type=int, default=8192, help="different questions (default: %(default)s)")
+    options.add_argument("--rows", type=int, default=2048, help="different questions (default: %(default)s)")
     args = options.parse_args(argv)
     texts, amp = questions(args.data_dir, args.rows), resolve_precision("auto", torch.device(args.device))
     with TemporaryDirectory() as home:
