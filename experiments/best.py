@@ -1,7 +1,7 @@
 """The recipe for the best small model, of minilm: about an hour on two cores; a little better than the defaults of
 train_multitask.py.
 
-    python -m experiments.best --data_dir DIR --output_dir DIR --seed N
+    python -m experiments.best --data_dir DATA --output_dir RUN --seed N
 
 It runs train_multitask.py with these options. All its options can be given; they replace those of the recipe.
 
