@@ -97,9 +97,9 @@ def main(argv: list[str] | None = None) -> int:
     rate = {name: len(texts) / statistics.median(times) for name, times in seconds.items()}
     report, setting = Report(args.device), {"unit": "sentences/s", "sentences": len(texts), "precision": amp}
     quickest = max(peers, key=rate.get)
-    bars = {quickest: {"at_least": 1.3, "needs_bfloat16": True}}
     for name in [name for name in actions if name != "ours"]:
-        ratio, bar = quotient(seconds[name], seconds["ours"]), bars.get(name, {})
+        bar = {"at_least": 1.3, "needs_bfloat16": True} if name == quickest else {}
+        ratio = quotient(seconds[name], seconds["ours"])
         report.figure(f"encode / {name}", rate["ours"], rate[name], ratio, rate["limit"], **bar, **setting)
     ratio = quotient(seconds["limit"], seconds["ours"])
     report.figure("encode / limit: matrix products", rate["ours"], None, ratio, rate["limit"], 0.6, **setting)

@@ -75,16 +75,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.measure:
         print(json.dumps(measure(args.measure, args.rows, args.device)))
         return 0
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.memory",
-        "--rows",
-        str(args.rows),
-        "--device",
-        args.device,
-        "--measure",
-    ]
+    words = ["--rows", str(args.rows), "--device", args.device, "--measure"]
+    command = [sys.executable, "-m", "benchmarks.memory", *words]
     gs, mtl = (int(subprocess.check_output([*command, strategy])) / 2**30 for strategy in ("gs", "mtl"))
     report = Report(args.device)
     report.figure("peak memory: gs / mtl", gs, mtl, gs / mtl, at_most=1.5, unit="GiB", rows=args.rows)

@@ -21,7 +21,7 @@ from argparse import Namespace
 import torch
 from torch import Tensor
 
-from benchmarks.common import Products, Report, add_timing, encoder_flops, parser
+from benchmarks.common import Report, add_timing, encoder_flops, parser
 from benchmarks.step import STEPS, lengths, session_for, take_steps
 from bert import BertConfig, BertModel
 from runtime.ranks import Ranks, World, join
@@ -65,18 +65,15 @@ def measure_rank(args: Namespace, world: World) -> dict:
         if turn:  # the first does not count
             seconds.append((time.perf_counter() - began) / STEPS)
     sent = world.sent / STEPS
-    products = Products(torch.float32, args.device)
-    began = time.perf_counter()
-    products()
-    rate = products.flops / (time.perf_counter() - began)
     probe = torch.zeros(1, world.size * PROBE, device=args.device)
     began = time.perf_counter()
     world.reduce_scatter(probe)
     bandwidth = (world.size - 1) * PROBE * 4 / (time.perf_counter() - began)
     dense = sum(p.numel() for p in session.model.parameters() if p.requires_grad)
     flops = 3 * encoder_flops(session.model.bert.config, lengths(session)) / STEPS
-    result = {"seconds": statistics.median(seconds), "sent": sent, "dense": dense}
-    return result | {"flops": flops, "rate": rate, "bandwidth": bandwidth, "tasks": len(session.rows)}
+    seconds = statistics.median(seconds)
+    result = {"seconds": seconds, "sent": sent, "dense": dense}
+    return result | {"rate": flops / seconds, "bandwidth": bandwidth, "tasks": len(session.rows)}
 
 
 def measure_ranks(count: int, words: list[str]) -> dict:
@@ -139,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
             for peer, theirs in (("plain DDP", plain), ("T all-reduces", figures["tasks"] * plain)):
                 name = f"scale: bytes a step and rank, {count} processes / {peer}"
                 report.figure(name, figures["sent"], theirs, figures["sent"] / theirs)
-    flops = args.flops or max(figures["rate"] for figures in by_count.values())
+    flops = args.flops or first["rate"]
     bandwidth = args.bandwidth or max(figures["bandwidth"] for figures in by_count.values())
     for name in SIZES:
         for count in LARGE:

@@ -14,7 +14,8 @@ gradients:
     transfer   what a step on task i does for task j, to first order, in relation to a step on j itself:
                E[g_i . g_j] / E[g_jA . g_jB]; plain, and scaled as AdamW would, by the mean of squared gradients
     affinity   TAG's (Fifty et al. 2021): a plain step of --lr on i lowers j's loss by the share lr E[g_i . g_j] / l_j
-    turn       the angle between the plain sum and PCGrad's update, and the angle between the sums of two batches
+    turn       the angle between the plain sum and PCGrad's update (its mean over all orders of the tasks), and the
+               angle between the sums of two batches
 
 Writes affinity.json and affinity.png to --output_dir (default: runs/affinity). Needs: pip install -e '.[pictures]'
 """
@@ -34,6 +35,7 @@ import torch
 from torch import Tensor
 
 from bert.precision import autocast
+from experiments.claims import over_seeds
 from experiments.pictures import new_figure, save
 from heads.rows import step_batches
 from optim import AdamW, TaskGradients
@@ -48,6 +50,7 @@ from training.session import Session
 
 HEAD_STEPS, HEAD_LR = 100, 1e-3
 RESAMPLES = 1000
+LEAST = 20  # measurements: the bootstrap of fewer has intervals that are too narrow
 
 
 class Measured(NamedTuple):
@@ -115,11 +118,11 @@ def measure(session: Session, count: int) -> Measured:
                     step_losses[name] += weighed[name].item() * share / 2
         session.previous.end_step()
         losses.append([*step_losses.values()])
+        gradients.summed()  # zeros where a task did not reach a parameter
         layer_gramians = dict.fromkeys(layers, 0.0)
         scaled_gramian = 0.0
         for parameter, rows in gradients.views.items():  # (2 T, ...)
-            reached = torch.tensor([row is not None for row in gradients.rows[parameter]])
-            rows = torch.where(reached.view(-1, *[1] * parameter.dim()), rows, 0).flatten(1)
+            rows = rows.flatten(1)
             layer_gramians[names[parameter]] += gramian(rows).cpu()
             # Of both halves: both are scaled by it, and where only one counts, the other is divided by next to nothing
             squares[parameter] += rows.view(2, len(tasks), -1).sum(1).square().mean(0).view_as(parameter)
@@ -170,7 +173,7 @@ def with_interval(values: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray
 
 
 def turns(gramians: np.ndarray) -> tuple[float, float]:
-    """Mean angles in degrees: of PCGrad's update from the plain sum, and between the plain sums of two batches."""
+    """Mean angles in degrees: of PCGrad's mean update from the plain sum, and between the plain sums of two batches."""
     half, surgery = gramians.shape[1] // 2, SURGERIES["pcgrad_mean"]()
     angles = []
     for matrix in gramians:
@@ -189,11 +192,8 @@ def numbers(measured: Measured, lr: float, scales: Mapping[str, float]) -> dict:
     tasks, count = measured.tasks, len(measured.losses)
     losses, dots, cos = measured.losses.mean(axis=0), products(measured.gramians), cosines(measured.gramians)
     n_tasks = len(tasks)
-    lengths = np.sqrt(np.einsum("nii->i", measured.gramians).reshape(2, n_tasks).mean(axis=0) / count)
     signal, scaled = with_interval(dots, "signal"), with_interval(products(measured.scaled), "transfer")
     plain = with_interval(dots, "transfer")
-    blocks = [measured.gramians[:, :n_tasks, :n_tasks], measured.gramians[:, n_tasks:, n_tasks:]]
-    same_batch = np.concatenate(blocks)  # (2 N, T, T)
     by_layer = {layer: cosines(gramians).mean(axis=0) for layer, gramians in measured.layers.items()}
     turned, noise = turns(measured.gramians)
     content: dict = {"measurements": count, "tasks": {}, "pairs": {}, "directions": {}}
@@ -201,15 +201,12 @@ def numbers(measured: Measured, lr: float, scales: Mapping[str, float]) -> dict:
         square = dots[:, i, i].mean()
         content["tasks"][task] = {
             "loss": losses[i],
-            "gradient": lengths[i],
             "signal": math.sqrt(square) if square > 0 else None,
-            "noise floor": mean_and_error(cos[:, i, i]),
+            "noise floor": mean_and_interval(cos[:, i, i]),
         }
     for i, j in combinations(range(n_tasks), 2):
         content["pairs"][f"{tasks[i]}-{tasks[j]}"] = {
-            "cosine": mean_and_error(cos[:, i, j]),
-            "below zero": float((same_batch[:, i, j] < 0).mean()),
-            "chance": [0.5 - 1 / math.sqrt(len(same_batch)), 0.5 + 1 / math.sqrt(len(same_batch))],
+            "cosine": mean_and_interval(cos[:, i, j]),
             "signal": [number(part[i, j]) for part in signal],
             "by layer": {layer: float(mean[i, j]) for layer, mean in by_layer.items()},
         }
@@ -232,14 +229,17 @@ def number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def mean_and_error(values: np.ndarray) -> list[float]:
+def mean_and_interval(values: np.ndarray) -> list[float]:
     """Mean, and the ends of its 95 % interval, for independent measurements."""
-    mean, half = float(values.mean()), 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values))
-    return [mean, mean - half, mean + half]
+    mean, _, interval = over_seeds(values)
+    return [mean, *interval]
 
 
 def balanced(sizes: Mapping[str, float], scales: Mapping[str, float]) -> dict[str, float]:
-    """Factors, in the place of `scales`, that make all sizes equal, in two digits; 1 for the largest size without."""
+    """Factors that make all sizes equal, to two digits: 1 for the task that is largest without factors.
+
+    scales: the factors that are in the sizes now.
+    """
     sizes = {task: size / scales[task] for task, size in sizes.items()}
     largest = max(sizes.values())
     return {task: float(f"{largest / size:.2g}") for task, size in sizes.items()}
@@ -291,16 +291,10 @@ def draw(path: Path, content: Mapping) -> None:
         transfer[i, j] = np.nan if None in value else 100 * value[0]
     layers = list(next(iter(content["pairs"].values()))["by layer"])
     by_layer = np.array([[content["pairs"][pair]["by layer"][layer] for layer in layers] for pair in pairs])
+    effect = "what a step on the row's task does\nfor the column's, in % of its own (AdamW)"
     panels = (
         (grid[0, 0], "cosine of gradients\n(diagonal: two batches of one task)", cos, tasks, tasks, "{:+.3f}"),
-        (
-            grid[0, 1],
-            "what a step on the row's task does\nfor the column's, in % of its own (AdamW)",
-            transfer,
-            tasks,
-            tasks,
-            "{:+.0f}",
-        ),
+        (grid[0, 1], effect, transfer, tasks, tasks, "{:+.0f}"),
         (grid[1, :], "cosine of two tasks' gradients, by layer", by_layer, pairs, layers, "{:+.3f}"),
     )
     for place, title, values, rows, columns, form in panels:
@@ -318,14 +312,13 @@ def draw(path: Path, content: Mapping) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     extra_options = OptionParser("", add_help=False)
     extra_options.add_argument("--batches", type=positive_int, default=40)
+    extra_options.add_argument("--output_dir", "--output-dir", default="runs/affinity")
     args, words = extra_options.parse_known_args(argv)
-    if not any(word.replace("-", "_").startswith("__output_dir") for word in words):
-        words += ["--output_dir", "runs/affinity"]
-    options = parse([*words, "--no_test"], __doc__)
+    options = parse([*words, "--output_dir", args.output_dir, "--no_test"], __doc__)
     if options.strategy == "single":
         raise UsageError("--tasks: expected two tasks or more; found one; there is nothing to compare")
-    if args.batches < 4:
-        raise UsageError(f"--batches: expected 4 or more; found {args.batches}")
+    if args.batches < LEAST:
+        raise UsageError(f"--batches: expected {LEAST} or more; found {args.batches}")
     new_figure(1, 1)  # where matplotlib is missing, say so before the work
     session = Session(options)
     if not any(p.requires_grad for p in session.model.shared_parameters()):

@@ -26,6 +26,7 @@ from experiments.runs import Run, plan, split
 from experiments.tables import COLUMNS, parser_for, write_results
 from heads.kinds import KINDS
 from runtime.errors import UsageError, run_cli, say
+from training.folder import prediction_file
 
 RESAMPLES = 1000
 PAIR = ("para", "sts")
@@ -74,7 +75,7 @@ def row_of(place: tuple[int, int]) -> Row:
 
 def predictions(run: Run, task: str) -> np.ndarray:
     """A run's predictions on dev (N,), from its prediction file. Raises UsageError if the run is missing."""
-    path = run.folder / "predictions" / f"{task}-dev-output.csv"
+    path = prediction_file(run.folder / "predictions", TASKS[task], "dev")
     if not run.result() or not path.is_file():
         expected = f"claims: expected the results of {run.title}"
         raise UsageError(f"{expected}; found none in {run.folder}; run its table first, with the same options")
@@ -109,7 +110,7 @@ def differences(better: Sequence[Run], worse: Sequence[Run], task: str) -> tuple
 
 def verdict(intervals: Sequence[Sequence[float] | None]) -> str:
     """The verdict that follows from the two intervals of a difference, in points."""
-    if None in intervals or not np.isfinite(intervals).all():
+    if None in intervals:
         return "cannot be told"
     lowest, highest = min(low for low, _ in intervals), max(high for _, high in intervals)
     if lowest > 0:
@@ -132,8 +133,8 @@ def measured(seeds: np.ndarray, resampled: np.ndarray, paper: Sequence[float | N
     if np.isfinite(seeds).all():
         mean = float(np.mean(seeds))
         rows = np.quantile(resampled, (0.025, 0.975)).tolist() if np.isfinite(resampled).all() else None
-    if mean is not None and len(seeds) > 1:
-        mean, spread, interval = over_seeds(seeds)
+        if len(seeds) > 1:
+            mean, spread, interval = over_seeds(seeds)
     paper_difference = None if None in paper else paper[0] - paper[1]
     result = {"difference": mean, "spread": spread, "interval over seeds": interval, "interval over rows": rows}
     return result | {"paper": paper_difference, "verdict": verdict([interval, rows])}

@@ -10,6 +10,7 @@ import io
 import json
 import reprlib
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,6 +116,12 @@ def series(log: Sequence[dict], part: str, name: str | None = None) -> tuple[np.
     points = [(line["step"], line[part] if name is None else line[part].get(name)) for line in log if part in line]
     steps, values = np.array([pair for pair in points if pair[1] is not None], dtype=float).reshape(-1, 2).T
     return steps, values
+
+
+def step_seconds(log: Sequence[dict]) -> list[float]:
+    """Seconds a step between two lines, the second a step's: an evaluation ends with a line of its own."""
+    pairs = [(before, line) for before, line in pairwise(log) if "losses" in line]
+    return [(line["seconds"] - before["seconds"]) / (line["step"] - before["step"]) for before, line in pairs]
 
 
 def rolling(values: np.ndarray, window: int) -> np.ndarray:

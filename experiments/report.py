@@ -25,7 +25,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
@@ -34,7 +33,7 @@ import numpy as np
 
 from data.tasks import Task
 from evaluate import read_run, score
-from experiments.pictures import DPI, file_name, new_figure, png
+from experiments.pictures import DPI, file_name, new_figure, png, step_seconds
 from experiments.plot import PARTS, Run, picture, read_runs
 from heads.kinds import KINDS
 from heads.metrics import calibration
@@ -130,9 +129,7 @@ class FullRun(Run):
 
     @property
     def seconds_a_step(self) -> float | None:
-        """The median of the times between two lines, the second a step's: an evaluation ends with a line of its own."""
-        pairs = [(before, line) for before, line in pairwise(self.log) if "losses" in line]
-        times = [(line["seconds"] - before["seconds"]) / (line["step"] - before["step"]) for before, line in pairs]
+        times = step_seconds(self.log)
         return float(np.median(times)) if times else None
 
     def settings(self) -> dict[str, str]:
@@ -198,7 +195,7 @@ def name_of(run: Run) -> Html:
 def image(figure: Figure, text: str) -> Html:
     """A figure as HTML. text: what people read who cannot see it."""
     content = png(figure)
-    width = 96 * int.from_bytes(content[16:20]) // DPI  # from the PNG's header; HTML has 96 pixels an inch
+    width = 96 * int.from_bytes(content[16:20], "big") // DPI  # from the PNG's header; HTML has 96 pixels an inch
     data = base64.b64encode(content).decode()
     tag = f'<img width="{width}" alt="{escape(text)}" src="data:image/png;base64,{data}">'
     return Html(f'<div class="wide">{tag}</div>')

@@ -35,7 +35,7 @@ class Row:
     arch: str = "v3a"
     pooling: str = "attention_mean"
     layer: int = -2
-    options: Mapping[str, object] = field(default_factory=dict)  # loss_scale, para_loss
+    options: Mapping[str, object] = field(default_factory=dict)  # more of them: loss_scale, surgery, ...
     after: int | None = None  # the row whose best weights it starts from
 
     def parts(self) -> list[tuple[str, ...]]:
@@ -99,7 +99,7 @@ TABLES: dict[str, tuple[Row, ...]] = {
         way(1, "single", "single"),
         way(2, "mtl", "mtl"),
         *(way(n, f"mtl {''.join(c for c in x if c.isdigit())}", "mtl", loss_scale=x) for n, x in enumerate(SCALES, 3)),
-        *(way(number, f"{name}", "gs", surgery=name) for number, name in enumerate(SURGERIES, start=8)),
+        *(way(number, name, "gs", surgery=name) for number, name in enumerate(SURGERIES, start=8)),
         *(way(n, name, "mtl", weigh=name) for n, name in enumerate(WEIGHED, start=8 + len(SURGERIES))),
     ),
 }

@@ -11,6 +11,7 @@ import argparse
 import io
 import json
 import shlex
+import statistics
 import subprocess
 import sys
 import time
@@ -18,7 +19,6 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import ceil
 from pathlib import Path
 
 import train_multitask
@@ -36,7 +36,6 @@ from training.log import seconds_left, span
 from training.options import parse
 from training.session import Session
 
-PER_TEXT = {"minilm": 0.006, "bert-base-uncased": 0.04}  # seconds to train on a text on two cores, or to read 8
 SOME = 100  # rows of a task's dev that a rehearsal reads
 START = 15  # seconds before a run's first step and after its last
 
@@ -86,12 +85,12 @@ class Run:
         """The saved result; None if there is none yet. Raises UsageError if it is of other options or data."""
         if not self.file("json").is_file():
             return None
-        saved, settings = read_json(self.file("json")), {**self.settings, "data_dir": str(self.data_dir)}
-        before, advice = {**saved.get("settings", {}), "data_dir": saved.get("data_dir")}, "take another --output_dir"
+        saved, settings = read_json(self.file("json")), self.settings
+        before, advice = saved.get("settings", {}), "take another --output_dir"
         if other := [name for name in {**before, **settings} if before.get(name) != settings.get(name)]:
             was, now = before.get(other[0]), settings.get(other[0])
             raise UsageError(f"{self.file('json')}: --{other[0]} was {was!r} there, is {now!r}; {advice}")
-        files = [split(name, self.data_dir)[task] for name in ("train", "dev") for task in self.tasks]
+        files = [*(split("train", self.data_dir)[task] for task in self.tasks), *split("dev", self.data_dir).values()]
         if other := [file.title for file in files if saved.get("data", {}).get(file.title) != file.contents]:
             raise UsageError(f"{self.file('json')}: not of this {other[0]}; bring the old file back, or {advice}")
         return saved
@@ -121,23 +120,6 @@ def plan(args: argparse.Namespace, table: str) -> list[Run]:
 def split(name: str, data_dir: Path) -> dict[str, Split]:
     """The split of this name of each task."""
     return {task: read(TASKS[task], name, data_dir) for task in LEADERBOARD}
-
-
-def texts(task: str, name: str, data_dir: Path) -> int:
-    """The number of texts in a file."""
-    return len(split(name, data_dir)[task].examples) * len(TASKS[task].texts)
-
-
-def estimate(run: Run) -> tuple[int, float]:
-    """A run's steps, and its seconds on two cores if it does not stop early. Raises UsageError for refused options."""
-    options = parse(run.words(checkpoint=True))
-    rows = {task.name: texts(task.name, "train", options.data_dir) // len(task.texts) for task in options.tasks}
-    (_, steps), per_text = options.steps(rows), PER_TEXT.get(options.checkpoint, PER_TEXT["minilm"])
-    trained = steps * options.grad_accum * sum(len(t.texts) * options.batch_size[t.name] for t in options.tasks)
-    run_texts, all_texts = (sum(texts(t, "dev", run.data_dir) for t in tasks) for tasks in (run.tasks, LEADERBOARD))
-    evaluations = ceil(steps / options.eval_every) if options.eval_every else 4 * options.epochs
-    evaluated = (evaluations + 1) * run_texts + all_texts * (not run.trains_all_its_cells)
-    return steps, START + per_text * (trained + evaluated / 8)
 
 
 def rehearse(words: Sequence[str]) -> tuple[int, float, float]:
@@ -214,8 +196,7 @@ def do(run: Run, train: Train) -> tuple[int, str] | None:
         "dev": metrics,
         "step": run_metrics["step"],
         "settings": run.settings,
-        "data_dir": str(run.data_dir),
-        "data": config["data"],
+        "data": config["data"] | {file.title: file.contents for file in split("dev", run.data_dir).values()},
         "versions": config["versions"],
         "machine": config["machine"],
         "seconds": round(max(time.monotonic() - began, run_metrics["seconds"]), 1),  # the latter if it was resumed
@@ -226,16 +207,15 @@ def do(run: Run, train: Train) -> tuple[int, str] | None:
 
 def do_all(runs: Sequence[Run], train: Train, write: Callable[[Failures], object]) -> Failures:
     """Do the missing runs one after the other, and write the table after each. Returns the failures."""
-    failed, costs = {}, {run.folder: estimate(run)[1] for run in runs}
+    failed = {}
     if finished := sum(run.result() is not None for run in runs):
         say(f"done already: {finished} of {len(runs)} runs")
     for number, run in enumerate(runs, start=1):
         if not run.result():
-            done = [(other.result()["seconds"], costs[other.folder]) for other in runs if other.result()]
-            speed = sum(took for took, _ in done) / sum(cost for _, cost in done) if done else 1
-            cost = sum(costs[other.folder] for other in runs[number - 1 :] if not other.result())
-            by = f"by {len(done)} done so far" if done else "a guess"
-            say(f"[{number}/{len(runs)}] {run.title}; about {span(cost * speed)} left ({by}); log: {run.file('log')}")
+            done = [other.result()["seconds"] for other in runs if other.result()]
+            missing = sum(other.result() is None for other in runs[number - 1 :])
+            left = f"; about {span(statistics.mean(done) * missing)} left" if done else ""
+            say(f"[{number}/{len(runs)}] {run.title}{left}; log: {run.file('log')}")
             failure = (failed[run.start][0], f"row {run.row.after} failed") if run.start in failed else do(run, train)
             if failure:
                 failed[run.folder] = failure

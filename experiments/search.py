@@ -170,6 +170,10 @@ def search(study: Study, count: int, words: Sequence[str], options: Options, out
     library = optuna()
     states = library.trial.TrialState.COMPLETE, library.trial.TrialState.PRUNED
     given = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words}
+    if unfit := given & {"dry_run", "overwrite", "predictions_dir"}:
+        raise UsageError(f"--{min(unfit)}: is for one run, and a search makes many; leave it out")
+    if options.heads.arch == "v1":
+        given.add("pooling")  # v1 takes cls alone
 
     def objective(trial: Trial) -> float:
         name = trial.user_attrs.get(FOLDER, f"trial-{trial.number:04}")  # a retry has the first trial's
@@ -231,16 +235,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     search_options.add_argument("--trials", type=positive_int, default=30)
     search_options.add_argument("--measure", type=non_negative_int, default=0)
     search_options.add_argument("--storage")
-    search_options.add_argument("--output_dir", type=Path, default=Path("runs/search"))
+    search_options.add_argument("--output_dir", "--output-dir", default="runs/search")
     args, words = search_options.parse_known_args(argv)
-    options = parse([*words, "--output_dir", str(args.output_dir)], __doc__)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    study = study_of(args.storage or f"sqlite:///{args.output_dir / 'trials.db'}", words)
-    search(study, args.trials, words, options, args.output_dir)
+    options = parse([*words, "--output_dir", args.output_dir], __doc__)
+    out = options.output_dir
+    out.mkdir(parents=True, exist_ok=True)
+    study = study_of(args.storage or f"sqlite:///{out / 'trials.db'}", words)
+    search(study, args.trials, words, options, out)
     print(report(study))
     if args.measure:
         seeds = range(options.seed + 1, options.seed + 1 + args.measure)
-        print(measured(study, words, seeds, args.output_dir))
+        print(measured(study, words, seeds, out))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments import tables
 from experiments.claims import over_seeds
-from experiments.pictures import read_lines, series
+from experiments.pictures import read_lines, step_seconds
 from experiments.runs import Failures, Run
 from experiments.tables import COLUMNS, METRICS, footnotes, heading, summary, with_spread
 from runtime.errors import run_cli
@@ -67,8 +67,9 @@ def compared(runs: Sequence[Run]) -> list[dict]:
 
 def seconds_a_step(runs: Sequence[Run]) -> float | None:
     """The median over the steps of all runs of several tasks."""
-    times = [np.diff(series(read_lines(run.folder / "log.jsonl"), "seconds")[1]) for run in runs if len(run.tasks) > 1]
-    return float(np.median(np.concatenate(times))) if times else None
+    logs = [read_lines(run.folder / "log.jsonl") for run in runs if len(run.tasks) > 1]
+    times = [seconds for log in logs for seconds in step_seconds(log)]
+    return float(np.median(times)) if times else None
 
 
 def text(table: str, preset: str, runs: Sequence[Run], failed: Failures) -> str:

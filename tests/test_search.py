@@ -161,6 +161,17 @@ def test_trials_without_a_score_fail_and_so_many_in_a_row_end_the_search(home, m
     assert "trial-0000: expected a score on dev; found none" in said and "found 2 failed ones in a row" in said
 
 
+def test_what_is_for_one_run_is_refused(home, capsys):
+    assert searched(home, home / "dry", 1, "--dry_run") == 2
+    assert "--dry_run: is for one run, and a search makes many" in capsys.readouterr().err
+
+
+def test_v1_is_searched_with_the_pooling_that_it_has(home):
+    words = [*command(home, *RUN), "--arch", "v1", "--trials", "4", "--output-dir", str(home / "v1")]
+    assert run_cli(search.main, words) == 0
+    assert len(scores(home / "v1")) == 4 and "pooling" not in study(home / "v1").trials[0].params
+
+
 def test_what_no_database_is_is_refused(home, capsys):
     assert searched(home, home / "none", 1, "--storage", "abc") == 2
     assert "--storage: expected a database's URL" in capsys.readouterr().err

@@ -92,7 +92,7 @@ def after_steps(args: Namespace, strategy: str, amp: str, reference: Callable) -
     loss, change = relative(losses, expected_losses), relative(weights - before, goal - before)
     limits, skipped = AFTER_STEPS[amp], sum("skipped" in line for line in lines)
     ok = loss < limits[0] and change < limits[1]
-    return {"ok": ok, "loss": loss, "way": change, "limits": list(limits), "skipped": skipped}
+    return {"ok": ok, "loss": loss, "change": change, "limits": list(limits), "skipped": skipped}
 
 
 def first_gradient(args: Namespace, arch: str, pooling: str, amp: str, device: str, dtype=torch.float32) -> Tensor:

@@ -84,8 +84,8 @@ def tests(args: argparse.Namespace) -> Checks:
 def gpu_tests(args: argparse.Namespace) -> dict:
     """Run the tests in a process of their own, in which minilm is the given checkpoint."""
     path, result, cache = ROOT / "tests" / "test_gpu.py", args.home / "tests.xml", args.home / "assets"
-    if missing := [str(path)] * (not path.is_file()) + ["pytest"] * (find_spec("pytest") is None):
-        raise LeftOut(f"there is no {' and no '.join(missing)}")
+    if find_spec("pytest") is None:
+        raise LeftOut("there is no pytest")
     minilm = cache / WHEEL_CACHE.relative_to(HF_ASSETS_CACHE)
     minilm.parent.mkdir(parents=True)
     minilm.symlink_to(args.checkpoint)

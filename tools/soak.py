@@ -51,16 +51,12 @@ HEADER_ENDS, LAST_LINE = "rows a step: ", "; predictions: "
 PATIENCE = 300  # seconds for a run of less than one: a busy machine is slow, a hanging run never ends
 
 
-def words(home: Path, out: Path, *options: object) -> list[str]:
-    """The words of the real command."""
-    return [sys.executable, train_multitask.__file__, *command(home, "--output_dir", out, *options)]
-
-
 class Started:
     """The real command in processes of its own; if there are several, they are started as by torchrun."""
 
     def __init__(self, home: Path, out: Path, *options: object, count: int = 1):
-        self._words, reader, self._writer = words(home, out, *options), *os.pipe()
+        self._words = [sys.executable, train_multitask.__file__, *command(home, "--output_dir", out, *options)]
+        reader, self._writer = os.pipe()
         environments = ranks.environments(count) if count > 1 else [{}]
         self._pids = [self._begin({"OMP_NUM_THREADS": "1", **variables}) for variables in environments]
         os.close(self._writer)
