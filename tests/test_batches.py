@@ -71,7 +71,3 @@ def test_a_stream_is_the_epochs_one_after_the_other_read_in_any_order(lengths, b
     epochs = [batch for epoch in range(68) for batch in epoch_batches(lengths, batch_size, seed, task, epoch)]
     stream = BatchStream(lengths, batch_size, seed, task)
     assert [stream[position] for position in positions] == [epochs[position] for position in positions]
-
-
-def test_no_rows_make_no_batches():
-    assert epoch_batches([], 4, seed=0, task="sst", epoch=0) == []

@@ -16,13 +16,12 @@ import pytest
 import tiny_run
 import torch
 import torch.nn.functional as F
-from tiny_run import before_update, command, log_lines, outcome
+from tiny_run import before_update, command, exit_code, log_lines, outcome
 from torch import Tensor
 
 from experiments.conflict import MeasuredSession, main
 from heads.losses import PreviousStep
 from optim import TaskGradients
-from runtime.errors import run_cli
 from runtime.seeds import generator
 from training.options import parse
 
@@ -33,10 +32,7 @@ RUN = ("--max_steps", 6, "--eval_every", 3)
 
 def measured(home: Path, out: Path, *options: object) -> int:
     """A measured run into the folder `out`: its exit code."""
-    try:
-        return run_cli(main, command(home, "--output_dir", out, "--every", 2, *RUN, *options))
-    except SystemExit as exit:  # after a signal
-        return exit.code
+    return exit_code(main, *command(home, "--output_dir", out, "--every", 2, *RUN, *options))
 
 
 @pytest.fixture(scope="module")

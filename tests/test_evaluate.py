@@ -18,16 +18,12 @@ import child
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from own_tasks import make_own_tasks
 from tiny import make_data_folder
-from tiny_run import contents, outcome, train
+from tiny_run import contents, evaluate_run, outcome, train
 
-import evaluate
 from data.tasks import LEADERBOARD, TASKS, Task
 from evaluate import averages, prediction_text, report, score, task_metrics, undefined
-from runtime.errors import run_cli
 
 SST, PARA, STS = (TASKS[name] for name in LEADERBOARD)
 FILES = {"train": "t.csv", "dev": 0.1}
@@ -110,14 +106,6 @@ def test_the_text_of_a_users_tasks():
     assert text == "id,prediction\n1,0.25\n2,0.7\n3,0.1\n"  # in no digit beyond the range, which float32 has not
 
 
-@given(st.lists(st.floats(0, 5, width=32), max_size=9))
-def test_numbers_are_not_rounded(values):
-    predictions = np.array(values, dtype=np.float32)
-    ids = [f"id-{row}" for row in range(len(values))]
-    text = prediction_text(STS, ids, torch.from_numpy(predictions))
-    assert [np.float32(line.split(" , ")[1]) for line in text.splitlines()[1:]] == predictions.tolist()
-
-
 # ---- command line ----------------------------------------------------------------------------------------------------
 
 
@@ -125,10 +113,6 @@ def test_numbers_are_not_rounded(values):
 def run(home) -> Path:
     assert train(home, home / "run", "--max_steps", 2, "--lr", 0.01) == 0
     return home / "run"
-
-
-def evaluate_run(*words: object) -> int:
-    return run_cli(evaluate.main, list(map(str, words)))
 
 
 def dev_files(name: str) -> tuple[str, str]:

@@ -39,11 +39,6 @@ def draw(*words: object) -> int:
     return run_cli(main, [*map(str, words)])
 
 
-def test_the_projection_in_closed_form():
-    xy, s = project(np.array([[0.0, 2, 0, 0], [0, 0, 0, 1], [-3, 0, 0, 0]]))
-    assert xy == pytest.approx(np.array([[0, 2], [0, 0], [3, 0]])) and s == pytest.approx([3, 2, 1])
-
-
 @pytest.mark.parametrize("seed", range(7))
 def test_the_projection_of_any_vectors(seed):
     """U S and x V alike, whichever way the vectors are turned; of rank 2 every distance stays."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from heads.losses import EDGE, LossSettings, PreviousStep, binary_cross_entropy, contrastive_loss, score_loss
+from heads.losses import EDGE, LossSettings, PreviousStep, binary_cross_entropy, contrastive_loss
 
 B, D = 11, 7
 LABELS = torch.tensor([1, 0, 1, 1, 0, 0, 1, 0, 0, 1, 0])
@@ -79,29 +78,6 @@ def test_a_batch_of_one_class_is_finite_and_has_triplets_if_it_is_of_ones(label)
     loss.backward()
     assert loss.isfinite() and a.grad.isfinite().all()
     assert (loss > without) == bool(label)
-
-
-@given(cuts=st.lists(st.integers(0, B), max_size=3), seed=st.integers(0, 2**31))
-def test_micro_batches_weighted_by_their_rows_are_the_whole_batch(cuts, seed):
-    """Loss and gradients, of each loss; with the negatives fixed."""
-    edges = [0, *sorted(set(cuts) - {0, B}), B]
-    pieces = [slice(*edge) for edge in itertools.pairwise(edges)]
-    x, negatives = randn(B, 2 * D, seed=seed).requires_grad_(True), randn(B, D, seed=seed + 1)
-
-    def losses(rows: slice) -> Tensor:
-        v_a, v_b = x[rows].chunk(2, dim=1)
-        return torch.stack(
-            [
-                binary_cross_entropy(torch.sigmoid(x[rows, 0]), LABELS[rows]),
-                contrastive_loss(v_a, v_b, LABELS[rows], negatives[rows], LossSettings()),
-                score_loss(x[rows, 0], LABELS[rows].double(), 0.3),
-            ]
-        )
-
-    whole, parts = losses(slice(B)), sum(losses(rows) * (rows.stop - rows.start) / B for rows in pieces)
-    assert_close(parts, whole)
-    for one, other in zip(whole, parts, strict=True):
-        assert_close(*(torch.autograd.grad(loss, x, retain_graph=True)[0] for loss in (other, one)))
 
 
 def stored(rows: int = 13) -> PreviousStep:

@@ -11,11 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from tiny_run import before_update, command, log_lines
+from tiny_run import before_update, command, exit_code, log_lines
 
 from data.tasks import TASKS
 from experiments import search
-from runtime.errors import DivergedError, run_cli
+from runtime.errors import DivergedError
 from runtime.files import lock
 from training.options import parse
 
@@ -25,11 +25,7 @@ RUN = ("--max_steps", 3, "--eval_every", 1)
 
 def searched(home: Path, out: Path, trials: int, *options: object) -> int:
     """A search in the folder `out`: its exit code."""
-    words = command(home, *RUN, *options)
-    try:
-        return run_cli(search.main, ["--trials", str(trials), "--output_dir", str(out), *words])
-    except SystemExit as exit:  # after a signal
-        return exit.code
+    return exit_code(search.main, "--trials", trials, "--output_dir", out, *command(home, *RUN, *options))
 
 
 def study(out: Path):
@@ -167,8 +163,8 @@ def test_what_is_for_one_run_is_refused(home, capsys):
 
 
 def test_v1_is_searched_with_the_pooling_that_it_has(home):
-    words = [*command(home, *RUN), "--arch", "v1", "--trials", "4", "--output-dir", str(home / "v1")]
-    assert run_cli(search.main, words) == 0
+    words = [*command(home, *RUN), "--arch", "v1", "--trials", 4, "--output-dir", home / "v1"]
+    assert exit_code(search.main, *words) == 0
     assert len(scores(home / "v1")) == 4 and "pooling" not in study(home / "v1").trials[0].params
 
 

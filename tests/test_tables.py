@@ -203,7 +203,7 @@ def test_a_second_process_and_results_of_other_options_are_refused(home, done, c
 
 
 def test_results_of_other_data_are_refused(home, done, tmp_path, capsys):
-    """Under the same path, one row fewer: of a task that row 1 does not train, which its dev metrics have all the same."""
+    """Under the same path, one row fewer; dev also of tasks that row 1 does not train, for it is measured on all."""
     files, out = tmp_path / "data", tmp_path / "out"
     shutil.copytree(home / "data", files)
     assert table(home, out, "--rows", "1", "--data_dir", files) == 0

@@ -413,8 +413,8 @@ def test_surgery_and_clipping_are_pcgrad_and_torchs_clipping(way, sparse, max_no
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_without_surgery_it_is_the_plain_sum(shared):
-    """With nothing shared the same lines train on the sum of the losses: by_rows does nothing."""
-    net, plain = Net(), Net()
+    """With nothing shared the same lines train on the sum of the losses: by_rows does nothing. The table is sparse."""
+    net, plain = Net(sparse=not shared), Net()
     gradients = TaskGradients(TASKS, net.shared() if shared else [])
     add_all(gradients, net, "by_rows")
     conflict = clip_and_combine(gradients, None, net.parameters(), 0.01)
@@ -460,7 +460,3 @@ def test_scaled_losses_give_scaled_gradients_and_nothing_else(name):
     (one, plain), (other, scaled) = results
     assert other.norm == one.norm and torch.equal(other.gramian, one.gramian)
     assert torch.equal(scaled, 1024 * plain)
-
-
-def test_sizes_are_the_counts_of_each_task():
-    assert TaskGradients(TASKS, []).sizes({"c": (2, 3), "a": (2, 10)}) == [[2, 0, 2], [10, 0, 3]]

@@ -18,25 +18,12 @@ COURSE_FILES = {
     "sts": ["sts-train.csv", "sts-dev.csv", "sts-test-student.csv"],
     "cfimdb": ["ids-cfimdb-train.csv", "ids-cfimdb-dev.csv", "ids-cfimdb-test-student.csv"],
 }
-HEADERS = {
-    "sst": "id \t Predicted_Sentiment \n",
-    "para": "id \t Predicted_Is_Paraphrase \n",
-    "sts": "id \t Predicted_Similiary \n",
-    "cfimdb": "id \t Predicted_Sentiment \n",
-}
 FILES = {"train": "t.csv", "dev": 0.1}
 NAMES = Task("own", "labels", ("a",), "l", FILES, "/own", classes=("x", "y", "2"), several=True)
 
 
-def test_files_and_headers_are_the_course_s():
+def test_files_are_the_course_s():
     assert {name: [task.files[split] for split in SPLITS] for name, task in TASKS.items()} == COURSE_FILES
-    assert {name: task.course.header for name, task in TASKS.items()} == HEADERS
-
-
-def test_a_share_of_train_is_read_from_train_s_file(tmp_path):
-    assert NAMES.splits == ("train", "dev")
-    assert str(NAMES.path("dev", tmp_path)) == "/own/t.csv"
-    assert TASKS["sst"].path("test", tmp_path) == tmp_path / "ids-sst-test-student.csv"
 
 
 @pytest.mark.parametrize("task", [*TASKS.values(), NAMES])

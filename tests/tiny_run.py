@@ -15,6 +15,7 @@ from tiny import make_bert_folder, make_data_folder
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+import evaluate
 import train_multitask
 from heads.kinds import KINDS
 from runtime.errors import run_cli
@@ -42,12 +43,21 @@ def command(home: Path, *options: object) -> list[str]:
     return [str(word) for word in (*source, *usual, *options)]
 
 
-def train(home: Path, out: Path, *options: object) -> int:
-    """A run into the folder `out`: its exit code."""
+def exit_code(main: Callable[[list[str]], object], *words: object) -> int:
+    """What a command with these words ends with."""
     try:
-        return run_cli(train_multitask.main, command(home, "--output_dir", out, *options))
+        return run_cli(main, [str(word) for word in words])
     except SystemExit as exit:  # after a signal
         return exit.code
+
+
+def train(home: Path, out: Path, *options: object) -> int:
+    """A run into the folder `out`: its exit code."""
+    return exit_code(train_multitask.main, *command(home, "--output_dir", out, *options))
+
+
+def evaluate_run(*words: object) -> int:
+    return exit_code(evaluate.main, *words)
 
 
 def make_session(home: Path, *options: object) -> Session:
