@@ -186,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
     tokens = {name: sum(lengths(run)) for name, run in runs.items()}
     fewer = tokens["gs"] / tokens[larger]
     growth = quotient(seconds[larger], seconds["gs"]) * fewer
-    # Only passes over memory are shared by more tokens. Where products are slow, the limit itself does not meet 0.8.
+    # More tokens share only the passes over the weights: where products are slow, the limit's own ratio is above 0.8.
     of_limit = (multiply + (limits["gs"] - multiply) * fewer) / limits["gs"]
     bar = max(0.8, round(of_limit, 3))
     report.figure("growth: time a token, 4 x / 1 x the rows", ms[larger], ms["gs"], growth, at_most=bar, **setting)
