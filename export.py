@@ -46,8 +46,8 @@ from runtime.settings import OptionParser
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 ENCODER, SMALL = "onnx/model.onnx", "onnx/model_int8.onnx"  # the first is where sentence-transformers looks
-VECTORS = {1: ("vector",), 2: ("vector_a", "vector_b")}  # a head's inputs, by the number of sequences its task reads
-VECTORS[3] = (*VECTORS[2], "vector_ab")
+# A head's inputs, by the number of sequences that its task reads
+VECTORS = {1: ("vector",), 2: ("vector_a", "vector_b"), 3: ("vector_a", "vector_b", "vector_ab")}
 
 
 class Encoder(nn.Module):
@@ -175,7 +175,6 @@ def dev_of(model: MultitaskBert, run: Path, data_dir: Path | None) -> dict[str, 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = OptionParser(__doc__)
     parser.add_argument("run", type=Path, help="a run's folder, or a model's")
-    parser.add_argument("--format", choices=("onnx",), default="onnx", help="(default: onnx, the only one so far)")
     parser.add_argument("--output_dir", type=Path, required=True, metavar="DIR", help="a folder that is not there yet")
     parser.add_argument("--int8", action="store_true", help="also the encoder in 8 bits, and what that costs on dev")
     parser.add_argument("--data_dir", type=Path, metavar="DIR", help="where dev's files are (default: the run's own)")

@@ -16,7 +16,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
@@ -33,7 +32,7 @@ from runtime.files import exchange
 from runtime.settings import OptionParser
 
 CHUNK = 8192  # rows in memory: enough to read texts of similar length together
-ALL = "all"
+ALL = ("all",)
 FILE = "a .csv, .tsv or .jsonl file, or -"
 Row = dict[str, object]
 
@@ -55,16 +54,15 @@ def in_words(model: MultitaskBert, tasks: Sequence[str], sides: list[list[str]],
     """Predictions as text for people: for each task its number, or its classes and their probabilities, best first."""
     lines = []
     for name, y in outputs(model, tasks, sides, amp).items():
-        task, kind = model.tasks[name], model.heads[name].kind
-        for row, texts in enumerate(zip(*sides, strict=True)):
+        task = model.tasks[name]
+        for texts, answer in zip(zip(*sides, strict=True), answers(model, name, y), strict=True):
             lines.append(f"{name}: {' | '.join(texts)}")
             if task.range:
-                lines.append(f"  {kind.predict(task, y)[row]:.2f}, {task.explained}")
+                lines.append(f"  {answer['prediction']:.2f}, {task.explained}")
                 continue
             lines += [f"  {task.meaning}"] * bool(task.meaning)
-            shares = zip(task.classes, kind.probabilities(task, y)[row].tolist(), strict=True)
-            for label, share in sorted(shares, key=lambda pair: -pair[1]):
-                lines.append(f"  {label!s:<12} {share:.3f} {'#' * round(40 * share)}".rstrip())
+            for label, share in sorted(answer["probabilities"].items(), key=lambda pair: -pair[1]):
+                lines.append(f"  {label:<12} {share:.3f} {'#' * round(40 * share)}".rstrip())
     return printable("\n".join(lines))
 
 
@@ -190,7 +188,7 @@ def check_options(args: Namespace) -> None:
 
 def tasks_to_predict(args: Namespace, model: MultitaskBert) -> tuple[list[str], tuple[str, ...]]:
     """The tasks to predict, and a file's columns of their texts. Raises UsageError for unknown tasks or columns."""
-    task_names = [*model.tasks] if args.task == ALL else args.task.split(",")
+    task_names = [*model.tasks] if args.task == ALL else args.task
     for name in task_names:
         check_name("--task", model.tasks, name)
     columns = args.text_columns
@@ -215,16 +213,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = OptionParser(__doc__)
     parser.add_argument("run", type=Path, help="a run's folder, or a model's")
     parser.add_argument("texts", nargs="*", help="texts, or the two texts of a pair")
-    parser.add_argument("--task", default=ALL, metavar="NAME,NAME", help="which of the model's (default: all that fit)")
+    help_of_task = "which of the model's (default: all that fit)"
+    parser.add_argument("--task", type=names, default=ALL, metavar="NAME,NAME", help=help_of_task)
     parser.add_argument("--input", metavar="FILE", help=f"rows to predict: {FILE}")
     parser.add_argument("--output", metavar="FILE", help="where to (default: -, csv)")
-    parser.add_argument(
-        "--text_columns",
-        type=partial(names, spaces=True),
-        default=(),
-        metavar="A,B",
-        help="of the texts or the pairs (default: the task's)",
-    )
+    help_of_columns = "of the texts or the pairs (default: the task's)"
+    parser.add_argument("--text_columns", type=names, default=(), metavar="A,B", help=help_of_columns)
     parser.add_argument("--probabilities", action="store_true", help="those of all classes, a column each")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
     parser.add_argument("--amp", choices=PRECISIONS, default="auto", help="precision (default: auto, the fastest)")

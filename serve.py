@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=non_negative_int, default=8000, metavar="N", help=port_help)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for other machines too (default: 127.0.0.1)")
     for field in fields(Limits):
-        parser.add_argument(f"--{field.name}", default=field.default, **field.metadata["word"])
+        parser.add_argument(f"--{field.name}", default=field.default, **field.metadata["argparse"])
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
     parser.add_argument("--amp", choices=PRECISIONS, default="auto", help="precision (default: auto, the fastest)")
     args = parser.parse_args(argv)

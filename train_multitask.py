@@ -35,7 +35,7 @@ from runtime.ranks import ALONE, World, join
 from runtime.seeds import generator
 from training import checkpoint, guards
 from training.folder import checkpoint_to_resume, marks, prediction_files, sweep
-from training.log import DISK, RunLog, conflict_line, header, progress, seconds_left, span
+from training.log import DISK, RunLog, count_conflicts, header, progress, seconds_left, span
 from training.options import Options, parse
 from training.session import Session, versions
 
@@ -74,7 +74,7 @@ def train(session: Session) -> None:
                 losses=[weighed_losses[task] for task in gradients.tasks],
             )
             lr = options.lr * lr_factor(state.updates, session.total_steps, session.warmup_steps)
-            line = {"losses": losses, **conflict_line(session, conflict, weighed_losses, lr)}
+            line = {"losses": losses, **count_conflicts(session, conflict, weighed_losses, lr)}
             guards.count_skipped(conflict, state)
             if not conflict.problem:
                 scaler.unscale_(optimizer)
@@ -159,8 +159,7 @@ def dry_run(session: Session) -> None:
         session.last_step = min(session.total_steps, session.state.step + 2)
         train(session)
         if remaining:
-            session.out = out  # where a resumed run's best/ lies
-            session.restore(*session.world.on_rank_0(lambda: checkpoint.load_latest(temporary / "checkpoints")))
+            session.checked(*session.world.on_rank_0(lambda: checkpoint.load_latest(temporary / "checkpoints")))
             session.last_step = session.total_steps
             say(f"time: about {span(seconds_left(session))}, by two steps and an evaluation")
     say("dry run: data, options, a checkpoint and a step are in order; nothing was left")

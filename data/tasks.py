@@ -166,10 +166,10 @@ TASKS = {task.name: task for task in COURSE_TASKS}
 LEADERBOARD = ("sst", "para", "sts")  # the default --tasks, and those in the leaderboards' averages
 
 
-def names(text: str, spaces: bool = False) -> tuple[str, ...]:
-    """An option's type: `para,sts` -> ("para", "sts"), each once. spaces: whether names may have spaces in them."""
+def names(text: str) -> tuple[str, ...]:
+    """An option's type: `para,sts` -> ("para", "sts"), each once."""
     chosen = tuple(text.split(","))
-    if len(chosen) > len(set(chosen)) or not all(chosen) or (" " in text and not spaces):
+    if len(chosen) > len(set(chosen)) or not all(chosen):
         raise argparse.ArgumentTypeError(f"expected names with commas between, each once; found {text!r}")
     return chosen
 

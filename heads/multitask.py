@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from bert.fast import keep_freed_memory
+from bert.fast import keep_freed_memory, tokens_computed
 from bert.hub import resolve
 from bert.model import BertModel
 from bert.tokenizer import BertTokenizer
@@ -19,7 +19,7 @@ from heads import files, inference
 from heads.config import HeadsConfig
 from heads.losses import LossSettings, PreviousStep, contrastive_loss
 from heads.pairs import Heads
-from heads.pooling import CnnPooling, row_counts, sentence_vectors
+from heads.pooling import CnnPooling, sentence_vectors
 from heads.rows import TaskBatch
 from runtime.errors import CheckpointError, UsageError
 
@@ -105,9 +105,13 @@ class MultitaskBert(nn.Module):
         return [parameter for module in modules if module is not None for parameter in module.parameters()]
 
     def row_counts(self, batches: Mapping[str, TaskBatch]) -> dict[str, tuple[int, int]]:
-        """For each task, how many sentences and how many tokens the layers compute in `losses`."""
-        tokens = {name: batch.tokens for name, batch in batches.items()}
-        return dict(zip(tokens, row_counts([*tokens.values()]), strict=True))
+        """For each task, how many sentences and how many tokens the layers compute in `losses`.
+
+        On a GPU: of batches that `on_device` (heads/rows.py) has padded to one width.
+        """
+        tokens = [batch.tokens for batch in batches.values()]
+        counts = zip([len(batch.input_ids) for batch in tokens], tokens_computed(tokens), strict=True)
+        return dict(zip(batches, counts, strict=True))
 
     def losses(
         self,

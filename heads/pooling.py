@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bert.fast import hidden_states, tokens_computed
+from bert.fast import hidden_states
 from bert.model import BertModel
 from bert.tokenizer import Batch
 
@@ -82,14 +82,6 @@ def one_batch(batches: Sequence[Batch]) -> Batch:
     whole = Batch({name: joined([batch[name] for batch in batches]) for name in batches[0]})
     whole.real = sum(batch.real for batch in batches)
     return whole
-
-
-def row_counts(batches: Sequence[Batch]) -> list[tuple[int, int]]:
-    """For each batch, how many sentences and how many tokens the layers compute in one `sentence_vectors`."""
-    if batches[0].input_ids.is_cpu:
-        return [(len(b.input_ids), tokens) for b, tokens in zip(batches, tokens_computed(batches), strict=True)]
-    longest = max(batch.input_ids.shape[1] for batch in batches)
-    return [(len(batch.input_ids), len(batch.input_ids) * longest) for batch in batches]
 
 
 def sentence_vectors(

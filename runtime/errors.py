@@ -12,7 +12,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from textwrap import TextWrapper
 from types import SimpleNamespace
 from typing import TextIO
 
@@ -120,7 +119,7 @@ def say(text: str, end: str = "\n", stream: TextIO | None = None, forgiven: type
     stream = stream or sys.stderr
     try:
         text = printable(text)
-        print(CLEAR + fitted(text) if stream.isatty() else text, end=end, file=stream, flush=True)
+        print(CLEAR + text if stream.isatty() else text, end=end, file=stream, flush=True)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # so that Python's flush at exit does not fail
         if not isinstance(error, forgiven):
@@ -135,14 +134,6 @@ def show(what: str, done: int, total: int, rest: str = "") -> None:
         while len(line) >= shutil.get_terminal_size().columns and "  " in line:  # a longer one would not be replaced
             line = line.rpartition("  ")[0]
         say(line, end="\r")
-
-
-def fitted(text: str) -> str:
-    """The text wrapped between words for a terminal; a command gets a line of its own, unbroken, to copy."""
-    wrapper = TextWrapper(shutil.get_terminal_size().columns - 1, subsequent_indent="    ", break_on_hyphens=False)
-    wrapper.break_long_words = False
-    lines = text.replace(": python ", ":\n  python ").splitlines()
-    return "\n".join(line if line.startswith("  python ") else "\n".join(wrapper.wrap(line)) for line in lines)
 
 
 def explain(error: BaseException, number: int = 0) -> tuple[int, str]:

@@ -187,15 +187,12 @@ def lock(folder: Path) -> Iterator[None]:
                     parent.rmdir()
 
 
-def check_space(folder: Path, needed: int, option: str = "--output_dir") -> Path:
-    """The folder, or the nearest folder above it that exists, on the same disk.
-
-    Raises: DiskError where that cannot be written, or has fewer than `needed` bytes free.
-    """
+def check_space(folder: Path, needed: int, option: str = "--output_dir") -> None:
+    """Raise DiskError where the folder, or the nearest one above it that exists, cannot be written or has fewer than
+    `needed` bytes free."""
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise DiskError(f"{option}: expected a folder that can be written; found another at {existing}; choose another")
     if (free := shutil.disk_usage(existing).free) < needed:
         numbers = f"expected {needed / 1e6:.1f} MB of free space; found {free / 1e6:.1f} MB"
         raise DiskError(f"{option}: {numbers} at {existing}; free some or choose another folder")
-    return existing

@@ -23,19 +23,19 @@ def setting(
     may_change: bool = False,
     usual: bool = False,
     choices: Sequence[str] = (),
-    **word: Any,
+    **more: Any,
 ) -> Any:
     """A dataclass field that is an option.
 
     Args: default: added to the help, unless the help names it. parse: text -> value, bool for a flag.
           may_change: whether it may differ in a resumed run. usual: --help shows it; --help all shows the others too.
-          choices: all allowed values. word: argparse's `metavar`.
+          choices: all allowed values. more: others of `add_argument`, `metavar` say.
     """
     if type(default) in (str, int, float) and "(default" not in help:
         help += f" (default: {default})"
-    word |= {"choices": choices, "metavar": "|".join(choices)} if choices else {}
-    word |= {"help": help, **({"action": "store_true"} if parse is bool else {"type": parse})}
-    return dataclasses.field(default=default, metadata={"word": word, "may_change": may_change, "usual": usual})
+    words = more | {"help": help, **({"action": "store_true"} if parse is bool else {"type": parse})}
+    words |= {"choices": choices, "metavar": "|".join(choices)} if choices else {}
+    return dataclasses.field(default=default, metadata={"argparse": words, "may_change": may_change, "usual": usual})
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -56,7 +56,7 @@ class OptionParser(argparse.ArgumentParser):
             if field.name in groups:
                 add = self.add_argument_group(groups[field.name]).add_argument
             if field.metadata:  # absent from the result if not given
-                action = add(f"--{field.name}", default=argparse.SUPPRESS, **field.metadata["word"])
+                action = add(f"--{field.name}", default=argparse.SUPPRESS, **field.metadata["argparse"])
                 self.rare += [] if field.metadata["usual"] else [action]
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):

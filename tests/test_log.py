@@ -53,7 +53,8 @@ def test_resuming_keeps_what_belongs(tmp_path_factory, steps, kept, torn):
     log.close()
     with path.open("ab") as file:
         file.write(torn)
-    log = RunLog(path, sizes[min(kept, len(steps))])
+    log = RunLog(path, size := sizes[min(kept, len(steps))])
+    assert log.size == size
     log.write({"step": 99})
     log.close()
     assert [record["step"] for record in records(path)] == [*steps[:kept], 99]

@@ -776,6 +776,7 @@ def test_dry_run(home, run, tmp_path, capsys, monkeypatch):
     streams = capsys.readouterr()
     assert done == [1, 2] and not list(tmp_path.iterdir()) and streams.out == ""
     assert "rows a step" in streams.err and re.search(r"time: about [0-9.]+ (seconds|minutes)", streams.err)
+    assert "not of step" not in streams.err
     with monkeypatch.context() as patch:
         patch.setattr("safetensors.torch.save", lambda *args, **named: os.open(tmp_path / "nowhere", os.O_RDONLY))
         assert train(home, tmp_path / "runs" / "run", "--dry_run") == 7

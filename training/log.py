@@ -34,7 +34,7 @@ class RunLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         check_own(path.parent, path.name)
         self._file = open(path, "ab", 1 << 20)  # noqa: SIM115 - closed by close()
-        self._file.truncate(min(size, path.stat().st_size))
+        self._file.seek(self._file.truncate(min(size, path.stat().st_size)))
 
     @property
     def size(self) -> int:
@@ -57,11 +57,12 @@ class RunLog:
             self._file.close()
 
 
-def conflict_line(session: Session, conflict: Conflict, losses: dict[str, float], lr: float) -> dict:
-    """For the log: the cosine of each pair of task gradients, and how much a step on one task helps another.
+def count_conflicts(session: Session, conflict: Conflict, losses: dict[str, float], lr: float) -> dict:
+    """Count in session.state how often two tasks conflict, and return what the log says of them.
 
-    The second is TAG's affinity (Fifty et al. 2021), to first order: a plain step of lr on task i's weighed loss alone
-    lowers task j's loss by the share  lr g_i . g_j / l_j.  Counts in session.state how often two tasks conflict.
+    That is the cosine of each pair of task gradients, and how much a step on one task helps another. The latter is
+    TAG's affinity (Fifty et al. 2021), to first order: a plain step of lr on task i's weighed loss alone lowers task
+    j's loss by the share  lr g_i . g_j / l_j.
     """
     if conflict.gramian is None or conflict.infinite:
         return {}
