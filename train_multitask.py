@@ -23,27 +23,25 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from bert import BertConfig, BertModel
-from bert.hub import resolve
 from bert.precision import autocast, set_deterministic
 from evaluate import finish, predict_and_score, score, undefined
+from heads.rows import TaskBatch
 from optim.schedule import lr_factor
 from optim.task_gradients import clip_and_combine
-from runtime.errors import UsageError, run_cli, say
-from runtime.files import check_space, discard, disk_errors, lock, move_aside, remove, write_atomic
+from runtime.errors import Stopped, UsageError, run_cli, say
+from runtime.files import discard, disk_errors, lock, move_aside, remove, write_atomic
 from runtime.ranks import ALONE, World, join
 from runtime.seeds import generator
 from training import checkpoint, guards
-from training.folder import checkpoint_to_resume, marks, prediction_files, sweep
-from training.log import DISK, RunLog, count_conflicts, header, progress, seconds_left, span
+from training.folder import check_output_space, checkpoint_to_resume, marks, prediction_files, sweep
+from training.log import RunLog, count_conflicts, header, progress, seconds_left, span
 from training.options import Options, parse
 from training.session import Session, versions
 
 
 def train(session: Session) -> None:
     """Take every step of a run, in order. training/session.py makes its parts, training/guards.py meets its faults."""
-    options, state, model = session.options, session.state, session.model
-    gradients, optimizer, scaler = session.gradients, session.optimizer, session.scaler
+    options, state, optimizer, scaler = session.options, session.state, session.optimizer, session.scaler
     with closing(RunLog(session.out / "log.jsonl", state.log_size, session.world.leads)) as log:
         for step in session.steps():  # from the first or the resumed one until the end, patience or a signal
             started = time.monotonic()
@@ -51,27 +49,19 @@ def train(session: Session) -> None:
                 with attempt:
                     losses, weighed_losses = (dict.fromkeys(session.rows, 0.0) for _ in range(2))
                     for micro, (batches, shares) in enumerate(session.micro_batches(step)):
-                        sizes = gradients.sizes(model.row_counts(batches))  # each task's sentences and tokens
-                        negatives = generator(options.seed, "negatives", step)  # row k gets draw k
-                        with session.dropout(step, micro), gradients.by_rows(model, *sizes):
-                            with autocast(session.device, session.amp):
-                                batch_losses = model.losses(batches, options.losses, session.previous, negatives)
-                            weighed = session.weigh(batch_losses, generator(options.seed, "weighing", step))
-                            total = sum(weighed[name] * share for name, share in shares.items())
-                            scaler.scale(total).backward()  # splits the shared gradients by task
-                        for name, value, weighed_value in guards.finite_losses(batch_losses, weighed, batches, step):
+                        for name, value, weighed_value in backward(session, step, micro, batches, shares):
                             losses[name] += value * shares[name]
                             weighed_losses[name] += weighed_value * shares[name]
             losses, weighed_losses = session.world.total(losses, weighed_losses)
             session.plain.sum_gradients()  # over the ranks, as clip_and_combine sums the task gradients
             conflict = clip_and_combine(
-                gradients,
+                session.gradients,
                 session.surgery,
                 session.moved,
                 options.max_grad_norm,
                 generator=generator(options.seed, "surgery", step),
                 scale=scaler.get_scale(),
-                losses=[weighed_losses[task] for task in gradients.tasks],
+                losses=[weighed_losses[task] for task in session.gradients.tasks],
             )
             lr = options.lr * lr_factor(state.updates, session.total_steps, session.warmup_steps)
             line = {"losses": losses, **count_conflicts(session, conflict, weighed_losses, lr)}
@@ -100,6 +90,25 @@ def train(session: Session) -> None:
                 evaluate(session, log)
             state.log_size = log.size
             session.save_if_due(evaluated)
+
+
+def backward(
+    session: Session, step: int, micro: int, batches: dict[str, TaskBatch], shares: dict[str, float]
+) -> list[tuple[str, float, float]]:
+    """Add a micro-batch's task gradients to the step's. Returns each task's name and loss, plain and weighed.
+
+    It is a function so that the graph, with all activations, is gone before anything else is computed.
+    """
+    options, model, gradients = session.options, session.model, session.gradients
+    sizes = gradients.sizes(model.row_counts(batches))  # each task's sentences and tokens
+    negatives = generator(options.seed, "negatives", step)  # row k gets draw k
+    with session.dropout(step, micro), gradients.by_rows(model, *sizes):
+        with autocast(session.device, session.amp):
+            losses = model.losses(batches, options.losses, session.previous, negatives)
+        weighed = session.weigh(losses, generator(options.seed, "weighing", step))
+        total = sum(weighed[name] * share for name, share in shares.items())
+        session.scaler.scale(total).backward()  # splits the shared gradients by task
+    return guards.finite_losses(losses, weighed, batches, step)
 
 
 def evaluate(session: Session, log: RunLog) -> None:
@@ -152,28 +161,18 @@ def resume(session: Session) -> None:
 
 def dry_run(session: Session) -> None:
     """Take two steps, evaluate, write a checkpoint and read it back; then remove it all. Call it inside `lock`."""
-    remaining, out = session.total_steps - session.state.step, session.options.output_dir
+    if session.finished:
+        return say("dry run: data and options are in order; no step is left to take")
+    out = session.options.output_dir
     session.out = temporary = out / f".tmp-dry-run.{os.getpid()}"
     with disk_errors(out), ExitStack() as stack:
         stack.callback(remove, temporary)
         session.last_step = min(session.total_steps, session.state.step + 2)
         train(session)
-        if remaining:
-            session.checked(*session.world.on_rank_0(lambda: checkpoint.load_latest(temporary / "checkpoints")))
-            session.last_step = session.total_steps
-            say(f"time: about {span(seconds_left(session))}, by two steps and an evaluation")
+        session.checked(*session.world.on_rank_0(lambda: checkpoint.load_latest(temporary / "checkpoints")))
+        session.last_step = session.total_steps
+        say(f"time: about {span(seconds_left(session))}, by two steps and an evaluation")
     say("dry run: data, options, a checkpoint and a step are in order; nothing was left")
-
-
-def check_output_space(options: Options) -> None:
-    """Raise DiskError where the disk lacks room for what the run needs, less what its folder holds already."""
-    config = BertConfig.from_json(resolve(options.checkpoint) / "config.json")
-    with torch.device("meta"):
-        weights = sum(weight.numel() for weight in BertModel(config).parameters())
-    files = [p for name in ("checkpoints", "best") for p in (options.output_dir / name).rglob("*") if p.is_file()]
-    used = 0 if options.overwrite else sum(path.stat().st_size for path in files)
-    check_space(options.output_dir, DISK * weights - used)
-    check_space(options.predictions_dir, 0, option="--predictions_dir")
 
 
 def run_in_folder(
@@ -214,7 +213,10 @@ def run_in_folder(
     (out / "metrics.json").unlink(missing_ok=True)  # the mark of a finished run, maybe one of fewer steps
     write_atomic(out / "config.json", json.dumps(run_config(session), indent=2) + "\n")
     train(session)
-    world.on_rank_0(lambda: finish(session))
+    try:
+        world.on_rank_0(lambda: finish(session))
+    except Stopped:
+        raise Stopped(f"go on with: {options.command}") from None
 
 
 def run(options: Options, make_session: Callable[[Options, World], Session] = Session, world: World = ALONE) -> None:

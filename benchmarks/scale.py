@@ -21,7 +21,7 @@ from argparse import Namespace
 import torch
 from torch import Tensor
 
-from benchmarks.common import Report, add_timing, encoder_flops, parser
+from benchmarks.common import Report, add_timing, encoder_flops, parser, synchronize
 from benchmarks.step import STEPS, lengths, session_for, take_steps
 from bert import BertConfig, BertModel
 from runtime.ranks import Ranks, World, join
@@ -62,12 +62,15 @@ def measure_rank(args: Namespace, world: World) -> dict:
     for turn in range(args.rounds + 1):
         world.sent, began = 0, time.perf_counter()
         take_steps(session)
+        synchronize(args.device)
         if turn:  # the first does not count
             seconds.append((time.perf_counter() - began) / STEPS)
     sent = world.sent / STEPS
     probe = torch.zeros(1, world.size * PROBE, device=args.device)
+    synchronize(args.device)
     began = time.perf_counter()
     world.reduce_scatter(probe)
+    synchronize(args.device)
     bandwidth = (world.size - 1) * PROBE * 4 / (time.perf_counter() - began)
     dense = sum(p.numel() for p in session.model.parameters() if p.requires_grad)
     flops = 3 * encoder_flops(session.model.bert.config, lengths(session)) / STEPS

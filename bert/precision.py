@@ -20,9 +20,10 @@ DEVICES, PRECISIONS = ("auto", "cpu", "cuda"), ("auto", "off", *DTYPES)
 def resolve_device(name: str) -> torch.device:
     """auto | cpu | cuda -> a device; auto is the GPU where there is one. Raises UnavailableError for a missing GPU.
 
-    From here on float32 stays float32, in convolutions too, which cuDNN would round to TF32.
+    From here on float32 stays float32: in convolutions, which cuDNN would round to TF32, and in products, which cuBLAS
+    would where TORCH_ALLOW_TF32_CUBLAS_OVERRIDE asks for it.
     """
-    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     has_gpu = torch.cuda.is_available()
     if name == "cuda" and not has_gpu:
         raise UnavailableError(f"--device: expected a GPU; torch {torch.__version__} finds none; take --device cpu")

@@ -186,9 +186,16 @@ def read_folder(folder: Path) -> tuple[Tokenizer, int]:
     except Exception as error:  # the library raises nothing narrower
         expected = "tokenizer.json or vocab.txt, and fitting values in tokenizer_config.json"
         raise CheckpointError(f"{folder}: expected {expected}; found others ({error}); fetch them anew") from None
+    if "word_tokenizer_type" in settings:  # BertJapaneseTokenizer
+        found = f"word_tokenizer_type {settings['word_tokenizer_type']!r}"
+        raise CheckpointError(f"{path}: expected BERT's own way to part words; found {found}; take another model")
     kinds = [type(part).__name__ for part in (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.model)]
     found = kinds + [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is not None]
     expected = ["BertNormalizer", "BertPreTokenizer", "WordPiece", *SPECIAL_TOKENS]
     if found != expected:
         raise CheckpointError(f"{folder}: expected {expected}; found {found}; take the files that belong to the model")
+    if not tokenizer.normalizer.clean_text:  # BERT's always does, and a saved model could not say otherwise
+        raise CheckpointError(
+            f"{folder}: expected a normalizer that cleans texts; found clean_text false; correct that"
+        )
     return tokenizer, max_length

@@ -63,6 +63,13 @@ def overlap(train: Split, dev: Split) -> int:
     return len(set(map(folded, train.examples)) & set(map(folded, dev.examples)))
 
 
+def token_counts(task: Task, examples: Sequence[Example], tokenizer) -> list[list[int]]:
+    """Tokens before the cut, [CLS] and [SEP] included: a list for each of a row's texts, or one for pairs that are
+    read as one sequence."""
+    columns = [[*column] for column in zip(*(example.texts for example in examples), strict=True)]
+    return [tokenizer.lengths(*columns)] if task.at_once else [tokenizer.lengths(column) for column in columns]
+
+
 def label_counts(task: Task, examples: Iterable[Example]) -> dict[str, int]:
     """Rows of each class, or of each fifth of the range."""
     labels = [example.label for example in examples if example.label is not None]
@@ -123,7 +130,8 @@ def _example(task: Task, path: Path, number: int, line: int, cells: list) -> Exa
     if not all(isinstance(text, str) for text in texts):
         raise data_error(place, "texts", reprlib.repr(texts), "correct the row")
     try:
-        return Example(row_id, tuple(texts), task.parse(label) if str(label).strip() else None, line)
+        has_label = str(label).strip() or (task.several and label == task.separator)  # which may be a space
+        return Example(row_id, tuple(texts), task.parse(label) if has_label else None, line)
     except ValueError:
         found = f"{reprlib.repr(label)}{nearest(str(label), map(str, task.classes))}"
         raise data_error(place, f"a {task.label} that is {task.expected}", found, "correct the row") from None

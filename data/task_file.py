@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.table import DELIMITERS, data_error, read_table
-from data.tasks import NAME, PAIRS, SPLITS, TASKS, Task, number
+from data.tasks import NAME, NONE, PAIRS, SPLITS, TASKS, Task, number
 from runtime.errors import UsageError, check_name
 from runtime.files import read_plain
 
@@ -84,6 +84,8 @@ def _task(path: Path, name: str, table: dict[str, Any], kinds: Mapping[str, Any]
         raise usage_error(f"{place} classes", "two, for the kind is binary", classes)
     if several and any(separator in str(label) for label in classes):
         raise usage_error(f"{place} separator", f"one that none of {classes} holds", repr(separator))
+    if several and NONE in classes:
+        raise usage_error(f"{place} classes", f"names other than {NONE}, which stands for none of them", classes)
     check_name(f"{place} metric", kind.metrics, table.setdefault("metric", next(iter(kind.metrics))))
     files = {split: table.pop(split) for split in SPLITS if split in table}
     tuples = {key: tuple(table.pop(key)) for key in ("texts", "classes", "range") if key in table}
@@ -121,6 +123,10 @@ def _classes_of(labels: list, separator: str | None) -> list[int] | list[str]:
     names = set()
     for label in labels:
         parts = label if isinstance(label, list) else str(label).split(separator) if separator else [label]
+        # A number that is not finite, null or an object names no class: the reader refuses it with its line.
+        parts = [
+            part for part in parts if isinstance(part, str) or (isinstance(part, (int, float)) and part - part == 0)
+        ]
         names |= {str(part).strip() for part in parts} - {""}
     whole = all(re.fullmatch(r"-?(0|[1-9]\d{0,14})(\.0+)?", name) for name in names)  # 007 is a name
     return sorted({int(float(name)) for name in names}) if whole else sorted(names)

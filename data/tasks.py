@@ -18,6 +18,7 @@ from runtime.settings import of_type
 SPLITS = ("train", "dev", "test")
 NAME = re.compile("[A-Za-z0-9_-]{1,99}")  # of a task: in options, metrics and file names
 PAIRS = ("siamese", "cross", "both")  # each text read by itself, then compared; both as one sequence; in both ways
+NONE = "(none)"  # in texts for people: none of several possible classes
 ALL = ""  # a key in the results of `by_name`: the value for all tasks
 
 

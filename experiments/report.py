@@ -31,13 +31,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from data.tasks import Task
+from data.tasks import NONE, Task
 from evaluate import read_run, score
 from experiments.pictures import DPI, file_name, new_figure, png, step_seconds
 from experiments.plot import PARTS, Run, picture, read_runs
 from heads.kinds import KINDS
 from heads.metrics import calibration
-from heads.readable import NONE, by_class, confusion
+from heads.readable import by_class, confusion
 from runtime.errors import DataError, UsageError, run_cli
 from runtime.files import read_json, read_plain, write_atomic
 from runtime.settings import OptionParser
@@ -113,11 +113,11 @@ class FullRun(Run):
             raise UsageError(f"{folder}: expected a run's folder; found no config.json of a run; check the path")
         run, config, predicted, metrics = Run.read(folder, color), read_run(folder)[0], {}, None
         if (folder / "metrics.json").is_file():
-            metrics, default = read_json(folder / "metrics.json"), folder / "predictions"
-            place = default if default.is_dir() else Path(config["predictions_dir"])
-            paths = [(task, place / READABLE / f"{task.name}-dev.tsv") for task in run.tasks]
-            dev, paths = metrics["dev"], [path for path in paths if path[1].is_file()]
-            predicted = {task.name: read_predicted(path, task, dev) for task, path in paths}
+            metrics, places = read_json(folder / "metrics.json"), (folder / "predictions", config["predictions_dir"])
+            for task in run.tasks:
+                paths = [Path(place, READABLE, f"{task.name}-dev.tsv") for place in places]
+                for path in [path for path in paths if path.is_file()][:1]:
+                    predicted[task.name] = read_predicted(path, task, metrics["dev"])
         return cls(**vars(run), config=config, metrics=metrics, predicted=predicted)
 
     @property

@@ -90,7 +90,9 @@ class Run:
         if other := [name for name in {**before, **settings} if before.get(name) != settings.get(name)]:
             was, now = before.get(other[0]), settings.get(other[0])
             raise UsageError(f"{self.file('json')}: --{other[0]} was {was!r} there, is {now!r}; {advice}")
-        files = [*(split("train", self.data_dir)[task] for task in self.tasks), *split("dev", self.data_dir).values()]
+        measured = self.tasks if self.trains_all_its_cells else LEADERBOARD
+        files = [split("train", self.data_dir)[task] for task in self.tasks]
+        files += [split("dev", self.data_dir)[task] for task in measured]
         if other := [file.title for file in files if saved.get("data", {}).get(file.title) != file.contents]:
             raise UsageError(f"{self.file('json')}: not of this {other[0]}; bring the old file back, or {advice}")
         return saved

@@ -165,15 +165,18 @@ def study_of(storage: str, words: Sequence[str]) -> Study:
     return study
 
 
+def names_in(words: Sequence[str]) -> set[str]:
+    """The names of the options among these words."""
+    return {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
+
+
 def search(study: Study, count: int, words: Sequence[str], options: Options, out: Path) -> None:
     """Run trials until `count` have ended, earlier ones and those of other processes included."""
     library = optuna()
     states = library.trial.TrialState.COMPLETE, library.trial.TrialState.PRUNED
-    given = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words}
-    if unfit := given & {"dry_run", "overwrite", "predictions_dir"}:
-        raise UsageError(f"--{min(unfit)}: is for one run, and a search makes many; leave it out")
-    if options.heads.arch == "v1":
-        given.add("pooling")  # v1 takes cls alone
+    given = names_in(words)
+    given |= {"pooling"} if options.heads.arch == "v1" else set()  # v1 takes cls alone
+    given |= {"pooling", "layer", "pairs"} if options.init_from else set()  # its heads are made for those they have
 
     def objective(trial: Trial) -> float:
         name = trial.user_attrs.get(FOLDER, f"trial-{trial.number:04}")  # a retry has the first trial's
@@ -237,6 +240,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     search_options.add_argument("--storage")
     search_options.add_argument("--output_dir", "--output-dir", default="runs/search")
     args, words = search_options.parse_known_args(argv)
+    if unfit := names_in(words) & {"dry_run", "overwrite", "predictions_dir"}:
+        raise UsageError(f"--{min(unfit)}: is for one run, and a search makes many; leave it out")
     options = parse([*words, "--output_dir", args.output_dir], __doc__)
     out = options.output_dir
     out.mkdir(parents=True, exist_ok=True)

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from data.reader import Example
 from data.table import csv_writer
-from data.tasks import Task
+from data.tasks import NONE, Task
 from heads.kinds import KINDS
 from heads.metrics import calibration
 
 WIDTH = 80  # of a page, in columns of a terminal
-NONE = "(none)"  # where several classes are possible and there is none
 short = "{:.5g}".format
 
 

@@ -132,11 +132,11 @@ def own(home) -> Path:
 
 RUNS = [
     *(f"--arch {arch} --pooling {pooling}" for arch in ARCHITECTURES[1:] for pooling in POOLINGS),
-    "--arch v1 --amp bf16 --grad_accum 3",
+    "--arch v1 --amp auto --grad_accum 3",
     *(f"--surgery {name} --layer -2 --amp fp16" for name in SURGERIES),
     *(f"--weigh {name} --amp fp16" for name in WEIGHINGS),
     "--strategy mtl --grad_accum 3",
-    "--strategy single --tasks sst --amp bf16",
+    "--strategy single --tasks sst --amp auto",
     "--strategy gs --task_file {own}",
     "--strategy mtl --task_file {own} --amp fp16",
     "--strategy gs --option pretrain --arch v3b --pooling cnn",

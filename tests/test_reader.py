@@ -330,6 +330,9 @@ def test_several_labels_in_a_cell(tmp_path):
     task = own_task(tmp_path, ".csv", texts=("t",), label="l", id=None, classes=("x", "y", "z"), several=True)
     labels = [example.label for example in read(replace(task, separator="|"), "dev").examples]
     assert labels == [(0, 1), (2,), (), None]  # the separator alone: none of them
+    (tmp_path / "dev.csv").write_text('t,l\nA,x y\nB," "\nC,\n')
+    labels = [example.label for example in read(replace(task, separator=" "), "dev").examples]
+    assert labels == [(0, 1), (), None]
 
 
 @pytest.mark.fault(49)

@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import child
@@ -27,7 +27,9 @@ from data.tasks import TASKS
 from heads.kinds import KINDS
 from heads.metrics import accuracy
 from optim.surgery import SURGERIES, Surgery
+from optim.weighing import WEIGHINGS
 from runtime.errors import CheckpointError
+from runtime.settings import built
 from tools.soak import SETTINGS
 from training import checkpoint
 from training.checkpoint import saved
@@ -248,7 +250,7 @@ def test_a_signal_lets_the_step_end_and_be_saved(home, tmp_path, name, place, nu
 
 
 @pytest.mark.fault(17)
-def test_a_signal_before_or_after_the_steps(home, tmp_path, monkeypatch):
+def test_a_signal_before_or_after_the_steps(home, tmp_path, monkeypatch, capsys):
     """It ends at once; no file is left half made."""
     kill = lambda *args: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
     with monkeypatch.context() as patch:
@@ -256,8 +258,36 @@ def test_a_signal_before_or_after_the_steps(home, tmp_path, monkeypatch):
         assert train(home, tmp_path, *SETTINGS["single"]) == 143
     with when_opened(".tmp-sst-dev-output.csv", kill):
         assert resume(home, tmp_path, "single") == 143
+    assert "--resume auto" in capsys.readouterr().err.splitlines()[-1]
     assert not leftovers(tmp_path) and saved(tmp_path / "checkpoints")[0].name == "step-000009"
     assert ends_undisturbed(home, tmp_path, "single")
+
+
+def test_a_dry_run_that_is_stopped_leaves_nothing_and_says_so(home, tmp_path, capsys):
+    with before_update(lambda number: os.kill(os.getpid(), signal.SIGTERM)):
+        assert train(home, tmp_path / "run", *SETTINGS["single"], "--dry_run") == 143
+    said = capsys.readouterr().err
+    assert "stopped; nothing was left" in said and "saved" not in said and "go on with" not in said
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_dry_run_where_no_step_is_left(home, tmp_path, capsys):
+    """A run that was longer than the new options ask for."""
+    out = interrupted(home, tmp_path / "run", "single", 7)
+    before = contents(out)
+    assert resume(home, out, "single", "--max_steps", 5, "--allow_change", "max_steps", "--dry_run") == 0
+    assert "no step is left to take" in capsys.readouterr().err and contents(out) == before
+
+
+@pytest.mark.parametrize("ways", [("equal", "dwa"), ("uncertainty", "famo"), ("fixed", "equal"), ("famo", "fixed")])
+def test_another_weighing_by_allow_change_remembers_nothing(home, tmp_path, ways):
+    before, now = (("--weigh", way) for way in ways)
+    out = interrupted(home, tmp_path / "run", "gs", 6, *before)
+    assert resume(home, out, "gs", *now, "--allow_change", "weigh") == 0
+    session = make_session(home, *SETTINGS["gs"], *now)
+    fresh = built("--weigh", WEIGHINGS, ways[1], session.options.loss_scale).state_dict()
+    numbers = checkpoint.load(saved(out / "checkpoints")[-1])[1]["weighing"]
+    assert numbers.keys() == json.loads(json.dumps(fresh)).keys()
 
 
 @pytest.mark.fault(17)
@@ -546,6 +576,21 @@ def test_a_save_that_fails_is_tried_again_but_for_the_last(home, tmp_path, capsy
         assert train(home, out, *SETTINGS["single"]) == 7
     assert "step-000009: not written" in capsys.readouterr().err and not leftovers(out)
     assert saved(out / "checkpoints")[0].name == "step-000008" and ends_undisturbed(home, out, "single")
+
+
+@pytest.mark.fault(13)
+def test_where_neither_best_nor_checkpoint_could_be_written_the_best_before_stands(home, tmp_path):
+    """Evaluations after 4, 8 and 9 steps: the disk is full for all of the second, which was the best."""
+
+    def full(number: int) -> None:
+        if number == 8:  # before the step's update, so before its evaluation
+            for part in (".tmp-best", ".tmp-step-000008"):
+                stack.enter_context(when_opened(part, no_room))
+
+    with ExitStack() as stack, accuracy_by("classes", scripted(0.2, 0.3, 0.1)), before_update(full):
+        assert train(home, tmp_path, *SETTINGS["single"]) == 0
+    assert outcome(tmp_path)["metrics"]["step"] == 4
+    assert json.loads((tmp_path / "best" / "step.json").read_text()) == {"step": 4}
 
 
 @pytest.mark.fault(13)

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from tiny_run import before_update, command, exit_code, log_lines
+from tiny_run import before_update, command, exit_code, log_lines, train
 
 from data.tasks import TASKS
 from experiments import search
@@ -160,12 +160,19 @@ def test_trials_without_a_score_fail_and_so_many_in_a_row_end_the_search(home, m
 def test_what_is_for_one_run_is_refused(home, capsys):
     assert searched(home, home / "dry", 1, "--dry_run") == 2
     assert "--dry_run: is for one run, and a search makes many" in capsys.readouterr().err
+    assert not (home / "dry").exists()
 
 
 def test_v1_is_searched_with_the_pooling_that_it_has(home):
     words = [*command(home, *RUN), "--arch", "v1", "--trials", 4, "--output-dir", home / "v1"]
     assert exit_code(search.main, *words) == 0
     assert len(scores(home / "v1")) == 4 and "pooling" not in study(home / "v1").trials[0].params
+
+
+def test_from_a_run_the_heads_stay_as_they_are(home):
+    assert train(home, home / "start", "--max_steps", 1, "--arch", "v2") == 0
+    assert searched(home, home / "from", 2, "--init_from", home / "start") == 0
+    assert not {"pooling", "layer", "pairs para"} & study(home / "from").trials[0].params.keys()
 
 
 def test_what_no_database_is_is_refused(home, capsys):

@@ -104,6 +104,20 @@ def test_json_s_lists_and_booleans(tmp_path):
     assert (task.kind, task.classes) == ("binary", ("false", "true"))
     task = load(with_labels(tmp_path, [0, 2, 1], ".jsonl"), KINDS)["own"]
     assert (task.kind, task.classes) == ("classes", (0, 1, 2))
+    task = load(with_labels(tmp_path, [[True, "b"], [False]], ".jsonl"), KINDS)["own"]
+    assert task.classes == ("b", "false", "true") and read(task, "train").examples[0].label == (0, 2)
+
+
+@pytest.mark.fault(49)
+@pytest.mark.parametrize("labels", [
+    [["x", None], ["y"]], [["x", {}], ["y"]], ["x", "y", float("nan")], [1.5, 2.5, float("nan")], ["x", "y", {"name": "x"}],
+])  # fmt: skip
+def test_what_names_no_class_in_json_makes_none(tmp_path, labels):
+    """It is refused with its line, as where the task file lists the classes."""
+    task = load(with_labels(tmp_path, labels, ".jsonl"), KINDS)["own"]
+    assert not {"None", "nan", "{}"} & {*map(str, task.classes)} and len(task.classes) == 2
+    with pytest.raises(DataError, match=r"t.jsonl:\d: expected a gold that is "):
+        read(task, "train")
 
 
 def test_a_task_that_says_everything_is_not_read(tmp_path):
@@ -132,6 +146,7 @@ def test_a_task_that_says_everything_is_not_read(tmp_path):
     ({"kind": "score", "classes": None, "range": [100_000, 100_009]}, " range", "ends of at most 10,000 times",
      "100000 to 100009"),
     ({"separator": ""}, " separator", "a text, or a space", "''"),
+    ({"kind": "labels", "classes": ["x", "(none)"]}, " classes", "names other than (none)", "['x', '(none)']"),
     ({"train": "t.xlsx"}, " train", "a .csv, .tsv or .jsonl file", "'t.xlsx'"),
     *(({"dev": dev}, " dev", "a .csv, .tsv or .jsonl file, or a share", toml(dev)) for dev in (0.0, 1.0, 1, -0.1, "d")),
     ({"dev": None}, " dev", "a .csv, .tsv or .jsonl file, or a share", "none"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,17 @@ def test_case_accents_and_chinese_are_treated_as_transformers_treats_them(tmp_pa
         assert ours == AutoTokenizer.from_pretrained(tmp_path)(texts)["input_ids"], config
         seen.add(str(ours))
     assert len(seen) == (1 if kind == "PreTrainedTokenizerFast" else 8)  # lower, accents: 4 ways; chinese: 2
+
+
+@pytest.mark.parametrize("settings", [{"word_tokenizer_type": "mecab"}, {"tokenizer_class": "PreTrainedTokenizerFast"}])
+def test_another_way_to_part_words_is_refused(tmp_path, settings):
+    """Japanese BERTs'; and one that does not clean texts, which a saved model could not say."""
+    BertTokenizer.from_pretrained(write_vocab(tmp_path)).save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    path = tmp_path / "tokenizer.json"
+    path.write_text(re.sub(r'"clean_text": ?true', '"clean_text": false', path.read_text()))
+    with pytest.raises(CheckpointError, match=r"word_tokenizer_type 'mecab'|clean_text false"):
+        BertTokenizer.from_pretrained(tmp_path)
 
 
 def test_padding(tokenizer, tmp_path):

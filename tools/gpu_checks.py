@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import train_multitask
 from benchmarks.step import gradient, session_for, take_steps
+from bert.precision import computes_bf16
 from heads import MultitaskBert
 from optim import AdamW
 from optim.surgery.gramian import gramian
@@ -59,6 +60,11 @@ def parity(args: Namespace) -> Iterator[tuple[str, Callable[[], dict]]]:
             yield f"gs {amp}: first gradient, {arch}, {pooling}", partial(gradient_error, amp, compute_gradient, exact)
 
 
+def check_precision(amp: str) -> None:
+    if amp == "bf16" and not computes_bf16(torch.device("cuda")):
+        raise LeftOut("this GPU does not compute in bfloat16")
+
+
 def trained(args: Namespace, strategy: str, amp: str, device: str) -> tuple[list[dict], Tensor, Tensor]:
     """Train without dropout, whose draws differ by device. Returns the log's lines, the weights before and after."""
     words = ("--amp", amp, "--device", device, "--max_steps", STEPS, "--lr", 1e-4, "--log_every", 1)
@@ -87,6 +93,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 
 def after_steps(args: Namespace, strategy: str, amp: str, reference: Callable) -> dict:
+    check_precision(amp)
     (lines, _, weights), (expected, before, goal) = trained(args, strategy, amp, "cuda"), reference()
     losses, expected_losses = (torch.tensor([[*line["losses"].values()] for line in log]) for log in (lines, expected))
     loss, change = relative(losses, expected_losses), relative(weights - before, goal - before)
@@ -103,6 +110,7 @@ def first_gradient(args: Namespace, arch: str, pooling: str, amp: str, device: s
 
 
 def gradient_error(amp: str, compute_gradient: Callable, exact: Callable[[], Tensor]) -> dict:
+    check_precision(amp)
     error = relative(compute_gradient(amp, "cuda"), exact())
     return {"ok": error < FIRST_GRADIENT[amp], "error": error, "limit": FIRST_GRADIENT[amp]}
 

@@ -77,14 +77,19 @@ def step(args: Namespace, size: str, rows: int) -> dict:
     for strategy in ("mtl", "gs"):
         add(strategy, partial(make_ours, strategy))
     batches, sentences = shuffled(ours["gs"]), lengths(ours["gs"])
+    failed = {}
     for library in PEERS:
         if installed("transformers", library):
-            add(library, partial(make_peer, library))
+            try:
+                add(library, partial(make_peer, library))
+            except Exception as error:  # out of its memory, or of another version: our figures stay
+                del actions[library]
+                failed[library] = f"failed: {error!r:.200}"
     seconds = in_turn(actions, args.sizes.rounds, "cuda")
     figures |= {f"{name}_ms": 1e3 * statistics.median(times) / STEPS for name, times in seconds.items()}
     figures["gs / mtl"] = quotient(seconds["gs"], seconds["mtl"])
     for library, strategy in PEERS.items():
-        figures[f"{library} / {strategy}"] = ratio_to_peer(seconds, library, strategy)
+        figures[f"{library} / {strategy}"] = failed.get(library) or ratio_to_peer(seconds, library, strategy)
     flops = 3 * encoder_flops(ours["gs"].model.bert.config, sentences)  # backward: twice forward
     figures["tokens"] = sum(sentences) / STEPS
     for strategy, session in ours.items():

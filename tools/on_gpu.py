@@ -84,19 +84,30 @@ def tests(args: argparse.Namespace) -> Checks:
 def gpu_tests(args: argparse.Namespace) -> dict:
     """Run the tests in a process of their own, in which minilm is the given checkpoint."""
     path, result, cache = ROOT / "tests" / "test_gpu.py", args.home / "tests.xml", args.home / "assets"
-    if find_spec("pytest") is None:
-        raise LeftOut("there is no pytest")
+    if missing := [name for name in ("pytest", "xdist", "hypothesis") if find_spec(name) is None]:
+        raise LeftOut(f"there is no {' and no '.join(missing)}")
     minilm = cache / WHEEL_CACHE.relative_to(HF_ASSETS_CACHE)
     minilm.parent.mkdir(parents=True)
     minilm.symlink_to(args.checkpoint)
     variables = {"TESTS_ON_GPU": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "HF_ASSETS_CACHE": str(cache)}
     env = {**os.environ, **variables, "HF_HUB_OFFLINE": "1"}  # tests/gpu_process.py
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={result}", str(path)]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=TESTS)
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", f"--junitxml={result}", str(path)]
+    output = args.home / "tests.txt"
+    try:
+        with open(output, "w") as file:
+            done = subprocess.run(command, cwd=ROOT, env=env, stdout=file, stderr=file, timeout=TESTS)
+    except subprocess.TimeoutExpired:
+        return {"ok": False, "error": f"not done after {TESTS} s", "tail": last_lines(output)}
+    if not result.is_file():
+        return {"ok": False, "error": f"pytest ends with {done.returncode}", "tail": last_lines(output)}
     suites = [*ElementTree.parse(result).iter("testsuite")]
     count = {key: sum(int(suite.get(key)) for suite in suites) for key in ("tests", "failures", "errors", "skipped")}
     ran = count["tests"] > count["skipped"]
-    return {"ok": done.returncode == 0 if ran else None, **count, "tail": done.stdout.splitlines()[-12:]}
+    return {"ok": done.returncode == 0 if ran else None, **count, "tail": last_lines(output)}
+
+
+def last_lines(path: Path) -> list[str]:
+    return path.read_text(errors="replace").splitlines()[-12:]
 
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], Checks]] = {

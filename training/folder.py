@@ -3,12 +3,19 @@
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
+from bert import BertConfig, BertModel
+from bert.hub import resolve
 from data.tasks import Task
 from runtime.errors import CheckpointError, UsageError, say
-from runtime.files import check_own, clean, read_json
+from runtime.files import check_own, check_space, clean, read_json
 from training import checkpoint
 from training.options import Options
 
+# Bytes on disk for each weight, at most: two checkpoints and one that is being written, each with the weight and two
+# moments of AdamW; and best/, twice while it is replaced.
+DISK = 4 * (3 * 3 + 2)
 READABLE = "readable"  # the folder of mistakes, beside the prediction files
 MARKS = ("config.json", "log.jsonl", "metrics.json", "best")  # a folder with any of these is in use
 
@@ -69,3 +76,14 @@ def prediction_files(options: Options) -> list[Path]:
     if not is_own and (existing := [str(path) for path in files if path.exists()]):
         raise UsageError(f"--predictions_dir: {existing[0]} is of another run; take --overwrite or another folder")
     return files
+
+
+def check_output_space(options: Options) -> None:
+    """Raise DiskError where the disk lacks room for what the run needs, less what its folder holds already."""
+    config = BertConfig.from_json(resolve(options.checkpoint) / "config.json")
+    with torch.device("meta"):
+        weights = sum(weight.numel() for weight in BertModel(config).parameters())
+    files = [p for name in ("checkpoints", "best") for p in (options.output_dir / name).rglob("*") if p.is_file()]
+    used = 0 if options.overwrite else sum(path.stat().st_size for path in files)
+    check_space(options.output_dir, DISK * weights - used)
+    check_space(options.predictions_dir, 0, option="--predictions_dir")

@@ -45,15 +45,15 @@ def attempts(session: Session) -> Iterator[AbstractContextManager]:
 
 def finite_losses(
     losses: Mapping[str, Tensor], weighed: Mapping[str, Tensor], batches: Mapping[str, TaskBatch], step: int
-) -> Iterator[tuple[str, float, float]]:
+) -> list[tuple[str, float, float]]:
     """Each task's name and loss, plain and weighed. Raises DivergedError, with its rows, where one is not finite."""
     values = torch.stack([*losses.values(), *weighed.values()]).view(2, -1).T.tolist()  # waits for a GPU once
-    for name, (value, weighed_value) in zip(losses, values, strict=True):
+    for name, (value, _) in zip(losses, values, strict=True):
         if not math.isfinite(value):
             place = f"{name} at step {step + 1}, rows {', '.join(batches[name].ids)}"
             advice = "lower --lr or look at these rows; the last checkpoint stands"
             raise DivergedError(f"expected a finite loss; found {value} for {place}; {advice}")
-        yield name, value, weighed_value
+    return [(name, *pair) for name, pair in zip(losses, values, strict=True)]
 
 
 def halve_scale(scaler: torch.amp.GradScaler) -> None:

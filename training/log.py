@@ -3,23 +3,20 @@
 import json
 import sys
 from collections.abc import Mapping
-from itertools import combinations, permutations
+from itertools import combinations, permutations, product
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from data.reader import Split, label_counts, overlap
+from data.reader import Split, label_counts, overlap, token_counts
 from data.tasks import Task
 from optim.surgery.gramian import cosines
 from optim.task_gradients import Conflict
 from runtime.errors import say, show
 from runtime.files import check_own, disk_errors
+from training.folder import DISK
 from training.session import Session
-
-# Bytes on disk for each weight, at most: two checkpoints and one that is being written, each with the weight and two
-# moments of AdamW; and best/, twice while it is replaced.
-DISK = 4 * (3 * 3 + 2)
 
 
 class RunLog:
@@ -81,16 +78,18 @@ def header(session: Session) -> str:
     options, by_name, model, config = session.options, session.splits, session.model, session.model.config
     splits = [split for by_task in by_name.values() for split in by_task.values()]
     warnings = [line for split in splits for line in split.warnings]
-    for train, dev in zip(by_name["train"].values(), by_name["dev"].values(), strict=True):
+    for dev, train in product(by_name["dev"].values(), by_name["train"].values()):  # tasks share an encoder, too
         if count := overlap(train, dev):
-            warnings.append(f"{dev.path}: texts that are in {train.path.name} too: {count}; its scores flatter")
+            warnings.append(f"{dev.title}: texts that are in {train.title} too: {count}; its scores flatter")
     lines = [f"warning: {line}" for line in dict.fromkeys(warnings)]  # once for tasks that share a file
     lines.append(f"{options.option}, {options.strategy} on {', '.join(session.rows)}; data: {options.data_name}")
     for task in options.tasks:
         counts = [f"{len(by_name[name][task.name].examples)} {name}" for name in task.splits if by_name[name]]
         common = most_frequent(task, by_name["dev"][task.name])
         lines.append(f"  {task.name:<{max(map(len, session.rows)) + 1}}{', '.join(counts)} rows{common}")
-    lengths = model.tokenizer.lengths([text for split in splits for e in split.examples for text in e.texts])
+    tasks = {task.name: task for task in options.tasks}
+    counts = [token_counts(tasks[split.task], split.examples, model.tokenizer) for split in splits]
+    lengths = [length for of_split in counts for column in of_split for length in column]
     trained, frozen = ([p.numel() for p in model.parameters() if p.requires_grad == wanted] for wanted in (True, False))
     idle = [name for name in model.tasks if name not in session.rows]
     sizes, accum = ",".join(f"{name}={size}" for name, size in options.batch_size.items()), options.grad_accum

@@ -134,16 +134,17 @@ class Session:
 
     def steps(self) -> Iterator[int]:
         """Yield the numbers of the steps to take, from 0. A signal lets the step end and be saved; then SystemExit."""
-        go_on = f"go on with: {self.options.command}"
+        dry_run, go_on = self.options.dry_run, f"go on with: {self.options.command}"
         with stop_signals(
-            first="finishing this step, then saving it; Ctrl-C again stops at once",
-            again=lambda: f"the steps after {self.last_good} are lost; {go_on}",
+            first="finishing this step, then saving it; Ctrl-C again stops at once" * (not dry_run),
+            again=lambda: f"the steps after {self.last_good} are lost; {go_on}" * (not dry_run),
         ) as self.stop:
             self.stopping = self.signal()
             while not self.finished and not self.stopping:
                 yield self.state.step
             if number := self.signal():  # also one that came while the last step was saved
-                say(f"stopped and saved at step {self.state.step} of {self.total_steps}; {go_on}")
+                saved = f"stopped and saved at step {self.state.step} of {self.total_steps}; {go_on}"
+                say("stopped; nothing was left" if dry_run else saved)
                 raise SystemExit(128 + number)
 
     def signal(self) -> int:
@@ -197,6 +198,7 @@ class Session:
 
         Where that fails the step's checkpoint is kept, and best/ is made from it at the run's end.
         """
+        self.best_before = self.state.best_score, self.state.best_step
         self.state.best_score, self.state.best_step = score, self.state.step
         with self.saving("best model"):
             self.world.on_rank_0(self.write_best)
@@ -209,10 +211,14 @@ class Session:
     def complete_best(self) -> None:
         """Write a missing best/ at the run's end: from the best step's checkpoint, else from the last weights."""
         score, step = None, self.state.step
-        with suppress(CheckpointError, UsageError):
+        try:
             tensors, _ = checkpoint.load(self.checkpoint_of(self.state.best_step))
             self.model.load_state_dict(tensors["model"] | tensors["heads"])
             score, step = self.state.best_score, self.state.best_step
+        except UsageError:
+            pass  # there is none
+        except CheckpointError as error:
+            say(f"warning: {error}; best/ is made of the last weights")
         self.state.best_score, self.state.best_step = score, step
         with self.saving("best model"):
             self.write_best()
@@ -232,8 +238,8 @@ class Session:
             with self.saving("checkpoint"):
                 self.world.on_rank_0(lambda: checkpoint.save(folder, step, tensors, self.numbers(), keep))
                 self.last_good = step
-            if step in in_place_of_best and self.last_good != step:  # neither was written: the next counts as best
-                self.state.best_score = None
+            if step in in_place_of_best and self.last_good != step:  # neither was written: the best before still stands
+                self.state.best_score, self.state.best_step = self.best_before
 
     @contextmanager
     def saving(self, what: str) -> Iterator[None]:
@@ -303,7 +309,7 @@ class Session:
             progress = of_type(vars(State(**numbers["progress"])), State)
             weights = tensors["model"] | tensors["heads"]
             fits = [min(n for n in vars(progress).values() if type(n) is int) >= 0]
-            fits += [1 <= progress.parts <= 2 * max(self.options.batch_size.values())]
+            fits += [1 <= progress.parts <= 2 * max(numbers["options"]["batch_size"].values())]
             size = self.model.bert.config.hidden_size
             fits += [len(x) and x.shape[1:] == (size,) for x in tensors["triplets"].values()]
             if not all(fits):
@@ -318,8 +324,14 @@ class Session:
             for parameter, state in moments.items():
                 expected = dict.fromkeys(MOMENTS, parameter)
                 check_fit(expected, {name: state[name] for name in expected}, path, advice=advice)
-            for part, name in ((self.surgery, "surgery"), (self.weigh, "weighing"), (self.scaler, "scaler")):
-                if part and numbers[name]:
+            parts = (
+                (self.surgery, "surgery", "surgery"),
+                (self.weigh, "weighing", "weigh"),
+                (self.scaler, "scaler", "amp"),
+            )
+            for part, name, option in parts:
+                was, now = (str(run["options"].get(option)).partition(":")[0] for run in (numbers, own))
+                if part and numbers[name] and was == now:  # another method, by --allow_change, remembers nothing
                     part.load_state_dict(numbers[name])
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             if isinstance(error, CheckpointError):
