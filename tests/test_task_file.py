@@ -110,7 +110,8 @@ def test_json_s_lists_and_booleans(tmp_path):
 
 @pytest.mark.fault(49)
 @pytest.mark.parametrize("labels", [
-    [["x", None], ["y"]], [["x", {}], ["y"]], ["x", "y", float("nan")], [1.5, 2.5, float("nan")], ["x", "y", {"name": "x"}],
+    [["x", None], ["y"]], [["x", {}], ["y"]], ["x", "y", float("nan")], [1.5, 2.5, float("nan")],
+    ["x", "y", {"name": "x"}],
 ])  # fmt: skip
 def test_what_names_no_class_in_json_makes_none(tmp_path, labels):
     """It is refused with its line, as where the task file lists the classes."""
