@@ -113,11 +113,11 @@ class FullRun(Run):
             raise UsageError(f"{folder}: expected a run's folder; found no config.json of a run; check the path")
         run, config, predicted, metrics = Run.read(folder, color), read_run(folder)[0], {}, None
         if (folder / "metrics.json").is_file():
-            metrics, places = read_json(folder / "metrics.json"), (folder / "predictions", config["predictions_dir"])
-            for task in run.tasks:
-                paths = [Path(place, READABLE, f"{task.name}-dev.tsv") for place in places]
-                for path in [path for path in paths if path.is_file()][:1]:
-                    predicted[task.name] = read_predicted(path, task, metrics["dev"])
+            metrics, own = read_json(folder / "metrics.json"), folder / "predictions" / READABLE
+            place = own if own.is_dir() else Path(config["predictions_dir"], READABLE)  # without: evaluated on test
+            paths = [(task, place / f"{task.name}-dev.tsv") for task in run.tasks]
+            dev, paths = metrics["dev"], [path for path in paths if path[1].is_file()]
+            predicted = {task.name: read_predicted(path, task, dev) for task, path in paths}
         return cls(**vars(run), config=config, metrics=metrics, predicted=predicted)
 
     @property
