@@ -171,6 +171,8 @@ def dev_of(model: MultitaskBert, run: Path, data_dir: Path | None) -> dict[str, 
     trained = [task for name, task in tasks.items() if name in model.tasks]
     if left_out := [name for name in model.tasks if name not in tasks]:
         say(f"left out: {', '.join(left_out)}; {run} does not say where their data are")
+    if not trained:
+        raise UsageError(f"--int8: expected a run's folder, whose dev shows what 8 bits cost; found {run}; give that")
     return read_splits(trained, ["dev"], Path(folder), config["seed"])["dev"]
 
 

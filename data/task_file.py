@@ -122,7 +122,8 @@ def _classes_of(labels: list, separator: str | None) -> list[int] | list[str]:
     """The classes in the labels, sorted: whole numbers if all of them are ("2.0" is 2), else names."""
     names = set()
     for label in labels:
-        parts = label if isinstance(label, list) else str(label).split(separator) if separator else [label]
+        parts = label.split(separator) if separator and isinstance(label, str) else label
+        parts = parts if isinstance(parts, list) else [parts]
         # A number that is not finite, null or an object names no class: the reader refuses it with its line.
         parts = [
             part for part in parts if isinstance(part, str) or (isinstance(part, (int, float)) and part - part == 0)

@@ -94,7 +94,8 @@ class Run:
         files = [split("train", self.data_dir)[task] for task in self.tasks]
         files += [split("dev", self.data_dir)[task] for task in measured]
         if other := [file.title for file in files if saved.get("data", {}).get(file.title) != file.contents]:
-            raise UsageError(f"{self.file('json')}: not of this {other[0]}; bring the old file back, or {advice}")
+            advice = f"bring the old file back, remove this to run it again, or {advice}"
+            raise UsageError(f"{self.file('json')}: does not say that it is of this {other[0]}; {advice}")
         return saved
 
 

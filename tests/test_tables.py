@@ -212,7 +212,10 @@ def test_results_of_other_data_are_refused(home, done, tmp_path, capsys):
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
         split.cache_clear()  # as in a new process
         assert table(home, out, "--rows", "1", "--data_dir", files, train=None) == (2 if of else 0)
-        assert not of or f"table3-row-1.json: not of this {of}: {name}; bring" in capsys.readouterr().err
+        assert (
+            not of
+            or f"table3-row-1.json: does not say that it is of this {of}: {name}; bring" in capsys.readouterr().err
+        )
 
 
 @pytest.mark.parametrize(

@@ -113,9 +113,10 @@ def test_json_s_lists_and_booleans(tmp_path):
     [["x", None], ["y"]], [["x", {}], ["y"]], ["x", "y", float("nan")], [1.5, 2.5, float("nan")],
     ["x", "y", {"name": "x"}],
 ])  # fmt: skip
-def test_what_names_no_class_in_json_makes_none(tmp_path, labels):
+@pytest.mark.parametrize("separator", [None, ";"])
+def test_what_names_no_class_in_json_makes_none(tmp_path, labels, separator):
     """It is refused with its line, as where the task file lists the classes."""
-    task = load(with_labels(tmp_path, labels, ".jsonl"), KINDS)["own"]
+    task = load(with_labels(tmp_path, labels, ".jsonl", separator=separator), KINDS)["own"]
     assert not {"None", "nan", "{}"} & {*map(str, task.classes)} and len(task.classes) == 2
     with pytest.raises(DataError, match=r"t.jsonl:\d: expected a gold that is "):
         read(task, "train")

@@ -746,7 +746,7 @@ def test_few_rows_long_texts_and_a_class_that_is_absent(home, tmp_path, capsys):
     lengths = list(map(len, BertTokenizer.from_pretrained(home / "bert").ids(texts, max_length=99)))
     cut, error = sum(length > 9 for length in lengths), capsys.readouterr().err
     assert 0 < cut < len(lengths) and f"texts: up to {max(lengths)} tokens, {cut} cut to 9\n" in error
-    assert "dev of sts: sts-dev.csv: texts that are in train of sts: sts-train.csv too: 17;" in error
+    assert "dev of sts: sts-dev.csv: texts that are in train of sts: sts-train.csv (17) too;" in error
     assert "it cannot be learnt" in error
 
 

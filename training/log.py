@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
-from itertools import combinations, permutations, product
+from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +78,12 @@ def header(session: Session) -> str:
     options, by_name, model, config = session.options, session.splits, session.model, session.model.config
     splits = [split for by_task in by_name.values() for split in by_task.values()]
     warnings = [line for split in splits for line in split.warnings]
-    for dev, train in product(by_name["dev"].values(), by_name["train"].values()):  # tasks share an encoder, too
-        if count := overlap(train, dev):
-            warnings.append(f"{dev.title}: texts that are in {train.title} too: {count}; its scores flatter")
+    for dev in by_name["dev"].values():
+        counts = {
+            train.title: overlap(train, dev) for train in by_name["train"].values()
+        }  # tasks share an encoder, too
+        if shared := [f"{title} ({count})" for title, count in counts.items() if count]:
+            warnings.append(f"{dev.title}: texts that are in {' and in '.join(shared)} too; its scores flatter")
     lines = [f"warning: {line}" for line in dict.fromkeys(warnings)]  # once for tasks that share a file
     lines.append(f"{options.option}, {options.strategy} on {', '.join(session.rows)}; data: {options.data_name}")
     for task in options.tasks:
