@@ -78,10 +78,8 @@ def header(session: Session) -> str:
     options, by_name, model, config = session.options, session.splits, session.model, session.model.config
     splits = [split for by_task in by_name.values() for split in by_task.values()]
     warnings = [line for split in splits for line in split.warnings]
-    for dev in by_name["dev"].values():
-        counts = {
-            train.title: overlap(train, dev) for train in by_name["train"].values()
-        }  # tasks share an encoder, too
+    for dev in by_name["dev"].values():  # in its own train or another task's: they share an encoder
+        counts = {train.title: overlap(train, dev) for train in by_name["train"].values()}
         if shared := [f"{title} ({count})" for title, count in counts.items() if count]:
             warnings.append(f"{dev.title}: texts that are in {' and in '.join(shared)} too; its scores flatter")
     lines = [f"warning: {line}" for line in dict.fromkeys(warnings)]  # once for tasks that share a file
