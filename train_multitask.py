@@ -33,9 +33,10 @@ from runtime.files import discard, disk_errors, lock, move_aside, remove, write_
 from runtime.ranks import ALONE, World, join
 from runtime.seeds import generator
 from training import checkpoint, guards
-from training.folder import check_output_space, checkpoint_to_resume, marks, prediction_files, sweep
+from training.folder import check_output_space, marks, prediction_files, sweep
 from training.log import RunLog, count_conflicts, header, progress, seconds_left, span
 from training.options import Options, parse
+from training.resume import checked, resume
 from training.session import Session, versions
 
 
@@ -146,19 +147,6 @@ def run_config(session: Session) -> dict:
     }
 
 
-def resume(session: Session) -> None:
-    """Restore the newest checkpoint, or the one that --resume names."""
-    stored = session.world.on_rank_0(lambda: checkpoint_to_resume(session.options.resume, session.out))
-    if not stored:
-        return
-    session.restore(*stored)
-    saved_steps = map(checkpoint.step_of, checkpoint.saved(session.out / "checkpoints"))
-    session.damaged = {step for step in saved_steps if step > session.state.step and session.options.resume == "auto"}
-    step, best = session.state.best_step, session.state.best_score
-    so_far = "" if best is None else f"; the best so far: {best:.3f} on dev, at step {step}"
-    say(f"resumed at step {session.state.step} of {session.total_steps}{so_far}")
-
-
 def dry_run(session: Session) -> None:
     """Take two steps, evaluate, write a checkpoint and read it back; then remove it all. Call it inside `lock`."""
     if session.finished:
@@ -169,7 +157,7 @@ def dry_run(session: Session) -> None:
         stack.callback(remove, temporary)
         session.last_step = min(session.total_steps, session.state.step + 2)
         train(session)
-        session.checked(*session.world.on_rank_0(lambda: checkpoint.load_latest(temporary / "checkpoints")))
+        checked(session, *session.world.on_rank_0(lambda: checkpoint.load_latest(temporary / "checkpoints")))
         session.last_step = session.total_steps
         say(f"time: about {span(seconds_left(session))}, by two steps and an evaluation")
     say("dry run: data, options, a checkpoint and a step are in order; nothing was left")

@@ -44,8 +44,7 @@ from runtime.settings import OptionParser
 from training.card import SYNTHETIC, card, uses_sample
 from training.folder import READABLE, is_run
 from training.log import span
-from training.options import FIXED
-from training.session import option_text
+from training.options import FIXED, option_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

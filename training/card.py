@@ -16,8 +16,7 @@ from bert.hub import ALIASES, MINILM
 from data import SAMPLE_DIR
 from data.tasks import Task
 from heads.kinds import KINDS
-from training.options import FIXED
-from training.session import option_text
+from training.options import FIXED, option_text
 
 MOST = 300  # characters in a cell
 TYPES = {"acc": "accuracy", "em": "exact_match", "pearson": "pearsonr", "spearman": "spearmanr"}  # the Hub's names

@@ -8,9 +8,8 @@ import torch
 from bert import BertConfig, BertModel
 from bert.hub import resolve
 from data.tasks import Task
-from runtime.errors import CheckpointError, UsageError, say
+from runtime.errors import CheckpointError, UsageError
 from runtime.files import check_own, check_space, clean, read_json
-from training import checkpoint
 from training.options import Options
 
 # Bytes on disk for each weight, at most: two checkpoints and one that is being written, each with the weight and two
@@ -31,27 +30,6 @@ def marks(out: Path) -> list[str]:
     """Those of MARKS that the folder holds. Raises UsageError where a file or folder in it is a link or a pipe."""
     check_own(out, *MARKS, "checkpoints", "predictions", f"predictions/{READABLE}")
     return [name for name in MARKS if (out / name).exists()]
-
-
-def checkpoint_to_resume(choice: str, out: Path) -> tuple[Path, checkpoint.Tensors, dict] | None:
-    """(path, tensors, state) of the checkpoint that --resume asks for; None where there is nothing to resume."""
-    folder = out / "checkpoints"
-    if choice == "never":
-        return None
-    if choice != "auto":
-        path = Path(choice)
-        if path.resolve().parent != folder.resolve():
-            expected = f"--resume: expected auto, never or a checkpoint in {folder}"
-            raise UsageError(f"{expected}; found {path}; to start from another run take --init_from")
-        return path, *checkpoint.load(path)
-    newest = checkpoint.load_latest(folder)
-    existing = marks(out)
-    if newest is None and existing and ("metrics.json" in existing or not is_run(out)):
-        found = f"{out} holds a finished run without a checkpoint, or files that are no run's ({', '.join(existing)})"
-        raise UsageError(f"--resume auto: {found}; take --overwrite or another --output_dir")
-    if newest is None:
-        say(f"--resume auto: no checkpoint in {folder}; starting from the beginning")
-    return newest
 
 
 def sweep(out: Path) -> None:

@@ -273,3 +273,12 @@ def check_options(options: Options) -> None:
         raise UsageError(f"--tasks: expected names that stay apart in the metrics; found {twice[0]} twice; rename one")
     for name in options.allow_change:
         check_name("--allow_change", [other for other in options.as_json() if other not in NEVER_CHANGE], name)
+
+
+def option_text(value: object) -> str:
+    """An option's value as text, as on the command line."""
+    if isinstance(value, dict):
+        return ",".join(f"{name}={item}" for name, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value)) or "none"
+    return "not given" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""Build, save and resume a run: model, rows, optimiser and the numbers that change while training.
+"""Build and save a run: model, rows, optimiser and the numbers that change while training.
 
 Every random draw is a function of (seed, purpose, position), so a checkpoint stores no generator.
 """
@@ -7,17 +7,15 @@ import hashlib
 import json
 import math
 import platform
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 from torch import Tensor
 
 from bert import precision
-from bert.checkpoint import check_fit
 from bert.lora import add_low_rank
 from data.reader import read_splits
 from data.tasks import SPLITS
@@ -25,7 +23,7 @@ from heads import MultitaskBert
 from heads.losses import PreviousStep
 from heads.rows import TaskBatch, TaskRows, step_batches
 from optim import AdamW, TaskGradients
-from optim.adamw import MOMENTS, decayed_matrices, packed, unpacked
+from optim.adamw import decayed_matrices, packed
 from optim.shards import Shards
 from optim.surgery import SURGERIES
 from optim.weighing import WEIGHINGS
@@ -33,9 +31,9 @@ from runtime.errors import CheckpointError, DataError, DivergedError, UsageError
 from runtime.files import new_folder, read_json
 from runtime.ranks import ALONE, World
 from runtime.seeds import generator, seeded
-from runtime.settings import built, of_type
+from runtime.settings import built
 from training import checkpoint
-from training.options import NEVER_CHANGE, Options
+from training.options import Options
 
 
 @dataclass
@@ -291,98 +289,10 @@ class Session:
         """Rows and sha256 of the train and dev files, which the weights and the choice of the best depend on."""
         return {split.title: split.contents for name in ("train", "dev") for split in self.splits[name].values()}
 
-    def checked(
-        self, path: Path, tensors: checkpoint.Tensors, numbers: dict
-    ) -> tuple[State, dict[str, Tensor], dict[Tensor, dict]]:
-        """A checkpoint's progress, weights by name and AdamW's state by parameter, all of which fit this run. Surgery,
-        weighing and scaler take back what they remember, which is how it is seen to fit.
-
-        Raises: UsageError or DataError for another run's, CheckpointError where something does not fit.
-        """
-        advice = "take the checkpoint of a run with these options, or the version that wrote it"
-        own = self.numbers()
-        if numbers.keys() != own.keys() or not all(isinstance(part, dict) for part in numbers.values()):
-            raise CheckpointError(f"{path}: expected {', '.join(own)}; found {', '.join(numbers)}; {advice}")
-        self.check_same_run(numbers, own)
-        moments = defaultdict(dict)
-        try:
-            progress = of_type(vars(State(**numbers["progress"])), State)
-            weights = tensors["model"] | tensors["heads"]
-            fits = [min(n for n in vars(progress).values() if type(n) is int) >= 0]
-            fits += [1 <= progress.parts <= 2 * max(numbers["options"]["batch_size"].values())]
-            size = self.model.bert.config.hidden_size
-            fits += [len(x) and x.shape[1:] == (size,) for x in tensors["triplets"].values()]
-            if not all(fits):
-                raise ValueError(f"{progress!r:.300}")
-            for name, value in tensors["optimizer"].items():
-                weight, kind = name.split(":")
-                moments[self.trained[weight]][kind] = value
-            moments = {parameter: unpacked(state) for parameter, state in moments.items()}
-            if any(type(state["step"]) is not int or state["step"] < 1 for state in moments.values()):
-                raise ValueError("steps of AdamW")
-            check_fit(self.model.state_dict(), weights, path, advice=advice)
-            for parameter, state in moments.items():
-                expected = dict.fromkeys(MOMENTS, parameter)
-                check_fit(expected, {name: state[name] for name in expected}, path, advice=advice)
-            parts = (
-                (self.surgery, "surgery", "surgery"),
-                (self.weigh, "weighing", "weigh"),
-                (self.scaler, "scaler", "amp"),
-            )
-            for part, name, option in parts:
-                was, now = (str(run["options"].get(option)).partition(":")[0] for run in (numbers, own))
-                if part and numbers[name] and was == now:  # another method, by --allow_change, remembers nothing
-                    part.load_state_dict(numbers[name])
-        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
-            if isinstance(error, CheckpointError):
-                raise
-            raise CheckpointError(f"{path}: a state that does not fit this run ({error!r}); {advice}") from None
-        return progress, weights, moments
-
-    def restore(self, path: Path, tensors: checkpoint.Tensors, numbers: dict) -> None:
-        """Put back the tensors and numbers of a checkpoint, bit for bit. Raises as `checked`; no weight is changed."""
-        progress, weights, moments = self.checked(path, tensors, numbers)
-        self.model.load_state_dict(weights)
-        pieces = [piece for group in self.optimizer.param_groups for piece in group["params"]]
-        index = {piece: k for k, piece in enumerate(pieces)}
-        states = {
-            index[piece]: shards.state_of_piece(parameter, moments[parameter])
-            for shards in self.shards
-            for parameter, piece in shards.pieces.items()
-            if parameter in moments
-        }
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": states})
-        self.previous.vectors = {name: value.to(self.device) for name, value in tensors["triplets"].items()}
-        if progress.processes != self.world.size:
-            found = f"trained by {progress.processes} processes so far, from here on by {self.world.size}"
-            say(f"{found}: the same batches, weights equal to rounding (and other draws of dropout)")
-        self.state, self.last_good = replace(progress, processes=self.world.size), progress.step
-        has_best = self.best_stands or self.checkpoint_of(progress.best_step).is_dir()
-        if progress.best_step and not has_best:  # best/ is missing, or of a later step
-            self.state.best_score = None
-            best, step = self.out / "best", progress.best_step
-            say(f"{best}: not of step {step}; the next evaluation, or the end of the run, makes it anew")
-
     @property
     def best_stands(self) -> bool:
         """Whether best/ names the best step as its own."""
         return step_of_best(self.out / "best") == self.state.best_step
-
-    def check_same_run(self, stored: dict, own: dict) -> None:
-        """Raise where the run was started with other options or other data. stored, own: as `numbers` gives them."""
-        allowed = self.options.allow_change
-        before, now = stored["options"], own["options"]
-        changed = [name for name in now if before.get(name) != now[name] and name not in allowed]
-        if changed:
-            changes = [(name, option_text(before.get(name)), option_text(now[name])) for name in changed]
-            differences = "; ".join(f"--{name} was {old}, is {new}" for name, old, new in changes)
-            advice = "take those" if NEVER_CHANGE & {*changed} else f"take those, or --allow_change {','.join(changed)}"
-            raise UsageError(f"--resume: the run was started with other options: {differences}; {advice}")
-        old, new = stored["data"], own["data"]
-        different = sorted(name for name in {**old, **new} if old.get(name) != new.get(name))
-        if different and "data_dir" not in allowed:
-            advice = "bring those back, or --allow_change data_dir"
-            raise DataError(f"--resume: {', '.join(different)}: not the files that the run was started with; {advice}")
 
 
 def versions() -> dict[str, str]:
@@ -398,12 +308,3 @@ def step_of_best(folder: Path) -> int | None:
     """The step that a run's best/ names, or None."""
     with suppress(CheckpointError):
         return read_json(folder / "step.json").get("step")
-
-
-def option_text(value: object) -> str:
-    """An option's value as text, as on the command line."""
-    if isinstance(value, dict):
-        return ",".join(f"{name}={item}" for name, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(str, value)) or "none"
-    return "not given" if value is None else str(value)
