@@ -20,19 +20,16 @@ from functools import cache, partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import train_multitask
-from benchmarks.step import gradient, session_for, take_steps
+from benchmarks.step import gradient, session_for
 from bert.precision import computes_bf16
 from heads import MultitaskBert
-from optim import AdamW
 from optim.surgery.gramian import gramian
 from training.checkpoint import load_latest, saved, step_of
-from training.session import Session
 
 STEPS = 20
-EMBEDDINGS = 30522, 384  # minilm's
 # Bounds of relative errors after these steps, against the CPU in float32: of all steps' losses, as a vector, and of the
 # change of the weights. The latter is larger, for Adam makes steps of full length even of the smallest gradients, with
 # their rounding. Measured with these precisions emulated on a CPU: losses 2e-7, 4e-3, 5e-4; weights 7e-5, 0.05, 0.012.
@@ -177,45 +174,9 @@ def differing(out: Path, other: Path) -> list[str]:
     return [f"{file}: {name}" for file in a for name, x in a[file].items() if not torch.equal(x, b[file][name])]
 
 
-def memory(args: Namespace) -> Iterator[tuple[str, Callable[[], dict]]]:
-    yield f"gs, {args.sizes.rows} x 3 rows, with half of what a step takes", partial(half_the_memory, args)
-
-
-def half_the_memory(args: Namespace) -> dict:
-    """Whether the step is made in smaller parts, and the memory of failed attempts is freed.
-
-    "fewest that fit" is to compare: a step needs more parts if memory is fragmented, or an attempt keeps some too long.
-    """
-    session = session_for(args, "gs", args.sizes.rows)
-    take_steps(session, 1)  # makes the moments
-    allocated, fewest = torch.cuda.memory_allocated(), 1
-    limit = (allocated + (peak := peak_of_step(session, 1))) / 2
-    while fewest < args.sizes.rows and peak_of_step(session, fewest) > limit:
-        fewest *= 2
-    session.state.parts = 1
-    torch.cuda.empty_cache()
-    try:
-        torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(0).total_memory)
-        take_steps(session, 1)
-        after, parts = torch.cuda.memory_allocated(), session.state.parts
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-    sizes = {name: x / 2**20 for name, x in (("held_mib", allocated), ("peak_mib", peak), ("after_mib", after))}
-    return {"ok": parts > 1 and after <= allocated + (1 << 20), "parts": parts, "fewest that fit": fewest, **sizes}
-
-
-def peak_of_step(session: Session, parts: int) -> int:
-    session.state.parts = parts
-    torch.cuda.reset_peak_memory_stats()
-    take_steps(session, 1)
-    return torch.cuda.max_memory_allocated()
-
-
 def large(args: Namespace) -> Iterator[tuple[str, Callable[[], dict]]]:
     for tasks in (3, 8):
         yield f"Gramian of {tasks} x {args.sizes.columns:,}", partial(gramian_error, tasks, args.sizes.columns)
-    for kind in ("dense", "sparse"):
-        yield f"AdamW against torch's, {kind}", partial(adamw_error, kind == "sparse")
 
 
 def gramian_error(tasks: int, columns: int) -> dict:
@@ -230,17 +191,3 @@ def gramian_error(tasks: int, columns: int) -> dict:
     error, best = ((computed - exact).abs() / exact.diagonal().max()).max().item(), min(seconds)
     # The docstring's 1e-7 is one span's; over many spans the errors average out, to 1e-9.
     return {"ok": error < 1e-7, "error": error, "ms": 1e3 * best, "GB/s": 4e-9 * jacobian.numel() / best}
-
-
-def adamw_error(sparse: bool) -> dict:
-    ours, theirs = (nn.Embedding(*EMBEDDINGS, sparse=wanted, device="cuda") for wanted in (sparse, False))
-    theirs.load_state_dict(ours.state_dict())
-    optimizers = {ours: AdamW(ours.parameters(), lr=1e-2), theirs: torch.optim.AdamW(theirs.parameters(), lr=1e-2)}
-    for _ in range(4):
-        ids = torch.randint(EMBEDDINGS[0], (999,), device="cuda")
-        for table, optimizer in optimizers.items():
-            table(ids).square().sum().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-    same = torch.allclose(ours.weight, theirs.weight, rtol=1e-5, atol=1e-6)  # the tests' for float32
-    return {"ok": same, "largest difference": (ours.weight - theirs.weight).abs().max().item()}

@@ -3,7 +3,7 @@ r"""The first checks on a real GPU: is it right, does it repeat itself, how fast
     python -m tools.on_gpu --pack minilm16                  # where minilm is cached or can be downloaded: 45 MB
     python -m tools.on_gpu [--checkpoint minilm16] [--output_dir on_gpu] [--only parity,speed] [--minutes 8]
 
-Sections, in this order: machine, tests, parity, resume, memory, large, speed. An error in a check does not stop the
+Sections, in this order: machine, tests, parity, resume, large, speed. An error in a check does not stop the
 others. Each result is written at once, to results.json and, failures first, to results.md: a session that is cut off
 loses one check. Exit 1 if a check failed. Peers that are not installed are named and left out. To try it without GPU:
 
@@ -53,14 +53,13 @@ class Sizes(NamedTuple):
     """The sizes of the checks."""
 
     run: int = 60  # steps of a run that is stopped
-    rows: int = 256  # of each task in the step that runs out of memory
     columns: int = 90_000_000  # of the Jacobian: more than 65,535 spans
     timed: tuple[int, ...] = (8, 32, 128)  # rows of each task
     layers: int = 12  # of the random bert-base
     rounds: int = 5  # of each measurement
 
 
-SMALL = Sizes(run=12, rows=64, columns=1 << 20, timed=(2,), layers=1, rounds=1)
+SMALL = Sizes(run=12, columns=1 << 20, timed=(2,), layers=1, rounds=1)
 
 
 def machine(args: argparse.Namespace) -> Checks:
@@ -115,7 +114,6 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], Checks]] = {
     "tests": tests,
     "parity": gpu_checks.parity,
     "resume": gpu_checks.resume,
-    "memory": gpu_checks.memory,
     "large": gpu_checks.large,
     "speed": gpu_speed.speed,
 }
