@@ -12,20 +12,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from bert import BertModel, BertTokenizer
 from bert.hub import resolve
-from experiments.pictures import file_name, new_figure, save
+from experiments.pictures import Figure, file_name, new_figure, save
 from heads.files import model_folder
 from runtime.errors import UsageError, run_cli
 from runtime.settings import OptionParser, negative_int, non_negative_int
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 MOST_TOKENS = 128  # more would be unreadable
 

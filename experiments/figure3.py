@@ -18,19 +18,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from evaluate import load_model, read_run
-from experiments.pictures import file_name, new_figure, save
+from experiments.pictures import Figure, file_name, new_figure, save
 from heads import MultitaskBert
 from runtime.errors import UsageError, run_cli
 from runtime.files import write_atomic
 from runtime.settings import OptionParser
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SENTENCES = {
     "dancing": "The dog is dancing on the stage",

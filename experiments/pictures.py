@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.gridspec import GridSpec
+else:
+    Axes = Figure = GridSpec = object  # matplotlib is an extra
 
 DPI = 200  # of a PNG
 COLUMNS, MOST_ROWS = 4, 99  # most panels in a row, and rows: a PNG has 65,536 pixels at most

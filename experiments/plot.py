@@ -13,11 +13,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from data.tasks import Task
 from evaluate import read_run, score
 from experiments.pictures import (
+    Axes,
+    Figure,
     cosine_limits,
     draw_cosines,
     draw_mean,
@@ -31,10 +32,6 @@ from experiments.pictures import (
 )
 from runtime.errors import UsageError, run_cli
 from runtime.settings import OptionParser
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Panel = tuple[str, str | None]  # a part of the log, and a name in it: ("losses", "sst"), ("lr", None)
 COLORS = 10  # in matplotlib's cycle

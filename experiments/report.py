@@ -27,13 +27,13 @@ from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from data.tasks import NONE, Task
 from evaluate import read_run, score
-from experiments.pictures import DPI, file_name, new_figure, png, step_seconds
+from experiments.pictures import DPI, Figure, file_name, new_figure, png, step_seconds
 from experiments.plot import PARTS, Run, picture, read_runs
 from heads.kinds import KINDS
 from heads.metrics import calibration
@@ -45,9 +45,6 @@ from training.card import SYNTHETIC, card, uses_sample
 from training.folder import READABLE, is_run
 from training.log import span
 from training.options import FIXED, option_text
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 WORST, MOST_LETTERS = 10, 500  # mistakes of a task; letters of a text
 MOST_CLASSES = 16  # of a matrix

@@ -10,18 +10,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from experiments.pictures import new_figure, save
+from experiments.pictures import Axes, new_figure, save
 from optim import pcgrad, pcgrad_weights
 from runtime.errors import run_cli
 from runtime.settings import OptionParser
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 DOCS = Path(__file__).parents[1] / "docs"
 A, B, PLAIN, SURGERY = "#1f6fb4", "#c8502d", "#6b6b6b", "#2c8a3c"  # task A, task B, the plain sum, PCGrad's
