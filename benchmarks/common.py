@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 
 from bert.hub import resolve
-from bert.precision import computes_bf16
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -25,13 +24,15 @@ def parser(description: str) -> argparse.ArgumentParser:
     return options
 
 
-def add_timing(parser: argparse.ArgumentParser) -> None:
-    """Add the options of all benchmarks that time work on texts."""
-    parser.add_argument("--checkpoint", default="minilm", help="the model's source (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="of each measurement (default: %(default)s)")
-    parser.add_argument(
+def timing_parser(description: str) -> argparse.ArgumentParser:
+    """With the options of all benchmarks that time work on texts."""
+    options = parser(description)
+    options.add_argument("--checkpoint", default="minilm", help="the model's source (default: %(default)s)")
+    options.add_argument("--rounds", type=int, default=5, help="of each measurement (default: %(default)s)")
+    options.add_argument(
         "--data_dir", type=Path, help="the course's files (default: the downloaded ones, else the sample)"
     )
+    return options
 
 
 def in_turn(actions: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
@@ -62,8 +63,7 @@ def quotient(above: list[float], below: list[float]) -> float:
 class Report:
     """Prints each figure, and remembers those that fell short of their bar."""
 
-    def __init__(self, device: str):
-        self.bfloat16 = computes_bf16(torch.device(device))
+    def __init__(self):
         self.short: list[str] = []
 
     def figure(
@@ -72,24 +72,20 @@ class Report:
         ours: float,
         peer: float | None,
         ratio: float,
-        limit: float | None = None,
         at_least: float = 0,
         at_most: float = math.inf,
-        needs_bfloat16: bool = False,
         **more: object,
     ) -> None:
         """One line of JSON.
 
-        Args: limit: what the hardware allows, in the unit of `ours`. at_least, at_most: the bar for the ratio.
-              needs_bfloat16: the bar is only for hardware that computes in bfloat16.
+        Args: at_least, at_most: the bar for the ratio.
+              more: further keys of the line; limit: what the hardware allows, in the unit of `ours`.
         """
-        bar = None
-        if not needs_bfloat16 or self.bfloat16:
-            bar = f">= {at_least}" if at_least else f"<= {at_most}" if at_most < math.inf else None
-        line = {"name": name, "ours": ours, "peer": peer, "ratio": ratio, "limit": limit, "bar": bar, **more}
+        bar = f">= {at_least}" if at_least else f"<= {at_most}" if at_most < math.inf else None
+        line = {"name": name, "ours": ours, "peer": peer, "ratio": ratio, "bar": bar, **more}
         rounded = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in line.items()}
         print(json.dumps(rounded), flush=True)
-        if bar and not at_least <= ratio <= at_most:
+        if not at_least <= ratio <= at_most:
             self.short.append(f"{name}: {ratio:.3g}, the bar {bar}")
 
     def exit_code(self, check: bool) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import normalize
 
-from benchmarks.common import Products, Report, add_timing, encoder_flops, in_turn, parser, quotient, transformers_model
+from benchmarks.common import Products, Report, encoder_flops, in_turn, quotient, timing_parser, transformers_model
 from bert.hub import resolve
 from bert.precision import DTYPES, autocast, resolve_precision
 from data import find_data_dir
@@ -66,8 +66,7 @@ def sentence_transformers(folder: Path, device: str) -> Callable[[list[str]], ob
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = parser(__doc__)
-    add_timing(options)
+    options = timing_parser(__doc__)
     options.add_argument("--sentences", type=int, default=1536, help="different questions (default: %(default)s)")
     args = options.parse_args(argv)
     texts, folder = questions(args.data_dir, args.sentences), resolve(args.checkpoint)
@@ -95,14 +94,15 @@ def main(argv: list[str] | None = None) -> int:
     share = encoder_flops(ours.bert.config, lengths) / products.flops
     seconds["limit"] = [share * time for time in seconds.pop("products")]
     rate = {name: len(texts) / statistics.median(times) for name, times in seconds.items()}
-    report, setting = Report(args.device), {"unit": "sentences/s", "sentences": len(texts), "precision": amp}
+    report = Report()
+    setting = {"limit": rate["limit"], "unit": "sentences/s", "sentences": len(texts), "precision": amp}
     quickest = max(peers, key=rate.get)
     for name in [name for name in actions if name != "ours"]:
-        bar = {"at_least": 1.3, "needs_bfloat16": True} if name == quickest else {}
+        bar = 1.3 if name == quickest and amp == "bf16" else 0  # 0: no bar
         ratio = quotient(seconds[name], seconds["ours"])
-        report.figure(f"encode / {name}", rate["ours"], rate[name], ratio, rate["limit"], **bar, **setting)
+        report.figure(f"encode / {name}", rate["ours"], rate[name], ratio, bar, **setting)
     ratio = quotient(seconds["limit"], seconds["ours"])
-    report.figure("encode / limit: matrix products", rate["ours"], None, ratio, rate["limit"], 0.6, **setting)
+    report.figure("encode / limit: matrix products", rate["ours"], None, ratio, 0.6, **setting)
     return report.exit_code(args.check)
 
 

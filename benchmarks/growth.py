@@ -15,7 +15,7 @@ import sys
 import torch
 from torch import Tensor
 
-from benchmarks.common import Report, add_timing, in_turn, parser, quotient
+from benchmarks.common import Report, in_turn, quotient, timing_parser
 from benchmarks.step import STEPS, lengths, session_for, take_steps
 from bert import BertModel
 from bert.fast import hidden_states
@@ -65,10 +65,8 @@ class Synthetic:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parsed = parser(__doc__)
-    add_timing(parsed)
-    args = parsed.parse_args(argv)
-    report = Report(args.device)
+    args = timing_parser(__doc__).parse_args(argv)
+    report = Report()
     runs = {f"{rows} rows of each task": session_for(args, "gs", rows) for rows in (8, 32, 128)}
     seconds = in_turn({name: lambda run=run: take_steps(run) for name, run in runs.items()}, args.rounds, args.device)
     first = None

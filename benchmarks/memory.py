@@ -8,7 +8,6 @@ steps, less what Python and torch take before, the weights and AdamW's moments. 
 
 from __future__ import annotations
 
-import json
 import math
 import subprocess
 import sys
@@ -73,12 +72,12 @@ def main(argv: list[str] | None = None) -> int:
     parsed.add_argument("--measure", choices=("mtl", "gs"), help="only this one, in this process")
     args = parsed.parse_args(argv)
     if args.measure:
-        print(json.dumps(measure(args.measure, args.rows, args.device)))
+        print(measure(args.measure, args.rows, args.device))
         return 0
     words = ["--rows", str(args.rows), "--device", args.device, "--measure"]
     command = [sys.executable, "-m", "benchmarks.memory", *words]
     gs, mtl = (int(subprocess.check_output([*command, strategy])) / 2**30 for strategy in ("gs", "mtl"))
-    report = Report(args.device)
+    report = Report()
     report.figure("peak memory: gs / mtl", gs, mtl, gs / mtl, at_most=1.5, unit="GiB", rows=args.rows)
     return report.exit_code(args.check)
 

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 import predict
-from benchmarks.common import Report, add_timing, in_turn, parser, quotient
+from benchmarks.common import Report, in_turn, quotient, timing_parser
 from benchmarks.encode import questions
 from bert.precision import resolve_precision
 from export import ENCODER, SMALL, OnnxModel, export
@@ -26,8 +26,7 @@ from heads import MultitaskBert
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = parser(__doc__)
-    add_timing(options)
+    options = timing_parser(__doc__)
     options.add_argument("--rows", type=int, default=2048, help="different questions (default: %(default)s)")
     args = options.parse_args(argv)
     texts, amp = questions(args.data_dir, args.rows), resolve_precision("auto", torch.device(args.device))
@@ -52,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         seconds = in_turn(actions, args.rounds, args.device)
         with open(out, encoding="utf-8", newline="") as file:
             assert sum(1 for _ in csv.reader(file)) == 1 + len(texts)
-    report, rate = Report(args.device), {name: len(texts) / statistics.median(s) for name, s in seconds.items()}
+    report, rate = Report(), {name: len(texts) / statistics.median(s) for name, s in seconds.items()}
     setting = {"unit": "texts/s", "texts": len(texts), "precision": amp}
     pairs = (
         ("predict.py", "encode", 0.8),

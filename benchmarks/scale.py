@@ -21,7 +21,7 @@ from argparse import Namespace
 import torch
 from torch import Tensor
 
-from benchmarks.common import Report, add_timing, encoder_flops, parser, synchronize
+from benchmarks.common import Report, encoder_flops, synchronize, timing_parser
 from benchmarks.step import STEPS, lengths, session_for, take_steps
 from bert import BertConfig, BertModel
 from runtime.ranks import Ranks, World, join
@@ -113,8 +113,7 @@ def modelled(name: str, ranks: int, rows: int, flops: float, bandwidth: float) -
 
 
 def main(argv: list[str] | None = None) -> int:
-    parsed = parser(__doc__)
-    add_timing(parsed)
+    parsed = timing_parser(__doc__)
     parsed.add_argument("--rows", type=int, default=128, help="of each task in a batch (default: %(default)s)")
     parsed.add_argument("--ranks", default="1,2,4", help="numbers of processes (default: %(default)s)")
     parsed.add_argument("--flops", type=float, help="a process computes in a second (default: as measured)")
@@ -125,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
         with join() as world:
             print(json.dumps(measure_rank(args, world)))
         return 0
-    report, words = Report(args.device), sys.argv[1:] if argv is None else argv
+    report, words = Report(), sys.argv[1:] if argv is None else argv
     counts = [int(count) for count in args.ranks.split(",")]
     by_count = {count: measure_ranks(count, words) for count in counts}
     first, cores = by_count[counts[0]], len(os.sched_getaffinity(0))

@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     model = MultitaskBert.from_pretrained(args.run).to(args.device)
     amp = resolve_precision("auto", torch.device(args.device))
     requests = requests_of(model, questions(args.data_dir, args.requests), args.requests, amp)
-    script, report, alone = Path(__file__).parent.parent / "serve.py", Report(args.device), None
+    script, report, alone = Path(__file__).parent.parent / "serve.py", Report(), None
     words = [sys.executable, script, args.run, "--port", "0", "--device", args.device]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as server:
         try:

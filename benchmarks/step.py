@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import train_multitask
-from benchmarks.common import Products, Report, add_timing, encoder_flops, in_turn, parser, quotient, transformers_model
+from benchmarks.common import Products, Report, encoder_flops, in_turn, quotient, timing_parser, transformers_model
 from bert.precision import DTYPES, autocast, resolve_precision
 from heads.rows import TaskBatch, on_device
 from optim import TaskGradients
@@ -141,8 +141,7 @@ def gradient(session: Session, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parsed = parser(__doc__)
-    add_timing(parsed)
+    parsed = timing_parser(__doc__)
     parsed.add_argument("--rows", type=int, default=8, help="of each task in a batch (default: %(default)s)")
     args = parsed.parse_args(argv)
     device = torch.device(args.device)
@@ -170,17 +169,17 @@ def main(argv: list[str] | None = None) -> int:
     flops = 3 * encoder_flops(runs["gs"].model.bert.config, lengths(runs["gs"])) / STEPS
     multiply = flops / products.flops * 1000 * statistics.median(seconds["products"])
     limits = {name: multiply + 1000 * statistics.median(seconds["copy"]) / 2 * count for name, count in PASSES.items()}
-    report, setting = Report(args.device), {"unit": "ms a step", "rows": args.rows, "precision": amp}
+    report, setting = Report(), {"unit": "ms a step", "rows": args.rows, "precision": amp}
     for strategy, library, bar, share in (("mtl", "transformers", 1.5, 0.4), ("gs", "torchjd", 4.0, 0)):  # 0: no bar
         peers = [name for name in actions if name.startswith(library)]
         limit = limits[strategy]
         quickest = min([name for name in peers if name.endswith("shuffled")], key=ms.get)
         for name in peers:
-            bars = {"at_least": bar, "needs_bfloat16": True} if name == quickest else {}
+            least = bar if name == quickest and amp == "bf16" else 0
             ratio = quotient(seconds[name], seconds[strategy])
-            report.figure(f"{strategy} step / {name}", ms[strategy], ms[name], ratio, limit, **bars, **setting)
+            report.figure(f"{strategy} step / {name}", ms[strategy], ms[name], ratio, least, limit=limit, **setting)
         name = f"{strategy} step / limit: matrix products and passes over memory"
-        report.figure(name, ms[strategy], None, limit / ms[strategy], limit, share, **setting)
+        report.figure(name, ms[strategy], None, limit / ms[strategy], share, limit=limit, **setting)
     price = quotient(seconds["gs"], seconds["mtl"])
     report.figure("surgery's price: gs / mtl", ms["gs"], ms["mtl"], price, at_most=1.2, **setting)
     tokens = {name: sum(lengths(run)) for name, run in runs.items()}
