@@ -50,9 +50,7 @@ def compared(runs: Sequence[Run]) -> list[dict]:
     plain = next((row["seeds"] for row in rows if row["row"] == MTL), {})
     tuned_seeds = tuned(rows, sorted({run.seed for run in runs}))
     if len(tuned_seeds) > 1:
-        columns = {name: [cells[name] for cells in tuned_seeds.values()] for name in COLUMNS}
-        means, spread = ({n: f(c) for n, c in columns.items()} for f in (statistics.mean, statistics.stdev))
-        rows.append(TUNED | {"seeds": tuned_seeds, "mean": means, "spread": spread})
+        rows.append(TUNED | tables.with_means(tuned_seeds))
     for row in rows:
         row.pop("paper", None)
         pairs = [(cells["average"], plain[seed]["average"]) for seed, cells in row["seeds"].items() if seed in plain]

@@ -62,15 +62,20 @@ def summary(runs: Sequence[Run]) -> list[dict]:
             for seed in dict.fromkeys(run.seed for run in row_runs)
         }
         by_seed = {seed: dict(zip(COLUMNS, cells, strict=True)) for seed, cells in seeds.items() if cells}
-        columns = {name: [cells[name] for cells in by_seed.values()] for name in COLUMNS}
-        complete = {name: column for name, column in columns.items() if column and None not in column}
-        means = {name: statistics.mean(complete[name]) if name in complete else None for name in COLUMNS}
-        several = len(by_seed) > 1
-        spread = {name: statistics.stdev(complete[name]) if name in complete and several else None for name in COLUMNS}
         paper = dict(zip(COLUMNS, row_runs[0].row.paper, strict=True))
-        ours = {"seeds": by_seed, "mean": means, "spread": spread}
-        rows.append({"row": row, "name": row_runs[0].row.name, "paper": paper, **ours})
+        rows.append({"row": row, "name": row_runs[0].row.name, "paper": paper, **with_means(by_seed)})
     return rows
+
+
+def with_means(by_seed: Mapping[int, Mapping[str, float | None]]) -> dict:
+    """A row's cells by seed, and each column's mean and standard deviation; None if they are not defined."""
+    mean, spread = dict.fromkeys(COLUMNS), dict.fromkeys(COLUMNS)
+    for name in COLUMNS:
+        column = [cells[name] for cells in by_seed.values()]
+        if column and None not in column:
+            mean[name] = statistics.mean(column)
+            spread[name] = statistics.stdev(column) if len(column) > 1 else None
+    return {"seeds": by_seed, "mean": mean, "spread": spread}
 
 
 def write_results(path: Path, content: Mapping[str, object]) -> None:
