@@ -29,6 +29,7 @@ ATTENTION = {"transformers": "sdpa", "torchjd": "eager"}  # torchjd's vmap has n
 
 
 def speed(args: Namespace) -> Iterator[tuple[str, Callable[[], dict]]]:
+    args.amp = resolve_precision("auto", torch.device("cuda"))
     for size in ("minilm", "bert-base"):
         for rows in args.sizes.timed:
             yield f"a step: {size}, {rows} x 3 rows", partial(step, args, size, rows)
@@ -56,7 +57,7 @@ def model_flop_use(flops: float, seconds: float) -> float | None:
 
 def step(args: Namespace, size: str, rows: int) -> dict:
     """Milliseconds of a step, and each one's own peak of memory, weights and moments included."""
-    args, amp = Namespace(**{**vars(args), "checkpoint": source(args, size)}), precision()
+    args, amp = Namespace(**{**vars(args), "checkpoint": source(args, size)}), args.amp
     ours, actions, figures = {}, {}, {"ok": None, "precision": amp}
 
     def add(name: str, make: Callable[[], Callable[[], None]]) -> None:
@@ -98,10 +99,6 @@ def step(args: Namespace, size: str, rows: int) -> dict:
     return figures
 
 
-def precision() -> str:
-    return resolve_precision("auto", torch.device("cuda"))
-
-
 def ratio_to_peer(seconds: dict[str, list[float]], peer: str, ours: str) -> float | str:
     return quotient(seconds[peer], seconds[ours]) if peer in seconds else "not installed"
 
@@ -120,7 +117,7 @@ def profiled(action: Callable[[], None]) -> dict:
 
 
 def encode(args: Namespace, size: str) -> dict:
-    folder, texts, amp = Path(source(args, size)), questions(None, 4096), precision()
+    folder, texts, amp = Path(source(args, size)), questions(None, 4096), args.amp
     ours = MultitaskBert.from_pretrained(folder).to("cuda")
     actions = {"ours": partial(ours.encode, texts, pooling="mean", layer=-1, normalize=True, amp=amp)}
     if installed("transformers"):
