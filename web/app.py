@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import reprlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -71,58 +72,49 @@ def refusal(status: int, text: str, **headers: str) -> JSONResponse:
     return JSONResponse({"error": " ".join(text.split())}, status, headers)
 
 
-class Bounded:
-    """Reads the whole body of a POST, within the limits, before the app gets the request."""
+def bounded(app: ASGIApp, limits: Limits) -> ASGIApp:
+    """The app, but for POSTs beyond the limits: too many at once, or a body that is too large or comes too slowly."""
+    in_progress = 0
 
-    def __init__(self, app: ASGIApp, limits: Limits):
-        self.app, self.limits, self.in_progress = app, limits, 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def within_limits(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal in_progress
         if scope["type"] != "http" or scope["method"] != "POST":
-            await self.app(scope, receive, send)
+            await app(scope, receive, send)
             return
-        self.in_progress += 1
+        in_progress += 1
         try:
-            body = await self.body(receive)
-        except HTTPException as error:  # part of the body may be unread
-            await refusal(error.status_code, error.detail, connection="close")(scope, receive, send)
-        else:
-            await self.app(scope, receive_once(body, receive), send)
+            if in_progress > limits.max_requests:
+                found = f"expected {limits.max_requests} requests at once; found one more; try later"
+                await refusal(503, found, connection="close")(scope, receive, send)  # its body is not read
+            else:
+                await app(scope, limited_body(receive, limits), send)
         finally:
-            self.in_progress -= 1
+            in_progress -= 1
 
-    async def body(self, receive: Receive) -> bytes:
-        limits = self.limits
-        if self.in_progress > limits.max_requests:
-            raise HTTPException(503, f"expected {limits.max_requests} requests at once; found one more; try later")
-        try:
-            body, size = await asyncio.wait_for(self.read(receive), limits.max_seconds)
-        except asyncio.TimeoutError:
-            expected = f"expected the request within {limits.max_seconds:g} seconds"
-            raise HTTPException(408, f"{expected}; found a part of it; send less at once") from None
-        if size > limits.max_bytes:
-            raise HTTPException(413, f"expected {limits.max_bytes:,} bytes at most; found {size:,}; send less at once")
-        return body
+    return within_limits
 
-    async def read(self, receive: Receive) -> tuple[bytes, int]:
-        """The body up to the limit, and its full size. Reads the rest too: a client that still sends sees no answer."""
-        parts, size, more = [], 0, True
+
+def limited_body(receive: Receive, limits: Limits) -> Receive:
+    """The parts of a request's body. Raises HTTPException where it is too slow, or too large: then only at its end, for
+    a client that still sends sees no answer."""
+    size, end = 0, time.monotonic() + limits.max_seconds
+
+    async def next_part() -> Message:
+        nonlocal size
+        more = True
         while more:
-            message = await receive()
-            part, more = message.get("body", b""), message.get("more_body", False)
-            size += len(part)
-            if size <= self.limits.max_bytes:
-                parts.append(part)
-        return b"".join(parts), size
+            try:
+                part = await asyncio.wait_for(receive(), end - time.monotonic())
+            except asyncio.TimeoutError:
+                expected = f"expected the request within {limits.max_seconds:g} seconds"
+                found = "found a part of it; send less at once"
+                raise HTTPException(408, f"{expected}; {found}", {"connection": "close"}) from None
+            size, more = size + len(part.get("body", b"")), part.get("more_body", False)
+            if size <= limits.max_bytes:
+                return part
+        raise HTTPException(413, f"expected {limits.max_bytes:,} bytes at most; found {size:,}; send less at once")
 
-
-def receive_once(body: bytes, receive: Receive) -> Receive:
-    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def replay() -> Message:
-        return messages.pop() if messages else await receive()
-
-    return replay
+    return next_part
 
 
 def predict(model: MultitaskBert, amp: str, task: str, sides: list[list[str]]) -> list[dict]:
@@ -165,7 +157,7 @@ def checked_rows(sides: dict[str, list[str]], max_texts: int) -> list[tuple[str,
 def make_app(model: MultitaskBert, name: str, batcher: Batcher, limits: Limits) -> FastAPI:
     """The server of one model. name: what people call the model."""
     app = FastAPI(title="Minimal multi-task BERT", description=f"What {name} says of your texts.", version="1")
-    app.add_middleware(Bounded, limits=limits)
+    app.add_middleware(bounded, limits=limits)
     has_attention = model.config.pooling == "attention_mean"
 
     def rows_of(name: str, body: Rows) -> list[tuple[str, ...]]:
@@ -223,7 +215,7 @@ def make_app(model: MultitaskBert, name: str, batcher: Batcher, limits: Limits) 
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
-        return refusal(error.status_code, error.detail)
+        return refusal(error.status_code, error.detail, **(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
