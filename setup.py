@@ -2,14 +2,6 @@
 
 from setuptools import find_packages, setup
 
-SERVE = [
-    "fastapi>=0.115",  # requests, their checks and their docs
-    "pydantic>=2.8",  # fastapi's own; we use FailFast
-    "uvicorn>=0.30",  # the server
-]
-
-SEARCH = "optuna>=5,<6"  # draws the settings that experiments.search tries
-
 setup(
     name="minimal-multitask-bert",
     version="0.2.0",
@@ -40,17 +32,12 @@ setup(
             "transformers>=5",  # BertModel, the reference of bert/, and a peer of benchmarks/
             "sentence-transformers>=5.2",  # embeddings, and a reader of what a run writes
             "torchjd[full]>=0.18,<0.19",  # the reference of most surgeries, with its solvers, and a peer
-            "matplotlib>=3.8",  # pictures
-            *SERVE,
-            "onnxruntime>=1.20",  # runs what export.py writes
-            "onnxscript>=0.5",  # which torch.onnx needs to write it
-            "tensorboard>=2.17",  # reads back what experiments.report writes for it
-            SEARCH,
+            "minimal-multitask-bert[pictures,tensorboard,export,serve,search]",
         ],
         "pictures": ["matplotlib>=3.8"],  # and the page of experiments.report
         "tensorboard": ["tensorboard>=2.17"],  # torch.utils.tensorboard needs it
         "export": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.20"],  # torch.onnx needs the first two
-        "serve": SERVE,
-        "search": [SEARCH],
+        "serve": ["fastapi>=0.115", "pydantic>=2.8", "uvicorn>=0.30"],  # pydantic is fastapi's own; we use FailFast
+        "search": ["optuna>=5,<6"],  # draws the settings that experiments.search tries
     },
 )
