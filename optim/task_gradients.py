@@ -113,10 +113,13 @@ class TaskGradients:
                 handle.remove()
             for parameter in trained:
                 parameter.requires_grad_()
-        for k, parameter in enumerate(self.shared):
-            if parameter.grad is not None:  # autograd reached it outside its layer's call
-                name = next((name for name, other in model.named_parameters() if other is parameter), f"shared[{k}]")
-                raise ValueError(f"{name}: expected its layer's call alone to use it; found another use; {WAY_OUT}")
+        reached = [k for k, parameter in enumerate(self.shared) if parameter.grad is not None]
+        if reached:  # autograd reached them outside their layers' calls
+            first = self.shared[reached[0]]
+            name = next((name for name, other in model.named_parameters() if other is first), f"shared[{reached[0]}]")
+            for k in reached:
+                self.shared[k].grad = None  # so that `backward`, the way out, starts from nothing
+            raise ValueError(f"{name}: expected its layer's call alone to use it; found another use; {WAY_OUT}")
 
     def _watch(self, layer: nn.Module, owned: dict[str, Tensor], bounds: dict[int, list[slice]], called: set) -> list:
         """Hooks: in the layer's call its weights, `owned`, take no gradient; from dY they get one for each task."""

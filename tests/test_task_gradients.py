@@ -283,6 +283,7 @@ def test_a_parameter_that_is_not_the_models_is_refused():
     split = TaskGradients(("a",), [model.weight, other]).by_rows(model, [5])
     with pytest.raises(ValueError, match=r"^shared\[1\]: expected its layer's call alone"), split:
         (model(torch.ones(5, 3)) * other).sum().backward()
+    assert other.grad is model.weight.grad is None  # nothing is added to what `backward` computes instead
 
 
 def test_an_input_that_is_written_to_before_the_backward_pass_is_refused():
