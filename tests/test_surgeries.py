@@ -163,6 +163,21 @@ def test_pcgrad_mean_of_many_tasks_is_the_mean_of_draws():
     assert ((draws.mean(dim=0) - many).abs() <= 5 * draws.std(dim=0) / 20 + 1e-12).all()
 
 
+@pytest.mark.parametrize("ratio", [1e-6, 0.9e-7, 1e-8])
+def test_cagrad_helps_a_task_with_a_tiny_gradient(ratio):
+    """Two at right angles: the move away from the mean, half as long as it, is along the shorter one."""
+    lengths = torch.tensor([1, ratio], dtype=torch.float64)
+    update = weights("cagrad", lengths.diag(), c=0.5) * lengths
+    torch.testing.assert_close(update, torch.tensor([0.5, 0.25], dtype=torch.float64), rtol=1e-5, atol=0)
+
+
+def test_gradvac_remembers_a_number_of_tasks():
+    surgery = SURGERIES["gradvac"]()
+    surgery.weights(torch.eye(3), torch.Generator())
+    with pytest.raises(ValueError, match="gramian: expected 3 tasks, as before; found 2"):
+        surgery.weights(torch.eye(2), torch.Generator())
+
+
 def test_gradvac_of_torchjd_step_after_step():
     """Whose targets follow the cosines, too; above 0 a pair that agrees is moved as well."""
     ours, theirs = SURGERIES["gradvac"](beta=0.3), torchjd.GradVacWeighting(beta=0.3, eps=1e-30)

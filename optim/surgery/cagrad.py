@@ -36,7 +36,7 @@ class CAGrad(Surgery):
         if not radius:
             return torch.from_numpy(weights)
         given, largest = norms > 0, norms.max()
-        gradients = gradients[:, given]
+        gradients, norms = gradients[:, given], norms[given]
 
         def dual(s: float) -> np.ndarray:
             return shortest_mean(gradients + s / radius * mean[:, None])
@@ -46,6 +46,6 @@ class CAGrad(Surgery):
 
         v = dual(brentq(excess, 0, 2 * largest, xtol=1e-15 * largest, rtol=1e-15))
         norm = np.linalg.norm(gradients @ v)
-        if norm > 1e-7 * largest:
+        if norm > 1e-7 * (v @ norms):  # else they cancel, and what is left of them is rounding
             weights[given] += radius / norm * v
         return torch.from_numpy(weights)

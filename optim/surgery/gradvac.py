@@ -28,6 +28,8 @@ class GradVac(Surgery):
         products = check_gramian(gramian)
         tasks, norms = len(products), products.diagonal().sqrt().tolist()
         self.targets = self.targets or [[0.0] * tasks for _ in range(tasks)]
+        if len(self.targets) != tasks:
+            raise ValueError(f"gramian: expected {len(self.targets)} tasks, as before; found {tasks}")
         combinations = torch.eye(tasks, dtype=torch.float64)
         for i, (c, targets) in enumerate(zip(combinations, self.targets, strict=True)):  # c: a view, changed in place
             for place in torch.randperm(tasks - 1, generator=generator).tolist():
