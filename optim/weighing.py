@@ -142,9 +142,10 @@ class Learned(Fixed):
 
 
 class Uncertainty(Learned):
-    """Kendall et al. 2018 ("Multi-Task Learning Using Uncertainty to Weigh Losses", equation 10): w_i = e^-x_i / 2.
+    """Kendall et al. 2018 ("Multi-Task Learning Using Uncertainty to Weigh Losses"): w_i = e^-x_i / 2.
 
-    x_i is the logarithm of the task's variance, learned with the model by the sum of  e^-x_i l_i / 2 + x_i / 2.
+    x_i is the logarithm of the task's variance, learned with the model by the sum of  e^-x_i l_i / 2 + x_i / 2. That is
+    what the paper has for regression; in its equation 10 a classification's loss has no 1/2.
     lr: the learning rate of x. The paper takes the model's, which in fine-tuning is too small for x to move.
     """
 
