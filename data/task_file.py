@@ -96,13 +96,13 @@ def _from_labels(train: Path, kinds: Mapping[str, Any], table: dict[str, Any]) -
     """A task's kind, and its range or classes, from the labels in train, where the task's table leaves them out."""
     labels = [cell for _, (cell,) in read_table(train, [table["label"]])[1] if str(cell).strip()]
     numbers = []
-    for label in labels:  # the reader refuses a label that is no number, and names its line
+    for label in labels:  # among scores the reader refuses one that is no number, and names its line
         with suppress(ValueError):
             numbers.append(number(label))
     numbers = sorted(filter(math.isfinite, numbers))
     if "separator" in table or any(isinstance(label, list) for label in labels):
         kind = "labels"
-    elif "range" in table or (len(numbers) == len(labels) and any(n % 1 for n in numbers)):
+    elif "range" in table or (len(numbers) >= 0.9 * len(labels) and any(n % 1 for n in numbers)):
         kind = "score"
     else:
         kind = "binary" if len(table.get("classes", _classes_of(labels, None))) == 2 else "classes"

@@ -99,7 +99,7 @@ class Task:
     def _class(self, cell: object) -> int:
         """The number of the class that a cell names: "2", "2.0" and 2 are the class 2."""
         names, text = [str(name) for name in self.classes], str(cell).strip()
-        return names.index(text if text in names else str(number(text)).removesuffix(".0"))
+        return names.index(text if text in names else str(number(text) + 0.0).removesuffix(".0"))  # -0.0 + 0.0 is 0.0
 
     @property
     def expected(self) -> str:

@@ -81,6 +81,8 @@ def test_the_tasks_of_a_file_are_resolved_and_can_be_read(tmp_path, suffix, monk
     (["b;a", "c;d"], {}, "binary", ("b;a", "c;d"), None),
     (["x", "z", "y"], {"kind": "binary"}, "binary", ("x", "y"), None),  # z is refused where it is read
     (["1", "2", "high"], {"kind": "score"}, "score", (), (1.0, 2.0)),
+    ([*"123456789", "2.5", "high"], {}, "score", (), (1.0, 9.0)),  # one bad cell of many makes no class of each number
+    (["-0", "1"], {}, "binary", (0, 1), None),
 ])  # fmt: skip
 def test_what_the_file_leaves_out_is_seen_from_the_labels(tmp_path, labels, changes, kind, classes, bounds):
     task = load(with_labels(tmp_path, labels, **changes), KINDS)["own"]
