@@ -436,6 +436,9 @@ def test_other_options_are_refused(home, tmp_path, capsys):
         error = capsys.readouterr().err.splitlines()[-1]
         assert f"--{option} was " in error and value in error
         assert ("--allow_change" in error) == (option != "arch")  # whose weights would not fit
+    assert resume(home, out, "single", "--tasks", "sts") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "--tasks was sst, is sts" in error and error.endswith("take those") and "task_definitions" not in error
     assert resume(home, out, "single", "--lr", 0.1, "--seed", 1, "--allow_change", "lr") == 2
     error = capsys.readouterr().err
     assert "--seed was 0, is 1" in error and "--lr was" not in error

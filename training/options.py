@@ -40,7 +40,7 @@ FOLDER_HELP = "the run's folder (default: in runs/, named for what was chosen)"
 GROUPS = {"option": "training", "data_dir": "data", "epochs": "optimisation", "device": "machine", "output_dir": "run"}
 # These may have to change when a run goes on in its default folder, so they are not in that folder's name.
 LENGTHS = {"epochs", "max_steps", "patience", "eval_every", "device", "amp", "deterministic"}
-NEVER_CHANGE = {"arch", "lora"}  # with other ones a checkpoint does not fit, whatever --allow_change says
+NEVER_CHANGE = {"arch", "lora", "tasks", "pairs"}  # with others no checkpoint fits, whatever --allow_change says
 EPOCHS, MIN_STEPS = 2, 200  # of a run without --epochs: small data get more than two epochs
 
 
@@ -235,7 +235,8 @@ def model_source(given: Mapping[str, Any], heads: dict[str, Any]) -> tuple[dict[
         source, stored_heads = str(folder), read_heads(folder)
         if stored_heads is None:
             found = "no best/heads.json in it" if run.is_dir() else "no such folder"
-            raise UsageError(f"--init_from: expected a run's folder, {run}; found {found}; check the path")
+            advice = "check the path, or take --checkpoint for a plain BERT"
+            raise UsageError(f"--init_from: expected a run's folder; found {found}: {run}; {advice}")
         stored, tasks = stored_heads
     elif Path(source, "heads.json").is_file():
         raise UsageError(f"--checkpoint: {source} holds trained heads; take --init_from, or a plain BERT")

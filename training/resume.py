@@ -24,7 +24,8 @@ def checkpoint_to_resume(choice: str, out: Path) -> tuple[Path, checkpoint.Tenso
     if choice != "auto":
         path = Path(choice)
         if path.resolve().parent != folder.resolve():
-            expected = f"--resume: expected auto, never or a checkpoint in {folder}"
+            existing = ", ".join(other.name for other in checkpoint.saved(folder)) or "none"
+            expected = f"--resume: expected auto, never or a checkpoint in {folder} (there are: {existing})"
             raise UsageError(f"{expected}; found {path}; to start from another run take --init_from")
         return path, *checkpoint.load(path)
     newest = checkpoint.load_latest(folder)
@@ -42,6 +43,8 @@ def check_same_run(options: Options, stored: dict, own: dict) -> None:
     allowed = options.allow_change
     before, now = stored["options"], own["options"]
     changed = [name for name in now if before.get(name) != now[name] and name not in allowed]
+    if NEVER_CHANGE & {*changed}:  # what follows from these goes without saying
+        changed = [name for name in changed if name in NEVER_CHANGE]
     if changed:
         changes = [(name, option_text(before.get(name)), option_text(now[name])) for name in changed]
         differences = "; ".join(f"--{name} was {old}, is {new}" for name, old, new in changes)
@@ -83,10 +86,6 @@ def checked(
         moments = {parameter: unpacked(state) for parameter, state in moments.items()}
         if any(type(state["step"]) is not int or state["step"] < 1 for state in moments.values()):
             raise ValueError("steps of AdamW")
-        check_fit(session.model.state_dict(), weights, path, advice=advice)
-        for parameter, state in moments.items():
-            expected = dict.fromkeys(MOMENTS, parameter)
-            check_fit(expected, {name: state[name] for name in expected}, path, advice=advice)
         parts = (
             (session.surgery, "surgery", "surgery"),
             (session.weigh, "weighing", "weigh"),
@@ -97,9 +96,12 @@ def checked(
             if part and numbers[name] and was == now:  # another method, by --allow_change, remembers nothing
                 part.load_state_dict(numbers[name])
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
         raise CheckpointError(f"{path}: a state that does not fit this run ({error!r}); {advice}") from None
+    check_fit(session.model.state_dict(), weights, path, advice=advice)
+    names = {parameter: name for name, parameter in session.trained.items()}
+    expected = {f"{names[p]}:{kind}": p for p in moments for kind in MOMENTS}
+    found = {f"{names[p]}:{kind}": x for p, state in moments.items() for kind, x in state.items() if kind in MOMENTS}
+    check_fit(expected, found, path, advice=advice)
     return progress, weights, moments
 
 
@@ -119,7 +121,7 @@ def restore(session: Session, path: Path, tensors: checkpoint.Tensors, numbers: 
     session.previous.vectors = {name: value.to(session.device) for name, value in tensors["triplets"].items()}
     if progress.processes != session.world.size:
         found = f"trained by {progress.processes} processes so far, from here on by {session.world.size}"
-        say(f"{found}: the same batches, weights equal to rounding (and other draws of dropout)")
+        say(f"{found}: the same batches, but other draws of dropout")
     session.state, session.last_good = replace(progress, processes=session.world.size), progress.step
     has_best = session.best_stands or session.checkpoint_of(progress.best_step).is_dir()
     if progress.best_step and not has_best:  # best/ is missing, or of a later step

@@ -134,7 +134,7 @@ class Session:
         """Yield the numbers of the steps to take, from 0. A signal lets the step end and be saved; then SystemExit."""
         dry_run, go_on = self.options.dry_run, f"go on with: {self.options.command}"
         with stop_signals(
-            first="finishing this step, then saving it; Ctrl-C again stops at once" * (not dry_run),
+            first="finishing this step or evaluation, then saving it; Ctrl-C again stops at once" * (not dry_run),
             again=lambda: f"the steps after {self.last_good} are lost; {go_on}" * (not dry_run),
         ) as self.stop:
             self.stopping = self.signal()
