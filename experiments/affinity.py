@@ -266,8 +266,9 @@ def advice(content: Mapping) -> list[str]:
 
 def pair_advice(both: Sequence[Sequence[float | None]]) -> str:
     """Advice for a pair of tasks. both: the transfer in each direction as (value, low, high), None where undefined."""
-    if any(None in value for value in both):
-        return "cannot be told: the signal drowns in noise; take more --batches"
+    if undefined := sum(None in value for value in both):
+        way = " in one direction" * (undefined == 1)
+        return f"cannot be told{way}: the signal drowns in noise; take more --batches"
     if all(low > 0 for _, low, _ in both):
         return "train them together: each helps the other"
     if all(high < 0 for _, _, high in both):

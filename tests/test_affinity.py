@@ -133,6 +133,9 @@ def test_from_the_command_to_advice(home, tmp_path, capsys):
     assert "v1 trains nothing that tasks share; take finetune" in capsys.readouterr().err
 
 
+NOISE = "the signal drowns in noise; take more --batches"
+
+
 @pytest.mark.parametrize(
     ("intervals", "words"),
     [
@@ -141,7 +144,8 @@ def test_from_the_command_to_advice(home, tmp_path, capsys):
         (((0.3, 0.1, 0.5), (-0.2, -0.4, -0.1)), "look at it: one harms the other"),
         (((0.3, 0.1, 0.5), (0.2, -0.1, 0.4)), "one helps the other"),
         (((0.3, -0.1, 0.5), (0.2, -0.1, 0.4)), "neither help nor harm can be told"),
-        (((None, None, None), (0.2, 0.1, 0.4)), "cannot be told: the signal drowns in noise; take more --batches"),
+        (((None, None, None), (0.2, 0.1, 0.4)), f"cannot be told in one direction: {NOISE}"),
+        (((None, None, None), (None, None, None)), f"cannot be told: {NOISE}"),
     ],
 )
 def test_advice_says_what_the_intervals_carry(intervals, words):
