@@ -126,9 +126,9 @@ def check_sha256(path: Path, expected: str) -> None:
 
 
 def unavailable(repo: str, reason: str) -> UnavailableError:
-    files = " ".join((*SMALL_FILES, WEIGHTS[0]))
+    files, hint = " ".join((*SMALL_FILES, WEIGHTS[0])), "" if repo in ALIASES.values() else nearest(repo, ALIASES)
     return UnavailableError(
         f"{repo}: no such folder, not in the cache {constants.HF_HUB_CACHE}, and {reason}; names known here: "
-        f"{', '.join(ALIASES)}{nearest(repo, ALIASES)}; or run on a machine with network, and give the folder it "
+        f"{', '.join(ALIASES)}{hint}; or run on a machine with network, and give the folder it "
         f"makes: hf download {repo} {files} --local-dir {repo.rpartition('/')[2]}"
     )

@@ -77,7 +77,8 @@ class MultitaskBert(nn.Module):
         bert, tokenizer = BertModel.from_pretrained(folder), BertTokenizer.from_pretrained(folder)
         rows, tokens = bert.config.vocab_size, tokenizer.vocab_size
         if rows != tokens:
-            found = f"found {rows} rows and {tokens} tokens; take the tokenizer that belongs to the model"
+            found = f"found {rows} rows and {tokens} tokens; take the model's own tokenizer"
+            found += ", or cut the rows: resize_token_embeddings(len(tokenizer)) in transformers"
             raise CheckpointError(f"{folder}: expected as many embedding rows as tokens; {found}")
         model = cls(bert, tokenizer, tasks, config)
         if stored:

@@ -160,7 +160,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """`; did you mean X or Y?`: names that begin with it, else contain it, else are spelled alike; "" for none."""
-    names, word = list(names), name.strip("-")
+    names, word = list(dict.fromkeys(names)), name.strip("-")
     begins = [other for other in names if other.strip("-").startswith(word)] if word else []
     holds = [other for other in names if word in other] if len(word) > 2 else []
     near = begins or holds or difflib.get_close_matches(name, names, n=1)

@@ -195,6 +195,13 @@ def test_bad_requests_are_told_in_one_line(server, path, body, status, message):
     assert (found, [*answer]) == (status, ["error"]) and message in answer["error"] and "\n" not in answer["error"]
 
 
+def test_a_wrong_method_is_told_the_right_one(server):
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=600)
+    connection.request("PUT", "/encode")
+    assert connection.getresponse().getheader("Allow") == "POST"
+    connection.close()
+
+
 @pytest.mark.fault(51)
 def test_a_body_of_64_megabytes_is_not_held(server, model):
     before = server.peak_memory()

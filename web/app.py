@@ -232,7 +232,8 @@ def make_app(model: MultitaskBert, name: str, batcher: Batcher, limits: Limits) 
     async def http(request: Request, error: StarletteHTTPException) -> JSONResponse:
         if error.status_code == 400:  # a body that is not UTF-8, or nested too deep
             return refusal(422, NO_JSON)
-        return refusal(error.status_code, f"{request.method} {request.url.path}: {error.detail}; see /docs")
+        text = f"{request.method} {request.url.path}: {error.detail}; see /docs"
+        return refusal(error.status_code, text, **(error.headers or {}))  # of a wrong method: those that there are
 
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> JSONResponse:  # uvicorn writes its traceback to stderr
