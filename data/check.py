@@ -42,10 +42,10 @@ def what_is_odd(task: Task, name: str, split: Split, counts: dict[str, int], tra
     spare = name == "train" and not task.course and len(counts) - len(few) > 1  # at least two labels remain
     equal = sum(len(set(folded(example))) < len(example.texts) for example in split.examples)
     by_text = defaultdict(list)
-    for example in split.examples if name == "train" else ():
+    for example in split.examples if name != "test" else ():
         by_text[folded(example)].append(example)
     repeated = [same for same in by_text.values() if len(same) > 1]
-    disagree = [same for same in repeated if len({example.label for example in same}) > 1]
+    disagree = [same for same in repeated if len({example.label for example in same} - {None}) > 1]
     lines = ", ".join(" and ".join(str(example.line) for example in same) for same in disagree[:5])
     shared = overlap(train, split) if train else 0
     findings = [

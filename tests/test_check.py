@@ -55,7 +55,9 @@ def test_what_is_odd_is_told_with_what_to_do(tmp_path, capsys, bert):
     train[9] = {"a": "same text", "b": "as THIS", "l": "y"}
     train[11] = {"a": "the cat", "b": "The cat", "l": "z"}
     write_rows(tmp_path / "train.csv", train)
-    write_rows(tmp_path / "dev.csv", [train[6], train[20], {"a": "new", "b": "one", "l": "y"}])
+    write_rows(
+        tmp_path / "dev.csv", [train[6], train[20], *[{"a": "new", "b": "one", "l": label} for label in ("y", "x", "")]]
+    )
     (tmp_path / "my.toml").write_text(ODD)
     lines = page(capsys, bert, "--task-file", tmp_path / "my.toml")
     assert lines[lines.index("Look at this") + 1 : -1] == [
@@ -64,8 +66,11 @@ def test_what_is_odd_is_told_with_what_to_do(tmp_path, capsys, bert):
         "odd: train: pairs with equal sides: 1; see whether they should be there",
         "odd: train: repeated texts: 1; keep one row of each",
         "odd: train: repeated texts whose labels disagree: 1; correct them, such as lines 6 and 8 and 11",
-        f"odd: {tmp_path}/dev.csv: few rows with a label for dev: 3; the best model would be chosen by chance",
+        f"odd: {tmp_path}/dev.csv: 1 of 5 rows has no l: predicted; line 6",
+        f"odd: {tmp_path}/dev.csv: few rows with a label for dev: 4; the best model would be chosen by chance",
         "odd: dev: labels with few rows: z (0); add some",
+        "odd: dev: repeated texts: 1; keep one row of each",
+        "odd: dev: repeated texts whose labels disagree: 1; correct them, such as lines 4 and 5 and 6",
         "odd: dev: texts that are also in train: 2; take them out of train, or scores are too good",
     ]
     assert lines[2].startswith("train 199 rows ")
