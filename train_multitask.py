@@ -43,7 +43,7 @@ from training.session import Session, versions
 def train(session: Session) -> None:
     """Take every step of a run, in order. training/session.py makes its parts, training/guards.py meets its faults."""
     options, state, optimizer, scaler = session.options, session.state, session.optimizer, session.scaler
-    with closing(RunLog(session.out / "log.jsonl", state.log_size)) as log:
+    with closing(RunLog(session.out / "log.jsonl", state.log_size, session.world.leads)) as log:
         for step in session.steps():  # from the first or the resumed one until the end, patience or a signal
             started = time.monotonic()
             for attempt in guards.attempts(session):  # once, unless memory runs out: then again, in smaller parts

@@ -37,6 +37,10 @@ def test_a_line_is_there_at_once(tmp_path):
     log.write({"step": 2, "loss": math.nan, "cosine": {"sst-sts": -math.inf}, "list": [1.5, math.inf]})
     assert records(path)[1] == {"step": 2, "loss": None, "cosine": {"sst-sts": None}, "list": [1.5, None]}
     log.close()
+    silent = RunLog(tmp_path / "other" / "log.jsonl", kept=False)
+    silent.write({"step": 1})
+    assert silent.size == 0
+    silent.close()
 
 
 @given(st.lists(st.integers(0, 9)), st.integers(0, 9), st.binary(max_size=20))

@@ -23,10 +23,11 @@ class RunLog:
     """One JSON object a line, on disk at once, or in the file's buffer while the disk is full; NaN becomes null.
 
     size: how many bytes of the file are the run's so far; what a killed process wrote after them is cut off.
+    kept: whether anything is written; no other rank than 0 needs the disk for it.
     """
 
-    def __init__(self, path: Path, size: int = 0):
-        self.path = path
+    def __init__(self, path: Path, size: int = 0, kept: bool = True):
+        self.path, self.kept = path, kept
         path.parent.mkdir(parents=True, exist_ok=True)
         check_own(path.parent, path.name)
         self._file = open(path, "ab", 1 << 20)  # noqa: SIM115 - closed by close()
@@ -38,6 +39,8 @@ class RunLog:
         return self._file.tell()
 
     def write(self, record: Mapping[str, Any]) -> None:
+        if not self.kept:
+            return
         finite = json.loads(json.dumps(record), parse_constant=lambda _: None)
         try:
             self._file.write(json.dumps(finite).encode() + b"\n")
