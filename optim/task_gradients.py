@@ -114,11 +114,11 @@ class TaskGradients:
             for parameter in trained:
                 parameter.requires_grad_()
         reached = [k for k, parameter in enumerate(self.shared) if parameter.grad is not None]
-        if reached:  # autograd reached them outside their layers' calls
-            first = self.shared[reached[0]]
-            name = next((name for name, other in model.named_parameters() if other is first), f"shared[{reached[0]}]")
-            for k in reached:
-                self.shared[k].grad = None  # so that `backward`, the way out, starts from nothing
+        if reached:  # by autograd, outside their layers' calls
+            names = {parameter: name for name, parameter in model.named_parameters()}
+            name = names.get(self.shared[reached[0]], f"shared[{reached[0]}]")
+            for parameter in self.shared:
+                parameter.grad = None  # so that `backward`, the way out, starts from nothing
             raise ValueError(f"{name}: expected its layer's call alone to use it; found another use; {WAY_OUT}")
 
     def _watch(self, layer: nn.Module, owned: dict[str, Tensor], bounds: dict[int, list[slice]], called: set) -> list:
