@@ -117,7 +117,7 @@ def profiled(action: Callable[[], None]) -> dict:
 
 
 def encode(args: Namespace, size: str) -> dict:
-    folder, texts, amp = Path(source(args, size)), questions(None, 4096), args.amp
+    folder, texts, amp = Path(source(args, size)), questions(None, args.sizes.sentences), args.amp
     ours = MultitaskBert.from_pretrained(folder).to("cuda")
     actions = {"ours": partial(ours.encode, texts, pooling="mean", layer=-1, normalize=True, amp=amp)}
     if installed("transformers"):

@@ -56,10 +56,11 @@ class Sizes(NamedTuple):
     columns: int = 90_000_000  # of the Jacobian: more than 65,535 spans
     timed: tuple[int, ...] = (8, 32, 128)  # rows of each task
     layers: int = 12  # of the random bert-base
+    sentences: int = 4096  # to encode
     rounds: int = 5  # of each measurement
 
 
-SMALL = Sizes(run=12, columns=1 << 20, timed=(2,), layers=1, rounds=1)
+SMALL = Sizes(run=12, columns=1 << 20, timed=(2,), layers=1, sentences=64, rounds=1)
 
 
 def machine(args: argparse.Namespace) -> Checks:
