@@ -4,9 +4,8 @@ Letters: T tasks, P elements of the shared parameters. Each rank combines S of t
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import accumulate, pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
@@ -14,8 +13,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from optim.clipping import clip_gradients
+from optim.row_hooks import split_by_rows
 from optim.shards import Shards
-from optim.split_rules import WAY_OUT, rule_of, sparse_rows
+from optim.split_rules import sparse_rows
 from optim.surgery import Surgery
 from optim.surgery.gramian import combined_norm, gramian
 from runtime.ranks import ALONE, World
@@ -65,6 +65,11 @@ class TaskGradients:
                 self._add(parameter, {self.tasks.index(task): gradient})
                 parameter.grad = None
 
+    def _clear(self) -> None:
+        """Drop .grad of the shared parameters: the last step's, or another program's."""
+        for parameter in self.shared:
+            parameter.grad = None
+
     def _add(self, parameter: Tensor, gradients: Mapping[int, Tensor]) -> None:
         """Add gradients of one parameter, by the tasks' numbers: all in one call, which on a GPU is one launch."""
         self._summed, row = None, self.rows[parameter]
@@ -79,8 +84,7 @@ class TaskGradients:
             if tasks:
                 write([row[t] for t in tasks], [gradients[t] for t in tasks])
 
-    @contextmanager
-    def by_rows(self, model: nn.Module, *sizes: Sequence[int]) -> Iterator[None]:
+    def by_rows(self, model: nn.Module, *sizes: Sequence[int]) -> AbstractContextManager[None]:
         """Inside, one forward pass over all tasks' rows and one backward pass add to every task's row.
 
         Rows of different tasks never meet in a layer. So the gradients of the activations are those of the sum of the
@@ -95,73 +99,8 @@ class TaskGradients:
         Raises: ValueError for a parameter with another use, or where no size fits; TypeError for a layer that has no
                 rule in optim/split_rules.py.
         """
-        bounds = {sum(size): [slice(*ends) for ends in pairwise(accumulate(size, initial=0))] for size in sizes}
-        if len(bounds) < len({tuple(size) for size in sizes}):
-            raise ValueError(f"sizes: expected different sums; found {' and '.join(map(str, sizes))}")
-        called, handles = set(), []
-        trained = {parameter for parameter in self.shared if parameter.requires_grad}  # others were frozen since
-        for parameter in self.shared:
-            parameter.grad = None
-        try:
-            for prefix, layer in model.named_modules():
-                parameters = layer.named_parameters(prefix, recurse=False)
-                if owned := {name: parameter for name, parameter in parameters if parameter in trained}:
-                    handles += self._watch(layer, owned, bounds, called)
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            for parameter in trained:
-                parameter.requires_grad_()
-        reached = [k for k, parameter in enumerate(self.shared) if parameter.grad is not None]
-        if reached:  # by autograd, outside their layers' calls
-            names = {parameter: name for name, parameter in model.named_parameters()}
-            name = names.get(self.shared[reached[0]], f"shared[{reached[0]}]")
-            for parameter in self.shared:
-                parameter.grad = None  # so that `backward`, the way out, starts from nothing
-            raise ValueError(f"{name}: expected its layer's call alone to use it; found another use; {WAY_OUT}")
-
-    def _watch(self, layer: nn.Module, owned: dict[str, Tensor], bounds: dict[int, list[slice]], called: set) -> list:
-        """Hooks: in the layer's call its weights, `owned`, take no gradient; from dY they get one for each task."""
-        name = next(iter(owned))
-        rule = rule_of(layer, name)
-
-        def before(layer: nn.Module, inputs: tuple) -> None:
-            for parameter in owned.values():
-                parameter.requires_grad_(False)
-
-        def after(layer: nn.Module, inputs: tuple, y: Tensor) -> Tensor:
-            for parameter in owned.values():
-                parameter.requires_grad_()
-            if not torch.is_grad_enabled():
-                return y
-            if called.intersection(owned.values()):
-                raise ValueError(f"{name}: expected one call that uses it; found another; {WAY_OUT}")
-            called.update(owned.values())
-            if len(inputs) != 1:
-                raise ValueError(f"{name}: expected its layer's input by position; found {len(inputs)} so; {WAY_OUT}")
-            (x,) = inputs
-            version, shape = x._version, y.shape
-            if len(x) not in bounds:
-                found = f"found {len(x)}; check sizes, give what is the same for all rows to each of them, or {WAY_OUT}"
-                raise ValueError(f"{name}: expected {' or '.join(map(str, bounds))} rows; {found}")
-
-            def split(dy: Tensor) -> None:
-                if x._version != version:
-                    raise ValueError(f"{name}: expected its layer's input as it was; found it written to; copy it")
-                rows = {t: rows for t, rows in enumerate(bounds[len(x)]) if rows.start < rows.stop}
-                gradients = rule(layer, x, dy.reshape(shape), [*rows.values()])
-                for full_name, parameter in owned.items():
-                    self._add(parameter, dict(zip(rows, gradients[full_name.rpartition(".")[2]], strict=True)))
-
-            if not y.requires_grad:  # nothing below takes a gradient, yet autograd must call `split`
-                y.requires_grad_().register_hook(split)
-                return y.clone()  # the model may not write to a leaf
-            (y if y._base is None else y._base).register_hook(split)  # writing to a view drops the hooks on it
-            return y
-
-        # Ours comes first: dy is the gradient of the layer's own output, whatever other hooks make of it.
-        return [layer.register_forward_pre_hook(before), layer.register_forward_hook(after, prepend=True)]
+        self._clear()
+        return split_by_rows(model, self.shared, sizes, self._add)
 
     def sizes(self, counts: Mapping[str, Sequence[int]]) -> list[list[int]]:
         """The `sizes` of by_rows, from each task's counts of sentences, tokens, ...; 0 for tasks that are absent."""
@@ -188,8 +127,7 @@ class TaskGradients:
             total.mul_(weight)
             for row, other in zip(others, weights, strict=True):
                 total.add_(row, alpha=other)
-        for parameter in self.shared:
-            parameter.grad = None
+        self._clear()
         self.shards.give(jacobian[0], reached)
         for parameter, (rows, values) in touched.items():
             parameter.grad = sparse_rows(rows, values[0], parameter.shape, is_coalesced=True)

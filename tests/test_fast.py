@@ -122,7 +122,7 @@ def test_dropout_stands_where_the_plain_model_has_it(form, monkeypatch):
 
 
 def test_every_layer_is_called_once_with_the_real_tokens_of_all_batches(monkeypatch):
-    """Which the hooks of optim/task_gradients.py need. Each batch's are a multiple; without gradients their sum is."""
+    """Which optim/row_hooks.py needs. Each batch's are a multiple; without gradients their sum is."""
     monkeypatch.setattr(fast, "MULTIPLE", 8)
     model, batches = make_model(), make_batches()
     rows = {}
