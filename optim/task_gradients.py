@@ -58,6 +58,7 @@ class TaskGradients:
 
     def backward(self, task: str, loss: Tensor) -> None:
         """Add one task's gradients: the plain form, T times as slow as by_rows, for models that by_rows refuses."""
+        self._clear()
         loss.backward()
         for parameter in self.shared:
             if parameter.grad is not None:

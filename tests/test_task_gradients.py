@@ -1,4 +1,4 @@
-"""optim/task_gradients.py against torch.autograd.grad, plain backward passes and torch's own clipping, in float64."""
+"""optim/task_gradients.py and row_hooks.py against torch.autograd.grad, plain backward passes and torch's own clipping, in float64."""
 
 from __future__ import annotations
 
@@ -138,14 +138,14 @@ def test_other_parameters_get_their_plain_gradient_bit_for_bit_and_frozen_and_un
 @both_ways
 @dense_and_sparse
 def test_micro_batches_add_up_with_dropout_and_without_a_task(way, sparse):
-    """The second has no rows of task b. Then a second step, and what was forgotten before each counts for nothing."""
+    """The second has no rows of task b. Then a second step; what was forgotten before each and .grad of the step before
+    count for nothing."""
     other, weights = Net(sparse), torch.tensor([2.0, 3.0, 5.0], dtype=torch.float64)
     expected = shared_jacobian(other)
     expected[[0, 2]] += jacobian(other.losses(("a", "c"), seed=1).values(), other.reached())
     net, gradients = made(way, sparse, seed=2)
     for _ in range(2):
         gradients.forget()
-        net.zero_grad()
         add_all(gradients, net, way)
         add_all(gradients, net, way, tasks=("a", "c"), seed=1)
         assert_close(gradients.gramian(), expected @ expected.mT)
