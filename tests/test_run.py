@@ -113,25 +113,6 @@ def test_every_parameter_is_optimised_once_and_matrices_alone_decay(home):
     assert all(p.dim() >= 2 for p in matrices) and all(p.dim() == 1 for p in others)
 
 
-@pytest.mark.parametrize("scaled", [False, True])
-def test_what_is_saved_comes_back_bit_for_bit(home, tmp_path, scaled):
-    """Weights, moments, the triplets' vectors, the numbers and the loss scale, into a run that is elsewhere."""
-    options = ("--output_dir", tmp_path, "--strategy", "gs", "--max_steps", 3)
-    first, other = make_session(home, *options), make_session(home, *options, "--resume", "auto")
-    for session, scale in ((first, 1024.0), (other, 8.0)):
-        session.scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=2, enabled=scaled)
-    train_multitask.train(first)
-    with torch.no_grad():
-        for parameter in other.model.parameters():
-            parameter.add_(1)
-    train_multitask.resume(other)
-    assert other.state == first.state and first.state.best_step == 3
-    assert other.scaler.state_dict() == first.scaler.state_dict() and bool(first.scaler.state_dict()) == scaled
-    flat, back = ({(f, n): v for f, of in s.tensors().items() for n, v in of.items()} for s in (first, other))
-    assert {file for file, _ in flat} == {*TENSORS} and flat.keys() == back.keys()
-    assert all(torch.equal(value, back[name]) for name, value in flat.items())
-
-
 @pytest.mark.fault(1)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_resumed_run_ends_as_an_undisturbed_one(home, tmp_path, name):
