@@ -131,35 +131,6 @@ def test_resumed_at_an_epochs_end_and_twice_inside_one(home, tmp_path):
     assert ends_undisturbed(home, out, "gs")
 
 
-class Toy(Surgery):
-    """Weights that depend on all Gramians so far."""
-
-    mean: float | None = None
-
-    def weights(self, gramian, generator=None):
-        now = gramian.diagonal().mean().sqrt().item()
-        self.mean = now if self.mean is None else 0.7 * self.mean + 0.3 * now
-        return self.mean / now + torch.rand(len(gramian), generator=generator, dtype=torch.float64)
-
-    def state_dict(self):
-        return {"mean": self.mean}
-
-    def load_state_dict(self, state):
-        self.mean = state["mean"]
-
-
-def test_a_toy_surgery_trains_and_its_memory_survives(home, tmp_path, monkeypatch):
-    """Added in one place, chosen by its name. What it makes of the gradients is not pcgrad's."""
-    monkeypatch.setitem(SURGERIES, "toy", Toy)
-    toy = (*SETTINGS["gs"], "--surgery", "toy")
-    assert train(home, tmp_path / "whole", *toy) == 0
-    out = interrupted(home, tmp_path / "run", "gs", 6, "--surgery", "toy")
-    assert resume(home, out, "gs", "--surgery", "toy") == 0
-    mine, pcgrad = outcome(tmp_path / "whole"), outcome(undisturbed(home, "gs"))
-    assert outcome(out) == mine and mine["state"]["surgery"]["mean"] > 0
-    assert mine["tensors"]["model.safetensors"] != pcgrad["tensors"]["model.safetensors"]
-
-
 @pytest.mark.parametrize("weigh", ["equal:beta=0.5", "uncertainty", "dwa:steps=2", "famo", "rlw"])
 def test_what_surgeries_and_weighings_remember_survives(home, tmp_path, weigh):
     """Gradient vaccine's targets, and what each weighing keeps; bit for bit, each other than with fixed factors."""
