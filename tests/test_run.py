@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,7 +25,6 @@ from data.reader import read
 from data.tasks import TASKS
 from heads.kinds import KINDS
 from heads.metrics import accuracy
-from optim.surgery import SURGERIES, Surgery
 from optim.weighing import WEIGHINGS
 from runtime.errors import CheckpointError
 from runtime.settings import built
@@ -256,20 +254,6 @@ def test_a_second_interrupt_stops_at_once(home, tmp_path):
         assert train(home, tmp_path, *SETTINGS["single"]) == 130
     assert steps == [1, 2, 3] and saved(tmp_path / "checkpoints")[0].name == "step-000002"
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
-
-
-@pytest.mark.fault(18)
-@pytest.mark.parametrize("stream", [1, 2])
-def test_a_stream_whose_reader_has_left_ends_nothing(home, tmp_path, stream):
-    def action() -> None:
-        reader, writer = os.pipe()
-        os.close(reader)
-        os.dup2(writer, stream)
-        setattr(sys, {1: "stdout", 2: "stderr"}[stream], os.fdopen(stream, "w"))
-        os._exit(train(home, tmp_path, *SETTINGS["single"]))
-
-    assert child.run(action) == 0
-    assert outcome(tmp_path) == outcome(undisturbed(home, "single"))
 
 
 @pytest.mark.fault(12, 14)
