@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from runtime import errors
-from runtime.errors import DataError, DiskError, run_cli, stop_signals
+from runtime.errors import CLEAR, DataError, DiskError, run_cli, say, show, stop_signals
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 
@@ -151,8 +151,22 @@ def test_head_behind_a_pipe():
     assert program(body) == (3, b"step 0\n", b"error: bad\n")
 
 
+HUNG_UP = "with stop_signals(first='the step ends'):\n    os.kill(os.getpid(), signal.SIGHUP)\nprint('saved')"
+
+
+@pytest.mark.fault(18)
 def test_nothing_that_cannot_be_printed_is_an_error():
     with open("/dev/full", "w") as full:
+        assert program(HUNG_UP, stderr=full) == (0, b"saved\n", b"")
         assert program("say('step 1')\nsay('step 2')\nprint('done')", stderr=full) == (0, b"done\n", b"")
         code, _, err = program("print('result')", stdout=full)  # but a result that is lost is one
         assert (code, err[:34], err.count(b"\n")) == (7, b"error: the disk: No space left on ", 1)
+
+
+def test_a_live_line_is_cut_until_it_fits_and_the_next_one_replaces_it(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    show("training", 1, 10**9, f"sst 0.5  {'x' * 99}")
+    say("dev 0.5")
+    expected = f"{CLEAR}training [................] 1/1,000,000,000  sst 0.5\r{CLEAR}dev 0.5\n"
+    assert capsys.readouterr().err == expected

@@ -1,14 +1,10 @@
-"""training/log.py: a log that is whole whatever happens, and progress that stops nothing."""
+"""training/log.py: a log that is whole whatever happens, and progress."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import resource
-import signal
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import child
@@ -101,50 +97,3 @@ def test_plain_progress_and_the_time_left(capsys):
     lines = err.splitlines()
     assert (out, [line.split("  ")[0] for line in lines]) == ("", [f"step {n}/40" for n in range(2, 41, 2)])
     assert lines[0] == "step 2/40  2.1 minutes left  losses: sst 0.500  sts nan"
-
-
-TRAINING = """
-import sys
-from pathlib import Path
-from runtime.errors import run_cli, say, show, stop_signals
-from training.log import RunLog
-
-def main(argv):
-    log = RunLog(Path(sys.argv[1]))
-    with stop_signals() as stop:
-        for step in range(1, 10**9):
-            show("training", step, 10**9, f"sst {step / 2}  {'x' * 99}")
-            if step == 3:
-                say("dev 0.5")
-            log.write({"step": step})
-            if stop.number:
-                break
-    log.write({"step": step, "saved": True})
-    print("result")
-    log.close()
-    raise SystemExit(128 + stop.number)
-
-sys.exit(run_cli(main))
-"""
-
-
-@pytest.mark.fault(18)
-def test_a_live_line_and_a_terminal_that_hangs_up(tmp_path):
-    """The step ends and is saved, whatever cannot be written any more; stdout's reader has left too."""
-    master, slave = os.openpty()
-    reader, writer = os.pipe()
-    os.close(reader)
-    command = [sys.executable, "-c", TRAINING, str(tmp_path / "log.jsonl")]
-    env = {**os.environ, "PYTHONUNBUFFERED": ""}
-    with subprocess.Popen(command, stdout=writer, stderr=slave, start_new_session=True, env=env) as process:
-        os.close(slave)
-        os.close(writer)
-        shown = b""
-        while b"dev 0.5\r\n" not in shown or b"/1,000,000,000" not in shown:
-            shown += os.read(master, 1000)
-        os.close(master)
-        process.send_signal(signal.SIGHUP)
-    assert process.returncode == 128 + signal.SIGHUP
-    assert b"training [................] 1/1,000,000,000  sst 0.5\r" in shown
-    *steps, last = records(tmp_path / "log.jsonl")
-    assert [record["step"] for record in steps] == list(range(1, last["step"] + 1)) and last["saved"]
