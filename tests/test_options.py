@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from dataclasses import FrozenInstanceError, dataclass, fields
+from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 
 import pytest
@@ -19,72 +18,22 @@ from heads.config import HeadsConfig
 from heads.losses import LossSettings
 from runtime import settings
 from runtime.errors import UsageError, run_cli
-from runtime.settings import OptionParser, positive, setting
+from runtime.settings import positive
 from training.options import Options, parse
 
 
-@dataclass(frozen=True)
-class Settings:
-    batch_size: int = setting(16, "rows", settings.positive_int, usual=True)
-    layer: int | None = setting(None, "which", settings.negative_int)
-    lr: float = setting(0.5, "peak", settings.positive)
-    name: str = setting("x", "of it", choices=("x", "a-b_c", "--a-b"))
-    quick: bool = setting(False, "more", bool)
-    hidden: int = 3
-
-
-def given_options(argv: list[str] | None) -> dict:
-    parser = OptionParser("what it does")
-    parser.add_settings(Settings, {"batch_size": "steps", "quick": "rest"})
-    given = vars(parser.parse_args(argv))
-    assert given.pop("debug") == ("--debug" in (argv or ()))
-    return given
-
-
 def test_underscores_and_hyphens_and_values_as_they_are(monkeypatch):
-    for words in (["--batch_size", "5"], ["--batch-size", "5"], ["--batch_size=5"], ["--batch-size=5"]):
-        assert given_options(words) == {"batch_size": 5}
-        monkeypatch.setattr("sys.argv", ["train", *words])
-        assert given_options(None) == {"batch_size": 5}
-    assert given_options(["--name", "a-b_c", "--layer", "-2"]) == {"name": "a-b_c", "layer": -2}
-    assert given_options(["--name=--a-b", "--quick", "--debug"]) == {"name": "--a-b", "quick": True}
-
-
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (
-            ["--batchsize", "5"],
-            "lists every one; did you mean --batch_size?",
-        ),
-        (
-            ["--batch", "5"],
-            "--batch: no such option; x.py --help all lists every one; did you mean --batch_size?",
-        ),  # no abbreviations
-        (["--hidden", "3"], "--hidden: no such option"),  # a field, but no setting
-        (["--lr", "nan"], "--lr: expected a number above 0; found 'nan'"),
-        (["--batch_size", "1.5"], "found '1.5'"),
-        (["--batch_size"], "--batch_size: expected one argument"),
-        (["--name", "y"], "--name: expected one of x, a-b_c, --a-b; found 'y'"),
-        (["--name", "a-b-c"], "did you mean a-b_c?"),
-        (["5", "--lr", "3"], "expected an option; found '5'"),
-        (["--lr", "3", "4", "5"], "found '4'; several values have commas between: --lr 3,4"),
-        (["--size", "5"], "--size: no such option; x.py --help all lists every one; did you mean --batch_size?"),
-    ],
-)
-def test_refusals(argv, message, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["x.py"])  # whatever runs the tests
-    with pytest.raises(UsageError) as caught:
-        given_options(argv)
-    assert message in str(caught.value) and caught.value.exit_code == 2
+    for words in (["--sts_gamma", "0.25"], ["--sts-gamma", "0.25"], ["--sts_gamma=0.25"], ["--sts-gamma=0.25"]):
+        assert parse(words).losses.sts_gamma == 0.25
+        monkeypatch.setattr("sys.argv", ["train_multitask.py", *words])
+        assert parse().losses.sts_gamma == 0.25
+    options = parse(["--layer", "-2", "--checkpoint=--a-b_c", "--overwrite", "--debug"])
+    assert (options.heads.layer, options.checkpoint, options.overwrite) == (-2, "--a-b_c", True)
+    with pytest.raises(UsageError, match=r"^expected an option; found '5'; .* --help lists them"):
+        parse(["5", "--layer", "-2"])
 
 
 def test_help_names_every_option_with_its_default(capsys):
-    with pytest.raises(SystemExit) as exit:
-        given_options(["--help"])
-    text = capsys.readouterr().out
-    assert exit.value.code == 0 and "what it does" in text and "rows (default: 16)" in text and "steps:" in text
-    assert "--lr" not in text and "4 more options: --help all" in text and "rest:" not in text
     shown = []
     for words in (["--help"], ["--help", "all"]):
         with pytest.raises(SystemExit) as exit:
@@ -92,6 +41,8 @@ def test_help_names_every_option_with_its_default(capsys):
         text = capsys.readouterr().out
         shown.append({name for name in option_names() if f"--{name}" in text})
         assert exit.value.code == 0 and all(len(line) <= 120 for line in text.splitlines())
+        assert "fresh heads (default: 0)" in " ".join(text.split())
+        assert ("more options: --help all" in text) == ("all" not in words)
     assert {"seed", "lr", "tasks", "resume"} < shown[0] < shown[1] == option_names()
 
 
@@ -211,6 +162,10 @@ def test_the_default_folder_and_the_command_that_goes_on_with_it():
         ("--tasks sst sts", ["found 'sts'; several values have commas between: --tasks sst,sts"]),
         ("--batch_size sst:8", ["--batch_size: expected sst=8; found 'sst:8'"]),
         ("--dir x", ["--dir: no such option; ", "did you mean --data_dir or --predictions_dir?"]),
+        ("--batch 8", ["--batch: no such option; ", "--help all lists every one; did you mean --batch_size?"]),
+        ("--data_name x", ["--data_name: no such option"]),  # a field of the options, but none of them
+        ("--seed", ["--seed: expected one argument"]),
+        ("--pooling atention_mean", ["--pooling: expected one of cls, mean, ", "; did you mean attention_mean?"]),
         ("--surgery pcgard", ["--surgery: expected one of pcgrad", "found 'pcgard'; did you mean pcgrad?"]),
         ("--surgery cagrad:c=2", ["--surgery cagrad: c: expected a number in [0, 1); found 2.0"]),
         ("--surgery cagrad:d=2", ["--surgery cagrad: expected settings among c=0.5; found 'd'"]),
