@@ -630,37 +630,6 @@ def test_twenty_infinite_gradients_in_a_row_end_the_run(home, tmp_path, capsys):
 
 
 @pytest.mark.fault(25)
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("faked"), MemoryError(), RuntimeError("DefaultCPUAllocator")])
-def test_out_of_memory_computes_the_same_batch_in_smaller_parts(home, capsys, error):
-    """In a later micro-batch. Batches of 8, 8, 8 and 7 rows, cut in four: each row counts alike. No dropout."""
-
-    def in_little_memory(number: int, loss: Tensor, y: Tensor) -> Tensor:
-        if len(y) > 2 and number % 2 == 0:
-            raise error
-        return loss
-
-    options = ("--grad_accum", 4, *STILL)
-    with tiny_run.loss_by("binary", in_little_memory):
-        small = make_session(home, *options)
-    large = make_session(home, *options)
-    for session in (small, large):
-        session.model.eval()
-        session.previous.vectors["para"] = torch.linspace(-1, 1, CONFIG.hidden_size)[None]
-    ((expected, line),) = recorded(large, 1)
-    capsys.readouterr()
-    ((found, other),) = recorded(small, 1)
-    assert small.state.parts == 4  # of 8 rows
-    assert re.findall(r"in (\d) parts", capsys.readouterr().err) == ["2", "4"]
-    assert other["losses"] == pytest.approx(line["losses"], rel=1e-5) and found.keys() == expected.keys()
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-6)
-    sums = [session.previous.vectors["para"].sum(0) for session in (small, large)]
-    torch.testing.assert_close(*sums, rtol=1e-4, atol=1e-4)
-    take_steps(small, 1)
-    assert "parts" not in capsys.readouterr().err  # said once
-
-
-@pytest.mark.fault(25)
 @pytest.mark.parametrize("strategy", ["gs", "mtl"])
 def test_out_of_memory_on_the_way_back_lets_go_of_the_graph(home, strategy):
     """So that the next try has its memory, and two parts are enough."""
