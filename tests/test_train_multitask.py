@@ -373,19 +373,6 @@ def test_an_option_shows_in_two_steps(home, usual, option):
     assert losses != usual[0] or moved(usual[1], after)
 
 
-def test_loss_scale_and_learning_rate(home):
-    """The former multiplies the gradient and leaves the loss."""
-    (plain,) = take_steps(make_session(home, *SINGLE, "sts"), 1)
-    (scaled,) = take_steps(make_session(home, *SINGLE, "sts", "--loss_scale", "sts=4"), 1)
-    assert scaled["losses"] == plain["losses"]
-    assert scaled["grad_norm"] == pytest.approx(4 * plain["grad_norm"], rel=1e-5)
-    (gs,), (mtl,) = (take_steps(make_session(home, "--strategy", name), 1) for name in ("gs", "mtl"))
-    assert gs["losses"] == mtl["losses"]  # the same rows and the same dropout
-    session = make_session(home, *SINGLE, "sst", "--max_steps", 5, "--warmup", 0.4, "--lr", 0.06)
-    found = [line["lr"] for line in take_steps(session, 5)]
-    assert found == pytest.approx([0.02, 0.04, 0.06, 0.04, 0.02], rel=1e-12)
-
-
 def test_an_epoch_is_a_pass_over_the_longest_task(home):
     """31 rows of para are four batches of eight: two steps of two batches."""
     session = make_session(home, "--epochs", 3, "--grad_accum", 2, "--strategy", "mtl", "--batch_size", "sst=3,para=8")
