@@ -450,15 +450,6 @@ def test_a_run_that_reads_pairs_at_once(home, tmp_path, capsys):
     assert "para of " in capsys.readouterr().err
     assert train(home, tmp_path / "run", *words[:2], "--resume", "auto") == 2
     assert "--pairs was sst=siamese,para=cross" in capsys.readouterr().err
-    model = MultitaskBert.from_pretrained(tmp_path / "run")
-    again = json.loads((tmp_path / "run" / "metrics.json").read_text())["dev"]["para_acc"]
-    dev = read(TASKS["para"], "dev", home / "data")
-    texts = zip(*(example.texts for example in dev.examples), strict=True)
-    found = model.predict("para", *map(list, texts))
-    labelled = [
-        (label, example.label) for label, example in zip(found, dev.examples, strict=True) if example.label is not None
-    ]
-    assert again == pytest.approx(np.mean([one == other for one, other in labelled]))
 
 
 @pytest.mark.fault(26)
