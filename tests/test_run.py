@@ -21,8 +21,6 @@ from tiny import make_bert_folder, make_data_folder
 from tiny_run import accuracy_by, before_update, contents, leftovers, make_session, outcome, scripted, train
 
 import train_multitask
-from data.reader import read
-from data.tasks import TASKS
 from heads.kinds import KINDS
 from heads.metrics import accuracy
 from optim.weighing import WEIGHINGS
@@ -84,21 +82,6 @@ def no_room() -> None:
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["sst", "para", "sts"])
-def test_a_batch_holds_its_rows_and_nothing_else(home, name):
-    """First sentences before second ones; over an epoch each row once, with its own label and words."""
-    session = make_session(home, "--batch_size", 7)
-    rows, sides = session.rows[name], range(len(TASKS[name].texts))
-    by_id, seen = {example.id: example for example in read(TASKS[name], "train", home / "data").examples}, []
-    for batch in rows.micro_batches(0, grad_accum=rows.stream.batches_per_epoch, parts=1):
-        examples = [by_id[id] for id in batch.ids]
-        expected = session.model.tokenizer([e.texts[side] for side in sides for e in examples])
-        assert all(torch.equal(batch.tokens[key], expected[key]) for key in expected)
-        assert batch.labels.tolist() == pytest.approx([e.label for e in examples], rel=1e-6)
-        seen += batch.ids
-    assert sorted(seen) == sorted(by_id)
 
 
 def test_every_parameter_is_optimised_once_and_matrices_alone_decay(home):
