@@ -84,16 +84,6 @@ def no_room() -> None:
 # ---- parts -----------------------------------------------------------------------------------------------------------
 
 
-def test_every_parameter_is_optimised_once_and_matrices_alone_decay(home):
-    session = make_session(home, "--weight_decay", 0.3, "--option", "pretrain", "--pooling", "cnn")
-    matrices, others = (group["params"] for group in session.optimizer.param_groups)
-    assert [group["weight_decay"] for group in session.optimizer.param_groups] == [0.3, 0.0]
-    trained = [p for name, p in session.model.named_parameters() if not name.startswith("bert.")]
-    assert {id(p) for p in [*matrices, *others]} == {id(p) for p in trained}
-    assert len(matrices) + len(others) == len(trained)
-    assert all(p.dim() >= 2 for p in matrices) and all(p.dim() == 1 for p in others)
-
-
 @pytest.mark.fault(1)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_resumed_run_ends_as_an_undisturbed_one(home, tmp_path, name):
