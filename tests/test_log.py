@@ -9,8 +9,6 @@ from types import SimpleNamespace
 
 import child
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from runtime.errors import DiskError
 from training.log import RunLog, progress, seconds_left, span
@@ -37,23 +35,6 @@ def test_a_line_is_there_at_once(tmp_path):
     silent.write({"step": 1})
     assert silent.size == 0
     silent.close()
-
-
-@given(st.lists(st.integers(0, 9)), st.integers(0, 9), st.binary(max_size=20))
-def test_resuming_keeps_what_belongs(tmp_path_factory, steps, kept, torn):
-    path = tmp_path_factory.mktemp("log") / "log.jsonl"
-    log, sizes = RunLog(path), [0]
-    for step in steps:
-        log.write({"step": step})
-        sizes.append(log.size)
-    log.close()
-    with path.open("ab") as file:
-        file.write(torn)
-    log = RunLog(path, size := sizes[min(kept, len(steps))])
-    assert log.size == size
-    log.write({"step": 99})
-    log.close()
-    assert [record["step"] for record in records(path)] == [*steps[:kept], 99]
 
 
 @pytest.mark.fault(13)
