@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from itertools import product
 from pathlib import Path
 
 import child
@@ -19,8 +18,7 @@ import safetensors.torch
 import torch
 
 from bert.checkpoint import read_tensors, write_tensors
-from runtime import files
-from runtime.errors import CheckpointError, DiskError, UsageError
+from runtime.errors import DiskError, UsageError
 from runtime.files import check_space, lock, move_aside, new_folder, write_atomic
 
 NAMES = ("best", r"step-\d+", r"metrics\.json", r"sst-dev-output\.csv")
@@ -114,14 +112,6 @@ def test_tensors(tmp_path):
         assert all(torch.equal(found[name], tensors[name]) for name in tensors)
     os.truncate(path, 0)
     assert torch.equal(found["first"], x[:2])
-
-
-def test_what_is_no_plain_file_is_not_opened(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    paths = (tmp_path / "pipe", tmp_path, tmp_path / "absent", Path("/dev/zero"))
-    for read, path in product((files.read_json, read_tensors), paths):
-        with pytest.raises(CheckpointError, match=f"{path}: expected a plain file"):
-            read(path)
 
 
 @pytest.mark.fault(16)
