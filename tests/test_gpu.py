@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import copy
 import gc
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
-import every_kind
 import gpu_stand_in
 import pytest
 import torch
-from every_kind import EVERY
 from gpu_process import LACKING, ON_GPU, STAND_IN
+from own_tasks import make_own_tasks
 from tiny import TEXTS
 from tiny_run import STILL, before_update, copied, make_session, moved, recorded, take_steps, train
 
@@ -113,21 +111,8 @@ def test_draws_are_seeded_by_place_there_too():
 
 @pytest.fixture(scope="module")
 def own(home) -> Path:
-    """A task file with every kind of task, of single texts and of pairs."""
-    texts, rows, tables = [text for text in TEXTS if text], [], []
-    for number in range(24):
-        row = {"one": texts[number % 8], "other": texts[number % 7]}
-        for kind, words in every_kind.WORDS.items():
-            label = every_kind.LABELS[kind][number % 3]
-            names = words.get("classes")
-            row[kind] = [names[i] for i in label] if kind == "labels" else names[label] if names else label
-        rows.append(json.dumps(row) + "\n")
-    for task in EVERY:
-        tables += [f"[tasks.{task.name}]", f'kind = "{task.kind}"', f"texts = {json.dumps(task.texts)}"]
-        tables += [f'label = "{task.kind}"', 'train = "rows.jsonl"', "dev = 0.25", f'pairs = "{task.pairs}"']
-    (home / "rows.jsonl").write_text("".join(rows))
-    (home / "own.toml").write_text("\n".join(tables))
-    return home / "own.toml"
+    """A task file with every kind of task."""
+    return make_own_tasks(home / "own")
 
 
 RUNS = [
@@ -139,6 +124,7 @@ RUNS = [
     "--strategy single --tasks sst --amp auto",
     "--strategy gs --task_file {own}",
     "--strategy mtl --task_file {own} --amp fp16",
+    "--strategy gs --pairs para=both,sts=cross",
     "--strategy gs --option pretrain --arch v3b --pooling cnn",
     "--strategy mtl --option pretrain --pooling attention_mean",
     "--deterministic",
@@ -157,7 +143,8 @@ def test_tensors_of_two_devices_never_meet(home, own, tmp_path, options):
 @pytest.mark.parametrize("amp, rtol", [("off", 1e-5), ("bf16", 3e-2), ("fp16", 3e-3)])
 def test_vectors_and_predictions_are_the_cpu_s(home, own, amp, rtol):
     """Of every pooling and kind of task. rtol: of the largest value, some units in the last place of a product."""
-    session = still(home, *CPU, "--task_file", own, "--pooling", "cnn")
+    tasks = ("--tasks", "para,sts,nli,urgency,topics,mood", "--pairs", "para=both,sts=cross")
+    session = still(home, *CPU, "--task_file", own, *tasks, "--pooling", "cnn")
     cpu, gpu = session.model, copy.deepcopy(session.model).to("cuda")
     for settings in (*({"pooling": pooling} for pooling in POOLINGS), {"layer": -2, "normalize": True}):
         expected, found = cpu.encode(TEXTS, **settings), gpu.encode(TEXTS, **settings, amp=amp)
