@@ -66,33 +66,6 @@ def test_what_a_gpu_refuses():
             refused()
 
 
-@counted
-def test_what_the_stand_in_counts():
-    x = torch.arange(12.0, device="cuda").view(3, 4)
-    assert torch.empty(7, device="cuda").isnan().all() and x.new_empty(2, dtype=torch.float16).isnan().all()
-    sparse = torch.sparse_coo_tensor(torch.tensor([[1, 1, 0]], device="cuda"), x, (2, 4), check_invariants=False)
-    q = x.view(1, 1, 3, 4).clone().requires_grad_()
-    for action, launches, waits in (
-        (lambda: x.mT[1:].view(3, 3)[0], 0, 0),
-        (lambda: (x + 1) @ x.mT, 2, 0),
-        (lambda: torch._foreach_mul_([x, x, x], 1.0), 1, 0),
-        (lambda: torch._foreach_norm([x, x, x]), 1, 0),
-        (lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q).backward(q), 4, 0),  # two add up gradients
-        (lambda: x[1, 2].item(), 1, 1),
-        (lambda: x.cpu(), 1, 1),
-        (lambda: torch.ones(3).to("cuda"), 1, 1),
-        (lambda: torch.ones(3).to("cuda", non_blocking=True), 1, 0),
-        (lambda: x[x > 3], 2, 1),
-        (lambda: x.nonzero(), 1, 1),
-        (lambda: x.unique(), 1, 1),
-        (lambda: x.masked_fill_(x > 3, 0.0), 2, 0),
-        (lambda: sparse.coalesce(), 1, 1),
-    ):
-        gpu_stand_in.counts()
-        action()
-        assert tuple(sum(each.values()) for each in gpu_stand_in.counts()) == (launches, waits)
-
-
 def test_draws_are_seeded_by_place_there_too():
     x = torch.ones(101, device="cuda")
     before = torch.cuda.get_rng_state()
@@ -296,7 +269,10 @@ class EnoughError(Exception):
 @counted
 @pytest.mark.parametrize("strategy", BUDGETS)
 def test_a_step_stays_within_its_budget(home, minilm, strategy):
-    """Eight rows of each of the course's tasks: from the second update to the third, and to the fourth."""
+    """Eight rows of each of the course's tasks: from the second update to the third, and to the fourth.
+
+    A step that takes far less than its budget is not counted, or the budget is too large.
+    """
     options = ("--strategy", strategy, "--batch_size", 8, "--amp", "bf16", *GPU)
     session, counts = make_session(home, *options, "--checkpoint", minilm, "--data_dir", SAMPLE), []
 
@@ -308,4 +284,6 @@ def test_a_step_stays_within_its_budget(home, minilm, strategy):
     with before_update(note), pytest.raises(EnoughError):
         take_steps(session, 9)
     launches, waits = map(max, zip(*counts[2:], strict=True))
-    assert launches <= BUDGETS[strategy]["launches"] and waits <= BUDGETS[strategy]["waits"], (launches, waits)
+    budget = BUDGETS[strategy]
+    assert 0.8 * budget["launches"] < launches <= budget["launches"], launches
+    assert 0 < waits <= budget["waits"], waits
