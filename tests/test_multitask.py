@@ -435,15 +435,6 @@ def test_gradients_reach_what_a_task_uses_and_nothing_else(tiny_bert, arch, pool
     assert ids == {id(weights[key]) for key in weights if key.startswith(("bert.", *shared))}
 
 
-def test_the_store_is_for_the_full_para_loss_alone(model):
-    for settings, drawn in (({}, True), ({"para_loss": "bce"}, False)):
-        previous, draws = previous_step(torch.ones(2, D)), generator()
-        batches = {task.name: batch(model, task) for task in EACH}
-        model.losses(batches, LossSettings(**settings), previous, draws)
-        assert bool(previous.pending) is drawn
-        assert torch.equal(draws.get_state(), generator().get_state()) is not drawn
-
-
 def test_under_autocast_the_heads_and_losses_stay_float32(model):
     plain = losses(model)
     with torch.autocast("cpu", torch.bfloat16):
