@@ -375,50 +375,38 @@ def test_a_tokenizer_of_another_size_is_refused(saved):
 
 def previous_step(vectors: Tensor) -> PreviousStep:
     previous = PreviousStep()
-    previous.vectors = {"para": vectors}
+    previous.vectors = {"para": vectors, "twice": vectors}
     return previous
 
 
 @each_arch
 def test_losses_of_one_pass_over_all_tasks(tiny_bert, arch, pooling):
-    """Each is its kind's of its head's outputs, as the plain model computes them alone; so are gradients. float64"""
-    model, settings = make(tiny_bert, arch=arch, pooling=pooling, layer=-2).double(), LossSettings(sts_gamma=0.3)
-    vectors = torch.randn(5, D, generator=generator(), dtype=torch.float64)
-    previous, expected = previous_step(vectors), {}
-    batches = {task.name: batch(model, task) for task in reversed(EACH)}
-    for task in EACH:
-        rows, kind = batches[task.name], KINDS[task.kind]
-        v = model.heads.vectors({task.name: plain(model, rows.tokens, pooling, -2)})[task.name]
-        each = [kind.loss(task, y, rows.labels, settings) for y in model.heads[task.name].readings(v)]
-        expected[task.name] = sum(each) / (2 if task.pairs == "both" else 1)
-        if task.name == "para":
-            negatives, stored = previous_step(vectors).draw("para", range(3), generator()), v
-            expected["para"] = expected["para"] + contrastive_loss(v[:3], v[3:], rows.labels, negatives, settings)
+    """Each is its kind's of its head's outputs, as the plain model computes them alone; so are gradients. The
+    contrastive loss compares the texts read apart, also of pairs that are read both ways. float64"""
+    tasks = [*EACH, replace(TASKS["para"], name="twice", pairs="both")]
+    model = make(tiny_bert, tasks, arch=arch, pooling=pooling, layer=-2).double()
+    settings, vectors = LossSettings(sts_gamma=0.3), torch.randn(5, D, generator=generator(), dtype=torch.float64)
+    previous, draws, expected, stored = previous_step(vectors), generator(), {}, {}
+    batches = {task.name: batch(model, task) for task in reversed(tasks)}
+    for name, rows in batches.items():
+        task, kind = model.tasks[name], model.heads[name].kind
+        v = model.heads.vectors({name: plain(model, rows.tokens, pooling, -2)})[name]
+        each = [kind.loss(task, y, rows.labels, settings) for y in model.heads[name].readings(v)]
+        expected[name] = sum(each) / (2 if task.pairs == "both" else 1)
+        if task.contrastive:
+            negatives, stored[name] = previous_step(vectors).draw(name, range(3), draws), v[:6]
+            expected[name] = expected[name] + contrastive_loss(v[:3], v[3:6], rows.labels, negatives, settings)
     found = model.losses(batches, settings, previous, generator())
-    assert list(found) == list(batches)
+    assert list(found) == list(batches) and stored.keys() == {"para", "twice"}
     previous.end_step()
     used = [p for name, p in model.named_parameters() if not name.startswith(("bert.layers.1.", "bert.pooler."))]
     gradients = [torch.autograd.grad(sum(each.values()), used) for each in (found, expected)]
     for one, other in (
         *((found[name], expected[name]) for name in batches),
-        (previous.vectors["para"], stored),  # both sides, as the cosine sees them
+        *((previous.vectors[name], stored[name]) for name in stored),  # both sides, as the cosine sees them
         *zip(*gradients, strict=True),
     ):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
-
-
-def test_of_pairs_read_in_both_ways_the_contrastive_loss_compares_the_texts_alone(tiny_bert):
-    found, tasks = [], [replace(TASKS["para"], pairs=pairs) for pairs in ("siamese", "both")]
-    models = [make(tiny_bert, [task]).double() for task in tasks]
-    models[1].heads.shared.load_state_dict(models[0].heads.shared.state_dict())
-    for task, model in zip(tasks, models, strict=True):
-        rows, previous = batch(model, task), previous_step(torch.ones(5, D, dtype=torch.float64))
-        (loss,) = model.losses({"para": rows}, LossSettings(), previous, generator()).values()
-        (plain,) = model.losses({"para": rows}, LossSettings(para_loss="bce"), previous, generator()).values()
-        previous.end_step()
-        found.append((loss - plain, previous.vectors["para"]))
-    for siamese, both in zip(*found, strict=True):
-        torch.testing.assert_close(both, siamese, rtol=1e-12, atol=1e-12)
 
 
 @each_arch
