@@ -26,9 +26,11 @@ def environments(count: int) -> list[dict[str, str]]:
     return [world | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
 
 
-def start(count: int, action: Rank, folder: Path, **variables: str) -> list[int]:
-    """Begin `action` in so many processes, with torchrun's variables: their numbers. stderr goes to folder/err-RANK."""
+def run(count: int, action: Rank, folder: Path, **variables: str) -> tuple[list[int], str]:
+    """Call `action` in so many processes, with torchrun's variables: their exit codes, and all that they wrote on
+    stderr, which goes to folder/err-RANK."""
     folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"err-{rank}" for rank in range(count)]
     of_ranks = environments(count)
 
     def begin(rank: int) -> int:
@@ -36,15 +38,6 @@ def start(count: int, action: Rank, folder: Path, **variables: str) -> list[int]
         return action(rank)
 
     with ExitStack() as files:
-        into = [files.enter_context(open(folder / f"err-{rank}", "w")).fileno() for rank in range(count)]
-        return [child.start_program(partial(begin, rank), file) for rank, file in enumerate(into)]
-
-
-def end(numbers: list[int], folder: Path) -> tuple[list[int], str]:
-    """Wait for them: their exit codes, and all that they wrote on stderr."""
-    codes = [child.result(number) for number in numbers]
-    return codes, "".join((folder / f"err-{rank}").read_text() for rank in range(len(numbers)))
-
-
-def run(count: int, action: Rank, folder: Path, **variables: str) -> tuple[list[int], str]:
-    return end(start(count, action, folder, **variables), folder)
+        into = [files.enter_context(open(path, "w")).fileno() for path in paths]
+        numbers = [child.start_program(partial(begin, rank), file) for rank, file in enumerate(into)]
+    return [child.result(number) for number in numbers], "".join(path.read_text() for path in paths)
