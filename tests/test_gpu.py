@@ -35,7 +35,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(nowhere, reason=f"no GPU here, and its stand-in needs {LACKING}"),
 ]
-counted = pytest.mark.skipif(ON_GPU and not STAND_IN, reason="a GPU counts neither launches nor waits")
 STRATEGIES = pytest.mark.parametrize("strategy", ["gs", "mtl"])
 
 
@@ -266,7 +265,7 @@ class EnoughError(Exception):
     pass
 
 
-@counted
+@pytest.mark.skipif(ON_GPU and not STAND_IN, reason="a GPU counts neither launches nor waits")
 @pytest.mark.parametrize("strategy", BUDGETS)
 def test_a_step_stays_within_its_budget(home, minilm, strategy):
     """Eight rows of each of the course's tasks: from the second update to the third, and to the fourth.

@@ -127,10 +127,6 @@ def test_how_pairs_meet():
     for words, ways in (("cross", ["siamese", "cross", "cross"]), ("sts=both", ["siamese", "siamese", "both"])):
         options = parse(["--pairs", words])
         assert [task.pairs for task in options.tasks] == [*options.pairs.values()] == ways
-        assert [task.sequences for task in options.tasks] == [
-            1,
-            *({"cross": 1, "siamese": 2, "both": 3}[way] for way in ways[1:]),
-        ]
 
 
 def test_the_default_folder_and_the_command_that_goes_on_with_it():
