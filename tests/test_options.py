@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
@@ -14,12 +14,10 @@ from own_tasks import make_own_tasks
 
 import train_multitask
 from data.tasks import ALL, TASKS, by_name, names
-from heads.config import HeadsConfig
-from heads.losses import LossSettings
 from runtime import settings
 from runtime.errors import UsageError, run_cli
 from runtime.settings import positive
-from training.options import Options, parse
+from training.options import OPTIONS, parse
 
 
 def test_underscores_and_hyphens_and_values_as_they_are(monkeypatch):
@@ -39,11 +37,11 @@ def test_help_names_every_option_with_its_default(capsys):
         with pytest.raises(SystemExit) as exit:
             run_cli(train_multitask.main, words)
         text = capsys.readouterr().out
-        shown.append({name for name in option_names() if f"--{name}" in text})
+        shown.append({name for name in OPTIONS if f"--{name}" in text})
         assert exit.value.code == 0 and all(len(line) <= 120 for line in text.splitlines())
         assert "fresh heads (default: 0)" in " ".join(text.split())
         assert ("more options: --help all" in text) == ("all" not in words)
-    assert {"seed", "lr", "tasks", "resume"} < shown[0] < shown[1] == option_names()
+    assert {"seed", "lr", "tasks", "resume"} < shown[0] < shown[1] == {*OPTIONS}
 
 
 @pytest.mark.parametrize(
@@ -88,10 +86,6 @@ def test_names_and_values_by_name():
 # ---- the options of a run --------------------------------------------------------------------------------------------
 
 
-def option_names() -> set[str]:
-    return {field.name for part in (Options, HeadsConfig, LossSettings) for field in fields(part) if field.metadata}
-
-
 def test_options_are_complete_and_frozen():
     options = parse(["--batch_size", "sst=3,para=5", "--loss-scale", "2", "--arch", "v1", "--sts_gamma", "0.25"])
     assert options.task_names == ["sst", "para", "sts"]
@@ -103,7 +97,7 @@ def test_options_are_complete_and_frozen():
     assert (options.heads.arch, options.heads.pooling, options.losses.sts_gamma) == ("v1", "cls", 0.25)
     assert (options.data_dir / "sts-train.csv").is_file() and options.data_name.endswith(f" in {options.data_dir}")
     content = json.loads(json.dumps(options.as_json()))
-    assert content.keys() == option_names() | {"task_definitions"} and content["tasks"] == ["sst", "para", "sts"]
+    assert content.keys() == {*OPTIONS} | {"task_definitions"} and content["tasks"] == ["sst", "para", "sts"]
     for part, name in ((options, "lr"), (options.heads, "layer"), (options.losses, "para_loss")):
         with pytest.raises(FrozenInstanceError):
             setattr(part, name, 0)

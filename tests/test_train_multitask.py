@@ -22,7 +22,6 @@ import tiny_run
 import torch
 from own_tasks import make_own_tasks
 from safetensors.torch import load_file
-from test_options import option_names
 from tiny import CONFIG, make_bert_folder, make_data_folder
 from tiny_run import (
     STILL,
@@ -52,7 +51,7 @@ from optim.schedule import lr_factor
 from runtime.errors import DivergedError
 from runtime.files import lock
 from training.checkpoint import saved
-from training.options import MIN_STEPS
+from training.options import MIN_STEPS, OPTIONS
 
 ROOT = Path(train_multitask.__file__).parent
 METRICS = ["sst_acc", "sst_f1", "para_acc", "para_f1", "sts_pearson", "sts_spearman", "sts_em"]
@@ -119,7 +118,7 @@ def test_the_folder_holds_these_files_and_config_json_all_that_it_takes(home, ru
     }
     assert not leftovers(run) and steps == {"step-000003", "step-000006"}  # the newest and the one before
     config = json.loads((run / "config.json").read_text())
-    assert config.keys() == option_names() | {"task_definitions", "versions", "machine", "data"}
+    assert config.keys() == {*OPTIONS} | {"task_definitions", "versions", "machine", "data"}
     assert config["data_dir"] == str((home / "data").resolve()) and config["arch"] == "v3a"
     assert config["versions"]["torch"] == torch.__version__ and config["machine"]["precision"] == "off"
     for split in ("train", "dev"):
@@ -363,7 +362,7 @@ def usual(home, run):
     make_data_folder(home / "data-1", seed=1)
     make_own_tasks(home / "own")
     shown = {option.split()[0].lstrip("-") for option in SEEN_IN_TWO_STEPS}
-    assert option_names() == shown | set(SEEN_ELSEWHERE), "an option is forgotten here"
+    assert {*OPTIONS} == shown | set(SEEN_ELSEWHERE), "an option is forgotten here"
     return two_steps(home)
 
 
