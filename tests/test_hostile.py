@@ -474,20 +474,10 @@ def test_nothing_that_moves_a_terminal_s_cursor_is_printed_raw(home, tmp_path, c
 def test_an_empty_value_is_none(home, run, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    options = (
-        "--checkpoint",
-        "--output_dir",
-        "--init_from",
-        "--data_dir",
-        "--task_file",
-        "--predictions_dir",
-        "--resume",
-    )
-    for option in options:
-        assert train(home, tmp_path / "out", *SINGLE, option, "") == 2
-        refusal(capsys, 2, option)
-        assert train(home, tmp_path / "out", *SINGLE, f"{option}=") == 2
-        refusal(capsys, 2, option)
+    for name in ("checkpoint", "output_dir", "init_from", "data_dir", "task_file", "predictions_dir", "resume"):
+        for words in ((f"--{name}", ""), (f"--{name}=",)):
+            assert train(home, tmp_path / "out", *SINGLE, *words) == 2
+            refusal(capsys, 2, f"--{name}")
     assert evaluate_run("") == 2 and evaluate_run(run, "--predictions_dir", "") == 2
     for main, words in ((plot.main, [str(run)]), (attention.main, ["a dog"]), (figure3.main, [str(run)])):
         for output in ("", ".", "/", str(run)):

@@ -127,11 +127,9 @@ def test_famo_sees_no_fall_where_nothing_moves(home, tmp_path):
         *([f"open .*/.tmp-step-000006.*/{name}"] for name in (*TENSORS, "state", "MANIFEST")),
         *(["os.rename .*/.tmp-step-000006"], ["os.rename .*/.tmp-step-000006", ""], ["rmtree .*/.trash-step-000002"]),
         *(["os.rename .*/.tmp-best"], ["os.rename .*/.tmp-best", ""], ["os.rename .*/.tmp-config.json"]),
-        *(
-            ["os.rename .*/.tmp-sst-test-output.csv"],
-            ["os.rename .*/.tmp-README.md"],
-            ["os.rename .*/.tmp-metrics.json"],
-        ),
+        ["os.rename .*/.tmp-sst-test-output.csv"],
+        ["os.rename .*/.tmp-README.md"],
+        ["os.rename .*/.tmp-metrics.json"],
     ],
 )
 def test_killed_while_writing(home, tmp_path, events):
