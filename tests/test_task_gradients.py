@@ -1,4 +1,7 @@
-"""optim/task_gradients.py and row_hooks.py against torch.autograd.grad, plain backward passes and torch's own clipping, in float64."""
+"""optim/task_gradients.py and row_hooks.py, in float64.
+
+Against torch.autograd.grad, plain backward passes and torch's own clipping.
+"""
 
 from __future__ import annotations
 
