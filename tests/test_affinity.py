@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,6 @@ from runtime.errors import run_cli
 from runtime.seeds import generator
 from training.options import parse
 from training.session import Session
-
-pytestmark = pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import os
 import signal
 import statistics
 import sys
-from importlib.util import find_spec
 from itertools import combinations
 from math import ceil, sqrt
 from pathlib import Path
@@ -25,7 +24,6 @@ from optim import TaskGradients
 from runtime.seeds import generator
 from training.options import parse
 
-pytestmark = pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
 TASKS = ("sst", "para", "sts")
 RUN = ("--max_steps", 6, "--eval_every", 3)
 

@@ -36,8 +36,6 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def printed(home) -> str:
     """What the command says, which writes home/exported."""
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
     with redirect_stdout(StringIO()) as out:
         assert run_cli(export.main, [str(home / "run"), "--output_dir", str(home / "exported"), "--int8"]) == 0
     assert not leftovers(home)

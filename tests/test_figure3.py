@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
-from importlib.util import find_spec
 from itertools import combinations, product
 
 import numpy as np
@@ -19,7 +18,6 @@ from experiments.figure3 import PAIRS, PAPER, SENTENCES, main, measure, picture,
 from heads import MultitaskBert
 from runtime.errors import run_cli
 
-needs_matplotlib = pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
 TOGETHER = np.array([[3.0, 0, 0], [1, 0.1, 0], [0, 2, 1]])  # two dogs, a car
 APART, ALIKE = TOGETHER[[0, 2, 1]], np.ones((3, 5))
 ORDER = [*product(("untouched", "trained"), (-1, -2), PAPER)]
@@ -67,7 +65,6 @@ def test_the_claim_holds_where_attention_mean_alone_has_the_dogs_together(cls, d
     assert found["verdict"].startswith(start) and f", {others} by attention_mean of layer -2 (" in found["verdict"]
 
 
-@needs_matplotlib
 def test_the_numbers_are_those_of_encode_and_no_place_of_the_machine_is_told(home, tmp_path, capsys):
     """The untouched encoder is what the run started from."""
     out = tmp_path / "new" / "dogs.png"
@@ -94,7 +91,6 @@ def test_the_numbers_are_those_of_encode_and_no_place_of_the_machine_is_told(hom
     assert lines[16:22] == [v["verdict"] for v in found["verdicts"]] and lines[-1] == str(out)
 
 
-@needs_matplotlib
 def test_a_second_time_it_is_the_same(home, tmp_path):
     """Also of best/ itself, which does not say what it started from."""
     outs = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
@@ -105,7 +101,6 @@ def test_a_second_time_it_is_the_same(home, tmp_path):
     assert numbers[0] == numbers[1] == numbers[2].replace("run/best", f"{home.name}/run")
 
 
-@needs_matplotlib
 def test_a_panel_has_three_lines_from_the_origin_on_shared_equal_axes_and_says_what_it_measures():
     vectors = [TOGETHER, APART, ALIKE] * 4
     panels = [measure(x, *place) for x, place in zip(vectors, ORDER, strict=True)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from experiments.plot import Run, main, picture
 from heads.config import HeadsConfig
 from runtime.errors import run_cli
 
-needs_matplotlib = pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
 TASKS_OF_RUN = [TASKS["sst"], TASKS["sts"], replace(TASKS["sst"], name="own", course=None, metric="macro_f1")]
 PAIRS = ("sst-sts", "sst-own", "sts-own")
 LOSSES = [f"training loss: {task.name}" for task in TASKS_OF_RUN]
@@ -64,7 +62,6 @@ def make_run(folder: Path, log: list[dict], rest: str = "") -> Path:
     return folder
 
 
-@needs_matplotlib
 @pytest.mark.parametrize(
     ("log", "titles", "missing"),
     [
@@ -85,7 +82,6 @@ def test_each_part_of_a_log_has_its_panels_and_what_is_missing_is_named(tmp_path
     assert capsys.readouterr() == (f"{out}\n", "")
 
 
-@needs_matplotlib
 def test_runs_share_axes_and_a_star_is_where_the_mean_of_the_main_metrics_is_best(tmp_path):
     log = [line for line in LOG if "cosine" not in line]
     runs = [Run.read(make_run(tmp_path / name, lines), name) for name, lines in (("red", LOG), ("blue", log[:2]))]
@@ -103,7 +99,6 @@ def test_runs_share_axes_and_a_star_is_where_the_mean_of_the_main_metrics_is_bes
     assert [text.get_text() for text in axes[SHARES].texts] == ["48 %", "26 %", "0 %"]  # 11 and 6 of 23
 
 
-@needs_matplotlib
 def test_panels_stand_in_one_grid_and_what_hardly_varies_looks_flat(tmp_path):
     log = [*LOG[:16], dev_line(16, 0.731, 0.2, 0.5), dev_line(24, 0.733, 0.8, 0.5)]
     figure = picture([Run.read(make_run(tmp_path / "run", log), "C0")])
@@ -122,7 +117,6 @@ def test_panels_stand_in_one_grid_and_what_hardly_varies_looks_flat(tmp_path):
     assert labels == dict.fromkeys([*COSINES[1:], RATE], "step")
 
 
-@needs_matplotlib
 def test_the_smooth_line_is_the_mean_of_a_twelfth(tmp_path):
     ax = picture([Run.read(make_run(tmp_path / "run", LOG), "C0")]).axes[1]
     raw, smooth = (line.get_xydata() for line in ax.lines[:2])

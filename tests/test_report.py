@@ -7,20 +7,18 @@ import json
 import shutil
 import sys
 from html.parser import HTMLParser
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
 from browser import CHROMIUM, browser
 from own_tasks import make_own_tasks
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import contents, log_lines, train, workshop
 
 from experiments.report import main
 from runtime.errors import run_cli
 
-needs_matplotlib = pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
-needs_tensorboard = pytest.mark.skipif(find_spec("tensorboard") is None, reason="tensorboard is not installed")
 TASKS = ("nli", "urgency", "topics", "mood")  # one of each kind
 
 
@@ -78,7 +76,6 @@ def predictions(run: Path, task: str) -> list[list[str]]:
         return list(csv.reader(file, delimiter="\t"))[1:]
 
 
-@needs_matplotlib
 def test_a_run_s_page(run, tmp_path, monkeypatch):
     """Its figures by the run's own files; nothing of it lies elsewhere."""
     shown = []
@@ -113,7 +110,6 @@ def test_a_run_s_page(run, tmp_path, monkeypatch):
     assert len(page.sources) == 1 + 4  # curves; scores, and three calibrations
 
 
-@needs_matplotlib
 def test_a_step_s_time_has_no_evaluation_in_it(run, tmp_path):
     """A step of 1 second, an evaluation of 100 before each second logged step."""
     shutil.copytree(run, tmp_path / "run")
@@ -125,7 +121,6 @@ def test_a_step_s_time_has_no_evaluation_in_it(run, tmp_path):
     assert row[-2] == "1 s"
 
 
-@needs_matplotlib
 def test_runs_beside_each_other(run, tmp_path):
     """What differs; of one that goes on what there is; a mistake that both make, with what each says."""
     going, other = tmp_path / "going", tmp_path / "other"
@@ -148,7 +143,6 @@ def test_runs_beside_each_other(run, tmp_path):
     assert [gold, said, said] in [rows[1][:3] for rows in page.tables if rows[0][:3] == ["gold", names[0], names[2]]]
 
 
-@needs_matplotlib
 @pytest.mark.skipif(not CHROMIUM, reason="needs a Chromium: apt-get install chromium")
 def test_on_a_phone_only_what_is_wide_scrolls_sideways(run, tmp_path):
     make(run, out=tmp_path / "a.html")
@@ -159,7 +153,6 @@ def test_on_a_phone_only_what_is_wide_scrolls_sideways(run, tmp_path):
         assert page.js("document.documentElement.scrollWidth") == 400
 
 
-@needs_matplotlib
 def test_the_card_tells_the_spread_over_runs_that_are_alike(run, tmp_path, capsys):
     first, second, other = (tmp_path / name for name in ("first", "second", "other"))
     config, metrics = (json.loads((run / name).read_text()) for name in ("config.json", "metrics.json"))
@@ -183,7 +176,6 @@ def test_the_card_tells_the_spread_over_runs_that_are_alike(run, tmp_path, capsy
     assert f"{second} has no metrics.json" in capsys.readouterr().err
 
 
-@needs_matplotlib
 def test_what_stands_in_files_is_text(run, tmp_path):
     out = tmp_path / "<i>run"
     shutil.copytree(run, out)
@@ -193,7 +185,6 @@ def test_what_stands_in_files_is_text(run, tmp_path):
     assert page.tags.isdisjoint({"script", "i"}) and evil in page.text and "<i>run" in page.text
 
 
-@needs_matplotlib
 @pytest.mark.parametrize(
     ("name", "text", "code", "message"),
     [
@@ -215,7 +206,6 @@ def test_what_is_no_run_or_damaged(run, tmp_path, capsys, name, text, code, mess
 @pytest.mark.parametrize(("module", "extra"), [("matplotlib", "pictures"), ("tensorboard", "tensorboard")])
 def test_what_is_missing_is_named(run, tmp_path, capsys, monkeypatch, module, extra):
     if extra == "tensorboard":
-        pytest.importorskip("matplotlib")
         monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     monkeypatch.setitem(sys.modules, module, None)
     words = (str(run), "--output", str(tmp_path / "a.html"), "--tensorboard", str(tmp_path / "tb"))
@@ -223,11 +213,7 @@ def test_what_is_missing_is_named(run, tmp_path, capsys, monkeypatch, module, ex
     assert capsys.readouterr().err.endswith(f"expected {module}; found none; pip install -e '.[{extra}]'\n")
 
 
-@needs_matplotlib
-@needs_tensorboard
 def test_tensorboard_reads_the_log(run, tmp_path, capsys):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     words = [str(run), "--output", str(tmp_path / "a.html"), "--tensorboard", str(tmp_path / "tb")]
     before = contents(run)
     assert run_cli(main, words) == 0

@@ -7,7 +7,6 @@ import os
 import shlex
 import signal
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ from runtime.errors import DivergedError
 from runtime.files import lock
 from training.options import parse
 
-pytestmark = pytest.mark.skipif(find_spec("optuna") is None, reason="optuna is not installed")
 RUN = ("--max_steps", 3, "--eval_every", 1)
 
 

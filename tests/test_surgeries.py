@@ -6,11 +6,11 @@ import itertools
 
 import pytest
 import torch
+import torchjd.aggregation as torchjd
 from torch import Tensor
 
 from optim.surgery import SURGERIES
 
-torchjd = pytest.importorskip("torchjd.aggregation")
 F64 = torch.float64
 
 

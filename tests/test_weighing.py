@@ -8,12 +8,12 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torchjd import scalarization
 
 from optim.weighing import WEIGHINGS, Fixed
 
 SCALES = {"a": 2.0, "b": 3.0, "c": 1.0}
 ONES = dict.fromkeys(SCALES, 1.0)
-scalarization = pytest.importorskip("torchjd.scalarization")
 
 
 def losses_of(step: int) -> dict[str, Tensor]:
