@@ -126,19 +126,6 @@ def test_each_tasks_gradient_is_autograds(way, sparse):
 
 
 @both_ways
-def test_other_parameters_get_their_plain_gradient_bit_for_bit_and_frozen_and_unused_ones_none(way):
-    (net, gradients), plain = made(way), Net()
-    sum(plain.losses().values()).backward()
-    assert all(
-        torch.equal(p.grad, q.grad) for p, q in zip(net.heads.parameters(), plain.heads.parameters(), strict=True)
-    )
-    assert all(parameter.grad is None for parameter in net.shared())
-    gradients.combine(torch.ones(3))
-    for found, expected in zip(net.parameters(), plain.parameters(), strict=True):
-        assert (found.grad is None) == (expected.grad is None)
-
-
-@both_ways
 @dense_and_sparse
 def test_micro_batches_add_up_with_dropout_and_without_a_task(way, sparse):
     """The second has no rows of task b. Then a second step; what was forgotten before each and .grad of the step before
@@ -436,20 +423,6 @@ def test_an_infinite_gradient_of_one_task_names_it_and_goes_through(way, bad):
         net, conflict = combined(way, 1.0, surgery, factors=(1, bad, 1))
         assert conflict.infinite == infinite and conflict.norm == math.inf
         assert not any(parameter.grad.isfinite().all() for parameter in net.reached())
-
-
-@pytest.mark.fault(21)
-def test_an_infinite_gradient_that_is_not_shared_goes_through_and_gradscaler_skips_the_step():
-    net, gradients = made("by_rows")
-    before = [parameter.clone() for parameter in net.parameters()]
-    scaler, optimizer = torch.amp.GradScaler("cpu", init_scale=1.0), torch.optim.SGD(net.parameters(), lr=1)
-    scaler.scale(torch.tensor(0.0))
-    net.heads["a"].weight.grad[0, 3] = math.inf
-    conflict = clip_and_combine(gradients, SURGERIES["pcgrad"](), net.parameters(), 1.0)
-    assert conflict.infinite == [] and conflict.norm == math.inf and conflict.gramian.isfinite().all()
-    assert not net.last.weight.grad.isfinite().any()
-    scaler.step(optimizer)
-    assert all(torch.equal(*pair) for pair in zip(net.parameters(), before, strict=True))
 
 
 @pytest.mark.parametrize("name", SURGERIES)
