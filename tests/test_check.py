@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from data.check import main
@@ -11,7 +9,6 @@ from runtime.errors import run_cli
 from tests.own_tasks import make_own_tasks, write_rows
 from tests.tiny import make_bert_folder
 
-COURSE = Path(__file__).parents[2] / "shared" / "data" / "cs224n"
 ODD = """
 [tasks.odd]
 texts = ["a", "b"]
@@ -102,13 +99,3 @@ def test_where_training_would_refuse_the_rest_is_shown_and_the_exit_code_is_3(tm
     assert lines[start + 2].startswith(f"urgency: {tmp_path}/mail.csv: expected a file; found none")
     assert sum(line.startswith("train ") for line in lines) == 3
     assert sum(line.startswith("test 20 ") for line in lines) == 1
-
-
-@pytest.mark.skipif(not COURSE.is_dir(), reason=f"the course files are not in {COURSE}")
-def test_the_course_files(capsys, bert):
-    lines = page(capsys, bert, "--data_dir", COURSE, "--tasks", "sst,para,cfimdb")
-    shared = [line.partition(";")[0].split(": texts that are also in train: ") for line in lines if "also in" in line]
-    assert ["sst: dev", "1"] in shared and ["sst: test", "2"] in shared
-    assert any("2 of 22646 rows have no is_duplicate" in line and line.endswith("lines 3787, 14041") for line in lines)
-    assert any("2 of 6214 rows have no is_duplicate" in line and line.endswith("lines 1548, 5848") for line in lines)
-    assert "% cut at 128" in lines[lines.index("cfimdb: binary, sentence -> sentiment") + 1]

@@ -432,20 +432,6 @@ def test_a_damaged_file_is_a_split_or_a_data_error(tmp_path_factory, ending, spl
         assert len({example.id for example in found.examples}) == len(found.examples)
 
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
-
-
-@given(rows=st.lists(st.tuples(TEXT, TEXT, st.floats(0, 5)), min_size=1, max_size=11))
-def test_what_csv_and_json_write_is_read_unchanged(tmp_path_factory, rows):
-    folder = tmp_path_factory.getbasetemp()
-    rows = [{"id": f"id{n}", "sentence1": a, "sentence2": b, "similarity": c} for n, (a, b, c) in enumerate(rows)]
-    swallowed = any("\t" in str(cell) and "\n" in str(cell) for row in rows for cell in row.values())
-    for ending in (".csv", ".jsonl") if swallowed else (".csv", ".jsonl", ".tsv"):
-        write_rows(folder / f"sts{ending}", rows)
-        task = replace(TASKS["sts"], files={"dev": f"sts{ending}"}, folder=str(folder))
-        assert [(e.id, *e.texts, e.label) for e in read(task, "dev").examples] == [tuple(row.values()) for row in rows]
-
-
 COUNTS = {"sst": (8544, 1101, 2210), "para": (22646, 6214, 14000), "sts": (6040, 863, 1725), "cfimdb": (1707, 245, 488)}
 
 

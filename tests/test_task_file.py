@@ -92,13 +92,6 @@ def test_what_the_file_leaves_out_is_seen_from_the_labels(tmp_path, labels, chan
         assert example.label is not None  # every label in train is one of the task's
 
 
-def test_files_in_folders_beside_the_task_file(tmp_path):
-    (tmp_path / "in").mkdir()
-    with_labels(tmp_path / "in", ["x", "y", "y"])
-    task = load(task_file(tmp_path, train="in/t.csv", dev=0.4), KINDS)["own"]
-    assert [len(read(task, split).examples) for split in ("train", "dev")] == [2, 1]
-
-
 def test_json_s_lists_and_booleans(tmp_path):
     task = load(with_labels(tmp_path, [["b", "a"], [], ["c"]], ".jsonl"), KINDS)["own"]
     assert (task.kind, task.classes) == ("labels", ("a", "b", "c"))

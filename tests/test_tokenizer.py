@@ -58,14 +58,6 @@ def assert_same(ours: Batch, theirs) -> None:
         assert torch.equal(ours[name].long(), theirs[name]), name
 
 
-def test_known_ids(tokenizer):
-    pieces = ["[CLS]", "the", "film", "is", "un", "##believ", "##able", "!", "[SEP]"]
-    assert tokenizer.ids("The FILM is unbelievable!") == [[WORDS.index(piece) for piece in pieces]]
-    assert tokenizer.ids(["zzz", ""]) == [[3, 2, 4], [3, 4]] and tokenizer.ids([]) == []
-    ids = [tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id]
-    assert ids == [0, 3, 4] and tokenizer.vocab_size == len(WORDS)
-
-
 @pytest.mark.parametrize("max_length", [5, 6, 8, 11, 512])
 def test_a_batch_is_transformers_batch(tokenizer, reference, max_length):
     cut = {"padding": True, "truncation": True, "max_length": max_length, "return_tensors": "pt"}
