@@ -30,8 +30,9 @@ def task_file(folder: Path, name: str = "own", **changes) -> Path:
     return path
 
 
-def with_labels(folder: Path, labels: list, ending: str = ".csv", **changes) -> Path:
-    """A task file with neither kind nor classes, and its train file with these labels."""
+def with_labels(folder: Path, labels: list, **changes) -> Path:
+    """A task file with neither kind nor classes, and its train file with these labels: JSON where one is no text."""
+    ending = ".csv" if {*map(type, labels)} == {str} else ".jsonl"
     write_rows(folder / f"t{ending}", [{"a": f"text {n}", "b": "B", "gold": label} for n, label in enumerate(labels)])
     return task_file(folder, **({"kind": None, "classes": None, "train": f"t{ending}"} | changes))
 
@@ -83,24 +84,17 @@ def test_the_tasks_of_a_file_are_resolved_and_can_be_read(tmp_path, suffix, monk
     (["1", "2", "high"], {"kind": "score"}, "score", (), (1.0, 2.0)),
     ([*"123456789", "2.5", "high"], {}, "score", (), (1.0, 9.0)),  # one bad cell of many makes no class of each number
     (["-0", "1"], {}, "binary", (0, 1), None),
+    ([["b", "a"], [], ["c"]], {}, "labels", ("a", "b", "c"), None),
+    ([[True, "b"], [False]], {}, "labels", ("b", "false", "true"), None),
+    ([True, False, None], {}, "binary", ("false", "true"), None),
+    ([0, 2, 1], {}, "classes", (0, 1, 2), None),
 ])  # fmt: skip
 def test_what_the_file_leaves_out_is_seen_from_the_labels(tmp_path, labels, changes, kind, classes, bounds):
     task = load(with_labels(tmp_path, labels, **changes), KINDS)["own"]
     assert (task.kind, task.classes, task.range, task.several) == (kind, classes, bounds, kind == "labels")
-    readable = {"", "z", "high"}.isdisjoint(labels)
+    readable = not any(label in ("", None, "z", "high") for label in labels)
     for example in read(task, "train").examples + read(task, "dev").examples if readable else []:
         assert example.label is not None  # every label in train is one of the task's
-
-
-def test_json_s_lists_and_booleans(tmp_path):
-    task = load(with_labels(tmp_path, [["b", "a"], [], ["c"]], ".jsonl"), KINDS)["own"]
-    assert (task.kind, task.classes) == ("labels", ("a", "b", "c"))
-    task = load(with_labels(tmp_path, [True, False, None], ".jsonl"), KINDS)["own"]
-    assert (task.kind, task.classes) == ("binary", ("false", "true"))
-    task = load(with_labels(tmp_path, [0, 2, 1], ".jsonl"), KINDS)["own"]
-    assert (task.kind, task.classes) == ("classes", (0, 1, 2))
-    task = load(with_labels(tmp_path, [[True, "b"], [False]], ".jsonl"), KINDS)["own"]
-    assert task.classes == ("b", "false", "true") and read(task, "train").examples[0].label == (0, 2)
 
 
 @pytest.mark.fault(49)
@@ -111,7 +105,7 @@ def test_json_s_lists_and_booleans(tmp_path):
 @pytest.mark.parametrize("separator", [None, ";"])
 def test_what_names_no_class_in_json_makes_none(tmp_path, labels, separator):
     """It is refused with its line, as where the task file lists the classes."""
-    task = load(with_labels(tmp_path, labels, ".jsonl", separator=separator), KINDS)["own"]
+    task = load(with_labels(tmp_path, labels, separator=separator), KINDS)["own"]
     assert not {"None", "nan", "{}"} & {*map(str, task.classes)} and len(task.classes) == 2
     with pytest.raises(DataError, match=r"t.jsonl:\d: expected a gold that is "):
         read(task, "train")
