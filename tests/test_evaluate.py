@@ -186,44 +186,30 @@ def test_a_wrong_command(home, run, capsys, words, code, message):
     assert contents(run) == before
 
 
+NEEDED = ("task_definitions", "seed", "data_dir", "machine", "arch")  # keys of a run's config.json
+WRONG = [
+    *(("seed", value) for value in ("0", 1.0, True, -1)),
+    *(("data_dir", value) for value in (7, ["data"], "\ud800")),
+    *(("machine", value) for value in ("cpu", {"precision": 16}, {"precision": "fp8"})),
+    *((name, 3) for name in ("task_definitions", "data")),
+]
+
+
 @pytest.mark.fault(57)
 def test_a_damaged_config_of_the_run(run, tmp_path, capsys):
+    """One without a key, or with another type: evaluated by a default, figures would be of other rows or precision."""
     path = shutil.copytree(run, tmp_path / "run") / "config.json"
     text = path.read_text()
-    other = {**json.loads(text), "data": 3}, {**json.loads(text), "data_dir": "\ud800"}
-    damaged = (text[:-30], text.replace('"kind": "score"', '"knd": "score"'), "", "{}", *map(json.dumps, other), None)
-    for content in damaged:
+    config = json.loads(text)
+    damaged = [(content, "") for content in (text[:-30], text.replace('"kind": "score"', '"knd": "score"'), "", "{}")]
+    damaged += [(json.dumps({key: config[key] for key in config if key != name}), name) for name in NEEDED]
+    damaged += [(json.dumps(config | {key: value}), "") for key, value in WRONG]
+    damaged += [(json.dumps(config | {"machine": {}}), "precision"), (None, "")]
+    for content, told in damaged:
         path.unlink() if content is None else path.write_text(content)
         assert evaluate_run(tmp_path / "run", "--predictions_dir", tmp_path / "p") == 4
-        assert str(path) in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "p").exists()
-
-
-@pytest.mark.parametrize(
-    ("keys", "value"),
-    [
-        *((keys, None) for keys in (("task_definitions",), ("seed",), ("data_dir",), ("machine",), ("arch",))),
-        (("machine", "precision"), None),
-        *((("seed",), value) for value in ("0", 1.0, True, -1)),
-        *((("data_dir",), value) for value in (7, ["data"])),
-        *((("machine", "precision"), value) for value in (16, "fp8")),
-        (("machine",), "cpu"),
-        (("task_definitions",), 3),
-    ],
-)
-def test_a_config_that_lacks_a_key_or_holds_another_type(run, tmp_path, capsys, keys, value):
-    """value: None = the key is taken out. Evaluated by a default, figures would be of other rows or precision."""
-    path = shutil.copytree(run, tmp_path / "run") / "config.json"
-    config = part = json.loads(path.read_text())
-    *outer, key = keys
-    for name in outer:
-        part = part[name]
-    del part[key]
-    if value is not None:
-        part[key] = value
-    path.write_text(json.dumps(config))
-    assert evaluate_run(tmp_path / "run", "--predictions_dir", tmp_path / "p") == 4
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert str(path) in error and (value is not None or key in error) and not (tmp_path / "p").exists()
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert str(path) in error and told in error and not (tmp_path / "p").exists()
 
 
 @pytest.mark.parametrize("source", ["plain", "trained"])
