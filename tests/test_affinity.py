@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_run
 import torch
 from tiny_run import command
 
@@ -21,11 +19,9 @@ from training.options import parse
 from training.session import Session
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    with tiny_run.workshop(tmp_path_factory.mktemp("home")) as home, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(affinity, "HEAD_STEPS", 3)
-        yield home
+@pytest.fixture(autouse=True)
+def few_steps_of_the_heads(monkeypatch):
+    monkeypatch.setattr(affinity, "HEAD_STEPS", 3)
 
 
 def made(noise: float, count: int = 400) -> Measured:

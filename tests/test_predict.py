@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny_run
 from own_tasks import make_own_tasks
 from own_tasks import write_rows as write
 from tiny_run import leftovers, train
@@ -24,28 +23,16 @@ TEXTS = ['The dog, "barking", ran.', "a cat", "A man plays\na guitar.", "", "ün
 OTHERS = ["a dog", "the cat", "A man sings.", "x", "word", "the start", "dog"]
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    with tiny_run.workshop(tmp_path_factory.mktemp("home")) as home, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predict, "CHUNK", 3)
-        yield home
+@pytest.fixture(autouse=True)
+def chunks_of_three(monkeypatch):
+    monkeypatch.setattr(predict, "CHUNK", 3)
 
 
 @pytest.fixture(scope="module")
 def run(home) -> Path:
     """The course's tasks and some of a user's own: classes by name, a score, several labels; pairs read both ways."""
-    file = make_own_tasks(home / "own")
-    words = (
-        "--tasks",
-        "sst,para,sts,nli,urgency,topics",
-        "--task_file",
-        file,
-        "--pairs",
-        "sts=cross",
-        "--max_steps",
-        2,
-    )
-    assert train(home, home / "run", *words) == 0
+    tasks = ("--tasks", "sst,para,sts,nli,urgency,topics", "--task_file", make_own_tasks(home / "own"))
+    assert train(home, home / "run", *tasks, "--pairs", "sts=cross", "--max_steps", 2) == 0
     return home / "run"
 
 
@@ -171,13 +158,8 @@ def test_standard_input_and_output(run, model, tmp_path, capsys, monkeypatch):
 def test_texts_on_the_command_line_are_answered_for_people(run, model, capsys):
     assert called(run, "--task", "nli", "A dog barks.", "A dog.") == 0
     lines = capsys.readouterr().out.splitlines()
-    shares = dict(
-        zip(
-            model.tasks["nli"].classes,
-            *model.predict("nli", ["A dog barks."], ["A dog."], probabilities=True),
-            strict=True,
-        )
-    )
+    (probabilities,) = model.predict("nli", ["A dog barks."], ["A dog."], probabilities=True)
+    shares = dict(zip(model.tasks["nli"].classes, probabilities, strict=True))
     assert lines[0] == "nli: A dog barks. | A dog." and len(lines) == 1 + len(shares)
     for line, (label, share) in zip(lines[1:], sorted(shares.items(), key=lambda pair: -pair[1]), strict=True):
         assert line.split()[:2] == [label, f"{share:.3f}"]
@@ -190,11 +172,8 @@ def test_texts_on_the_command_line_are_answered_for_people(run, model, capsys):
     assert called(run, "one text") == 0
     streams = capsys.readouterr()
     assert "left out, for they read another number of texts: para, sts, nli" in streams.err
-    assert [line.partition(":")[0] for line in streams.out.splitlines() if ": one text" in line] == [
-        "sst",
-        "urgency",
-        "topics",
-    ]
+    answered = [line.partition(":")[0] for line in streams.out.splitlines() if ": one text" in line]
+    assert answered == ["sst", "urgency", "topics"]
 
 
 def test_two_texts_are_no_pair_for_a_model_that_reads_single_ones(home, capsys):

@@ -14,7 +14,7 @@ import pytest
 from browser import CHROMIUM, browser
 from own_tasks import make_own_tasks
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_run import contents, log_lines, train, workshop
+from tiny_run import contents, log_lines, train
 
 from experiments.report import main
 from runtime.errors import run_cli
@@ -23,11 +23,10 @@ TASKS = ("nli", "urgency", "topics", "mood")  # one of each kind
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    with workshop(tmp_path_factory.mktemp("home")) as home:
-        steps = ("--max_steps", 4, "--eval_every", 2, "--log_every", 1, "--lr", 0.01)
-        assert train(home, home / "run", "--task_file", make_own_tasks(home / "own"), *steps) == 0
-        yield home / "run"
+def run(home) -> Path:
+    steps = ("--max_steps", 4, "--eval_every", 2, "--log_every", 1, "--lr", 0.01)
+    assert train(home, home / "run", "--task_file", make_own_tasks(home / "own"), *steps) == 0
+    return home / "run"
 
 
 class Page(HTMLParser):

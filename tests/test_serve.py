@@ -19,7 +19,6 @@ from pathlib import Path
 import child
 import numpy as np
 import pytest
-import tiny_run
 import torch
 import uvicorn  # noqa: F401 - once, before the servers are forked
 from browser import CHROMIUM, browser
@@ -41,13 +40,12 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # the rounding of float32 depends on who s
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
+def run(home) -> Path:
     """Tasks of all kinds, and pairs read both ways."""
-    with tiny_run.workshop(tmp_path_factory.mktemp("home")) as home:
-        tasks = ("--tasks", "sst,para,sts,urgency,topics", "--task_file", make_own_tasks(home / "own"))
-        words = (*tasks, "--pairs", "sts=cross", "--pooling", "attention_mean", "--max_steps", 2)
-        assert train(home, home / "run", *words) == 0
-        return home / "run"
+    tasks = ("--tasks", "sst,para,sts,urgency,topics", "--task_file", make_own_tasks(home / "own"))
+    words = (*tasks, "--pairs", "sts=cross", "--pooling", "attention_mean", "--max_steps", 2)
+    assert train(home, home / "run", *words) == 0
+    return home / "run"
 
 
 @pytest.fixture(scope="module")
