@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from optim import pcgrad, pcgrad_weights
+from optim.surgery import SURGERIES
 from optim.surgery.gramian import cosines, gramian
 
 SPAN = 512  # columns that are summed in float32 on a CPU
@@ -81,6 +84,13 @@ def test_the_same_as_algorithm_1_on_whole_gradients(jacobian, seed):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         assert torch.equal(pcgrad_weights(gramian(jacobian)), weights)  # which draws where none is given
+
+
+@pytest.mark.parametrize("tasks", [2, 3, 4])
+def test_the_mean_over_all_orders(tasks):
+    jacobian = torch.randn(tasks, 7, dtype=torch.float64, generator=seeded(3))
+    by_order = torch.stack([algorithm_1(jacobian, [order] * tasks) for order in permutations(range(tasks))])
+    assert_close(SURGERIES["pcgrad_mean"]().weights(gramian(jacobian)) @ jacobian, by_order.mean(dim=0))
 
 
 @pytest.mark.fault(23)
