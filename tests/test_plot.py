@@ -99,24 +99,6 @@ def test_runs_share_axes_and_a_star_is_where_the_mean_of_the_main_metrics_is_bes
     assert [text.get_text() for text in axes[SHARES].texts] == ["48 %", "26 %", "0 %"]  # 11 and 6 of 23
 
 
-def test_panels_stand_in_one_grid_and_what_hardly_varies_looks_flat(tmp_path):
-    log = [*LOG[:16], dev_line(16, 0.731, 0.2, 0.5), dev_line(24, 0.733, 0.8, 0.5)]
-    figure = picture([Run.read(make_run(tmp_path / "run", log), "C0")])
-    figure.draw_without_rendering()
-    axes = {ax.get_title(): ax for ax in figure.axes}
-    limits = (0.702, 0.762), (0.14, 0.86), (0.47, 0.53)
-    for title, expected in zip(DEV, limits, strict=True):
-        assert axes[title].get_ylim() == pytest.approx(expected)
-        (star,) = [line.get_xydata()[0] for line in axes[title].lines if line.get_marker() == "*"]
-        inside = axes[title].bbox.padded(-5 * figure.dpi / 72)  # half a star, of 10 points
-        assert inside.contains(*axes[title].transData.transform(star))
-    for column in zip(LOSSES, DEV, COSINES, strict=True):
-        assert len({axes[title].get_position().intervalx.tobytes() for title in column}) == 1
-    assert axes[RATE].get_position().intervalx == pytest.approx(axes[LOSSES[0]].get_position().intervalx)
-    labels = {title: ax.get_xlabel() for title, ax in axes.items() if ax.get_xlabel()}
-    assert labels == dict.fromkeys([*COSINES[1:], RATE], "step")
-
-
 def test_the_smooth_line_is_the_mean_of_a_twelfth(tmp_path):
     ax = picture([Run.read(make_run(tmp_path / "run", LOG), "C0")]).axes[1]
     raw, smooth = (line.get_xydata() for line in ax.lines[:2])
