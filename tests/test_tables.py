@@ -76,9 +76,13 @@ class StopAt:
         raise KeyboardInterrupt
 
 
-def table(home: Path, out: Path, *options: object, number: int = 3, train=in_process) -> int:
+def called(main, home: Path, out: Path, *options: object) -> int:
     words = ["--preset", "smoke", "--data_dir", home / "data", "--output_dir", out, *options]
-    return run_cli(partial(DOORS[number], train=train), [str(word) for word in words])
+    return run_cli(main, [str(word) for word in words])
+
+
+def table(home: Path, out: Path, *options: object, number: int = 3, train=in_process) -> int:
+    return called(partial(DOORS[number], train=train), home, out, *options)
 
 
 def runs_of(home: Path, out: Path, preset: str, number: int = 3, seed: int = 0) -> dict[int, Run]:
@@ -305,12 +309,6 @@ def both(home, done):
     return done
 
 
-def about(module, home: Path, out: Path, *options: object) -> int:
-    """claims.py or table1.py, of both seeds."""
-    words = ["--preset", "smoke", "--data_dir", home / "data", "--output_dir", out, "--seeds", "0,1", *options]
-    return run_cli(module.main, [str(word) for word in words])
-
-
 def test_an_untrained_row_is_what_the_seed_makes(home, done):
     with seeded(0, "heads"):
         fresh = MultitaskBert.from_pretrained(home / "bert", config=HeadsConfig("v3a", "attention_mean", -2))
@@ -319,7 +317,7 @@ def test_an_untrained_row_is_what_the_seed_makes(home, done):
 
 
 def test_claims_are_differences_of_the_tables_cells(home, both, capsys):
-    assert about(claims, home, both) == 0
+    assert called(claims.main, home, both, "--seeds", "0,1") == 0
     printed, found = capsys.readouterr().out, json.loads((both / "claims-smoke.json").read_text())
     rows = {(number, row["row"]): row for number in (2, 3) for row in content(both, number)["rows"]}
     for claim in found["claims"]:
@@ -378,7 +376,7 @@ def test_an_undefined_resample_leaves_the_interval_over_rows_out():
 
 
 def test_table_1_is_the_best_rows_six_files(home, both, tmp_path, capsys):
-    assert about(table1, home, both) == 0
+    assert called(table1.main, home, both, "--seeds", "0,1") == 0
     folder, printed = both / "table1-smoke", capsys.readouterr().out
     assert sorted(path.name for path in folder.glob("*.csv")) == sorted(
         f"{task}-{name}-output.csv" for task in ALL for name in ("dev", "test")
@@ -395,7 +393,7 @@ def test_table_1_is_the_best_rows_six_files(home, both, tmp_path, capsys):
 
 @pytest.mark.parametrize("module", [claims, table1])
 def test_without_the_tables_they_say_what_to_run(home, tmp_path, capsys, module):
-    assert about(module, home, tmp_path / "out") == 2
+    assert called(module.main, home, tmp_path / "out", "--seeds", "0,1") == 2
     said = capsys.readouterr().err
     assert "found none" in said and "run" in said and not (tmp_path / "out").exists()
 
@@ -407,9 +405,8 @@ def test_the_pages_say_what_the_results_are():
 
 def test_the_table_of_surgeries(home, tmp_path, capsys):
     """Of a few rows two seeds: differences paired by seed, tuned scales that have not seen the seed, a step's time."""
-    words = ["--preset", "smoke", "--data_dir", home / "data", "--output_dir", tmp_path, "--seeds", "0,1"]
-    words += ["--rows", "1,2,3,7,12,26"]
-    assert run_cli(partial(surgeries.main, train=in_process), [str(word) for word in words]) == 0
+    words = ("--seeds", "0,1", "--rows", "1,2,3,7,12,26")
+    assert called(partial(surgeries.main, train=in_process), home, tmp_path, *words) == 0
     found = json.loads((tmp_path / "surgeries-smoke.json").read_text())
     rows = {row["name"]: row for row in found["rows"]}
     assert [*rows] == ["single", "mtl", "mtl 211", "mtl 114", "cagrad", "rlw", "mtl, tuned"]
