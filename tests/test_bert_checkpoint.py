@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from small_bert import noisy
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -35,11 +36,7 @@ Weights = dict[str, Tensor]
 
 def make_reference(kind: type = transformers.BertModel) -> transformers.PreTrainedModel:
     torch.manual_seed(0)
-    model = kind(transformers.BertConfig(**SIZES)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():  # fresh biases are all 0 and LayerNorms 1: a mix-up would not show
-            parameter.add_(torch.randn_like(parameter))
-    return model
+    return noisy(kind(transformers.BertConfig(**SIZES)), torch.float32).eval()
 
 
 @pytest.fixture

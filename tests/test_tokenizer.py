@@ -147,12 +147,7 @@ def test_another_way_to_part_words_is_refused(tmp_path, settings):
 
 
 def test_padding(tokenizer, tmp_path):
-    batch = tokenizer.pad([[3, 8, 4], [3, 4]])
-    assert batch.input_ids.tolist() == [[3, 8, 4], [3, 4, 0]]
-    assert batch.attention_mask.tolist() == [[True, True, True], [True, True, False]]
-    assert batch.token_type_ids.tolist() == [[0, 0, 0], [0, 0, 0]]
-    assert tokenizer.pad([[3, 8, 4], [3, 4]], [[0, 1, 1], [1, 1]]).token_type_ids.tolist() == [[0, 1, 1], [1, 1, 0]]
-    for some, shape in ((batch, (2, 3)), (tokenizer([]), (0, 0)), (tokenizer([], []), (0, 0))):
+    for some, shape in ((tokenizer(["a", ""]), (2, 3)), (tokenizer([]), (0, 0)), (tokenizer([], []), (0, 0))):
         assert [value.dtype for value in some.values()] == [torch.int64, torch.bool, torch.int64]
         assert {value.shape for value in some.values()} == {shape}
     other = BertTokenizer.from_pretrained(write_vocab(tmp_path, [*WORDS[1:], "[PAD]"]))
