@@ -238,24 +238,6 @@ def test_where_there_is_no_fused_product_it_is_autocast_bit_for_bit(change, monk
             assert torch.equal(y, x)
 
 
-def state_of(model: BertModel) -> tuple:
-    parts = [(name, part, part.training, sorted(vars(part))) for name, part in model.named_modules()]
-    return parts, {name: value.tolist() for name, value in model.state_dict().items()}
-
-
-def test_the_model_is_not_touched_and_its_weights_are_shared():
-    model = make_model(torch.float32, DROPPING).train()
-    model.layers[1].eval()
-    model.pooler = None
-    before, twin = state_of(model), inference_copy(model, torch.bfloat16)
-    with torch.no_grad():
-        first, second = (hidden_states(twin, [make_batch()])[0][0] for _ in range(2))
-    assert torch.equal(first, second) and not any(part.training for part in twin.modules())
-    assert state_of(model) == before
-    assert twin.embeddings.word.weight is model.embeddings.word.weight
-    hidden_states(model, [make_batch()])[0][0].sum().backward()  # gradients as ever
-
-
 PAGES = """
 import resource, torch
 from bert.fast import keep_freed_memory

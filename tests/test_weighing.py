@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
@@ -61,19 +60,6 @@ def test_the_gradient_goes_through_the_loss_alone(name):
     weighed = weigh({task: x * (k + 1) for k, task in enumerate(SCALES)}, torch.Generator().manual_seed(1))
     (slope,) = torch.autograd.grad(sum(weighed.values()), x)
     torch.testing.assert_close(slope, sum(weighed.values()).detach() / 3)
-
-
-@pytest.mark.parametrize("name", WEIGHINGS)
-@pytest.mark.parametrize("steps", [0, 1, 77])
-def test_what_is_remembered_goes_through_json(name, steps):
-    weigh, again = trained(name, steps), WEIGHINGS[name](ONES)
-    again.load_state_dict(json.loads(json.dumps(weigh.state_dict())))
-    for step in range(steps, steps + 60):
-        one, other = (w(losses_of(step), torch.Generator().manual_seed(step)) for w in (weigh, again))
-        assert one == other
-        for w in (weigh, again):
-            w.update(floats(losses_of(step)), lambda after=step + 1: floats(losses_of(after)))
-    assert json.dumps(weigh.state_dict()) == json.dumps(again.state_dict())
 
 
 def test_equal_makes_losses_of_one_size():
