@@ -17,9 +17,9 @@ kind = "classes"
 texts = ["premise", "hypothesis"]
 label = "gold"
 classes = ["entailment", "neutral", "contradiction"]
-train = "nli-train{suffix}"
-dev = "nli-dev{suffix}"
-test = "nli-test{suffix}"
+train = "nli-train.jsonl"
+dev = "nli-dev.jsonl"
+test = "nli-test.jsonl"
 id = "uid"
 metric = "macro_f1"
 
@@ -75,19 +75,15 @@ def nli_rows(draw: random.Random) -> list[dict]:
     return rows
 
 
-def make_own_tasks(folder: str | Path, suffix: str = ".jsonl") -> Path:
-    """Write nli (three classes of pairs; 140, 40 and 20 rows, as .csv, .tsv and .jsonl), urgency (scores from 1 to 7),
-    topics (any of three labels) and mood (two classes), and tasks.toml, whose path is returned. Always the same bytes.
-
-    Args: suffix: which of nli's files the TOML file names.
-    """
+def make_own_tasks(folder: str | Path) -> Path:
+    """Write nli (three classes of pairs; 140, 40 and 20 rows), urgency (scores from 1 to 7), topics (any of three
+    labels) and mood (two classes), and tasks.toml, whose path is returned. Always the same bytes."""
     folder, draw = Path(folder), random.Random(0)
     folder.mkdir(parents=True, exist_ok=True)
     nli = nli_rows(draw)
     unlabelled = [{key: value for key, value in row.items() if key != "gold"} for row in nli[180:]]
-    for ending in (".csv", ".tsv", ".jsonl"):
-        for split, rows in (("train", nli[:140]), ("dev", nli[140:180]), ("test", unlabelled)):
-            write_rows(folder / f"nli-{split}{ending}", rows)
+    for split, rows in (("train", nli[:140]), ("dev", nli[140:180]), ("test", unlabelled)):
+        write_rows(folder / f"nli-{split}.jsonl", rows)
     scenes = draw.sample(list(product(WHO, WHAT, MOODS)), 210)
     bodies = [f"the {who} has a {what} , and it is {mood} !" for who, what, mood in scenes]
     urgency = [MOODS.index(mood) + 1 for _, _, mood in scenes]
@@ -99,5 +95,5 @@ def make_own_tasks(folder: str | Path, suffix: str = ".jsonl") -> Path:
     moods = ["glad" if score > 4 else "sad" for score in urgency]
     write_rows(folder / "mood.tsv", [{"body": b, "mood": m} for b, m in zip(bodies, moods, strict=True)][80:160])
     path = folder / "tasks.toml"
-    path.write_text(TOML.format(suffix=suffix), encoding="utf-8")
+    path.write_text(TOML, encoding="utf-8")
     return path

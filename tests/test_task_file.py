@@ -45,14 +45,13 @@ def error_of(path: Path, kind: type[Exception] = UsageError) -> str:
     return message
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
-def test_the_tasks_of_a_file_are_resolved_and_can_be_read(tmp_path, suffix, monkeypatch):
-    path = make_own_tasks(tmp_path, suffix)
+def test_the_tasks_of_a_file_are_resolved_and_can_be_read(tmp_path, monkeypatch):
+    path = make_own_tasks(tmp_path)
     monkeypatch.chdir(tmp_path.parent)
     tasks = load(path.relative_to(tmp_path.parent), KINDS)
     assert tasks["nli"] == Task(
         name="nli", kind="classes", texts=("premise", "hypothesis"), label="gold",
-        files={split: f"nli-{split}{suffix}" for split in ("train", "dev", "test")}, folder=str(tmp_path), id="uid",
+        files={split: f"nli-{split}.jsonl" for split in ("train", "dev", "test")}, folder=str(tmp_path), id="uid",
         classes=("entailment", "neutral", "contradiction"), metric="macro_f1",
     )  # fmt: skip
     urgency, topics, mood = (tasks[name] for name in ("urgency", "topics", "mood"))
