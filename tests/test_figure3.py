@@ -91,16 +91,6 @@ def test_the_numbers_are_those_of_encode_and_no_place_of_the_machine_is_told(hom
     assert lines[16:22] == [v["verdict"] for v in found["verdicts"]] and lines[-1] == str(out)
 
 
-def test_a_second_time_it_is_the_same(home, tmp_path):
-    """Also of best/ itself, which does not say what it started from."""
-    outs = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
-    for run, out in zip(("run", "run", "run/best"), outs, strict=True):
-        assert draw(home / run, "--checkpoint", home / "bert", "--output", out) == 0
-    numbers = [out.with_suffix(".json").read_text() for out in outs]
-    assert outs[0].read_bytes().startswith(b"\x89PNG") and outs[0].read_bytes() == outs[1].read_bytes()
-    assert numbers[0] == numbers[1] == numbers[2].replace("run/best", f"{home.name}/run")
-
-
 def test_a_panel_has_three_lines_from_the_origin_on_shared_equal_axes_and_says_what_it_measures():
     vectors = [TOGETHER, APART, ALIKE] * 4
     panels = [measure(x, *place) for x, place in zip(vectors, ORDER, strict=True)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -127,9 +126,3 @@ def test_what_is_no_run_and_too_many_of_them(tmp_path, capsys):
     assert "log.jsonl: expected a run's log; found none" in capsys.readouterr().err
     assert run_cli(main, ["run"] * 11) == 2
     assert "runs: expected 10 at most, a colour each; found 11" in capsys.readouterr().err
-
-
-def test_without_matplotlib_the_extra_is_named(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert run_cli(main, [str(make_run(tmp_path / "run", LOG))]) == 2
-    assert capsys.readouterr().err.endswith("found none; pip install -e '.[pictures]'\n")
