@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
-import re
 from pathlib import Path
 
 import pytest
@@ -135,17 +134,6 @@ def test_case_accents_and_chinese_are_treated_as_transformers_treats_them(tmp_pa
     assert len(seen) == (1 if kind == "PreTrainedTokenizerFast" else 8)  # lower, accents: 4 ways; chinese: 2
 
 
-@pytest.mark.parametrize("settings", [{"word_tokenizer_type": "mecab"}, {"tokenizer_class": "PreTrainedTokenizerFast"}])
-def test_another_way_to_part_words_is_refused(tmp_path, settings):
-    """Japanese BERTs'; and one that does not clean texts, which a saved model could not say."""
-    BertTokenizer.from_pretrained(write_vocab(tmp_path)).save(tmp_path)
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    path = tmp_path / "tokenizer.json"
-    path.write_text(re.sub(r'"clean_text": ?true', '"clean_text": false', path.read_text()))
-    with pytest.raises(CheckpointError, match=r"word_tokenizer_type 'mecab'|clean_text false"):
-        BertTokenizer.from_pretrained(tmp_path)
-
-
 def test_padding(tokenizer, tmp_path):
     for some, shape in ((tokenizer(["a", ""]), (2, 3)), (tokenizer([]), (0, 0)), (tokenizer([], []), (0, 0))):
         assert [value.dtype for value in some.values()] == [torch.int64, torch.bool, torch.int64]
@@ -217,6 +205,9 @@ def test_odd_lines_of_a_vocab(tmp_path, tokenizer):
     assert (tmp_path / "saved" / "vocab.txt").read_text(encoding="utf-8").count("\n") == len(WORDS) + 2
 
 
+UNCLEANED = BertWordPieceTokenizer({word: number for number, word in enumerate(WORDS)}, clean_text=False)
+
+
 def tokenizer_json(**parts) -> bytes:
     """A BERT tokenizer's file with some parts replaced or left out."""
     model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "vocab": {}}
@@ -232,6 +223,12 @@ def tokenizer_json(**parts) -> bytes:
         ("tokenizer.json", tokenizer_json(model={"type": "BPE", "vocab": {}, "merges": []}), "found .* 'BPE'.; take"),
         *(("vocab.txt", x, "found others") for x in (b"\xff\n", None)),  # None: no file at all
         ("vocab.txt", "\n".join(WORDS).replace("[MASK]", "[mask]").encode(), r"MASK.*; found .*SEP\]'\]; take"),
+        ("tokenizer.json", UNCLEANED.to_str().encode(), "clean_text false"),  # which a saved model could not say
+        (
+            "tokenizer_config.json",
+            b'{"word_tokenizer_type": "mecab"}',
+            "word_tokenizer_type 'mecab'",
+        ),  # Japanese BERTs'
         ("tokenizer_config.json", b"{", "expected a JSON object"),
         ("tokenizer_config.json", b'{"do_lower_case": "no"}', "found others .*'str'"),
         ("tokenizer_config.json", b'{"strip_accents": 1}', "found others .*'int'"),
