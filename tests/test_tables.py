@@ -216,10 +216,8 @@ def test_results_of_other_data_are_refused(home, done, tmp_path, capsys):
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
         split.cache_clear()  # as in a new process
         assert table(home, out, "--rows", "1", "--data_dir", files, train=None) == (2 if of else 0)
-        assert (
-            not of
-            or f"table3-row-1.json: does not say that it is of this {of}: {name}; bring" in capsys.readouterr().err
-        )
+        said = capsys.readouterr().err
+        assert not of or f"table3-row-1.json: does not say that it is of this {of}: {name}; bring" in said
 
 
 @pytest.mark.parametrize(
@@ -270,12 +268,10 @@ def test_the_preset_paper_is_the_papers(home, tmp_path, number):
         assert (o.patience > 0) == (number == 3 and row <= 3)
         assert o.losses.para_loss == ("bce" if (number, row) in ((3, 12), (3, 13)) else "full")
         assert o.loss_scale.get("sts") in ((4,) if (number, row) in ((3, 11), (3, 13)) else (1, None))
-        from_gs = (
-            str(tmp_path / "paper" / "seed-3" / "table3-row-6") if (number, row) in ((3, 7), (3, 8), (3, 9)) else ""
-        )
-        words = run.words()
-        assert words[words.index("--init_from") + 1] == from_gs if from_gs else "--init_from" not in words
-        assert ("--checkpoint" in words) == (not from_gs)
+        words, from_gs = run.words(), (number, row) in ((3, 7), (3, 8), (3, 9))
+        assert ("--init_from" in words) == from_gs == ("--checkpoint" not in words)
+        if from_gs:
+            assert words[words.index("--init_from") + 1] == str(tmp_path / "paper" / "seed-3" / "table3-row-6")
 
 
 def test_the_papers_averages_are_those_of_its_cells():
