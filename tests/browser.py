@@ -59,8 +59,8 @@ class Page:
     def type(self, text: str) -> None:
         self.call("Input.insertText", text=text)
 
-    def press(self, key: str, ctrl: bool = False) -> None:
-        code = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key], "modifiers": 2 * ctrl}
+    def press(self, key: str) -> None:
+        code = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key]}
         down = {"text": "\r"} if key == "Enter" else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", **code, **down)
         self.call("Input.dispatchKeyEvent", type="keyUp", **code)
