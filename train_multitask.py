@@ -71,7 +71,7 @@ def train(session: Session) -> None:
                 scaler.unscale_(optimizer)
                 line |= {"lr": lr, "grad_norm": conflict.norm}
                 for group in optimizer.param_groups:
-                    group["lr"] = lr
+                    group["lr"] = lr * group["lr_scale"]
                 scaler.step(optimizer)
                 session.gather_weights()
                 scaler.update()

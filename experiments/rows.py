@@ -46,7 +46,8 @@ class Row:
         """The options of a run, without paths, seed and --init_from."""
         options = {"strategy": self.strategy, "tasks": ",".join(tasks)}
         options |= {"arch": self.arch, "pooling": self.pooling, "layer": self.layer, **self.options}
-        return options | {"no_test": True} | PRESETS[preset][""] | PRESETS[preset].get(self.kind, {})
+        options |= {"head_lr_scale": 1, "no_test": True}  # one learning rate for all weights, as the paper has it
+        return options | PRESETS[preset][""] | PRESETS[preset].get(self.kind, {})
 
 
 def architecture(number: int, arch: str, pooling: str, *paper: float | None, kind: str = "architecture") -> Row:

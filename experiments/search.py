@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 # For each option its choices, or the ends of its range; if the lower is above 0, its logarithm is drawn evenly.
 SPACE = {
     "lr": (2e-5, 4e-4),
+    "head_lr_scale": (1.0, 100.0),
     "warmup": (0.0, 0.3),
     "weight_decay": (0.001, 0.1),
     "hidden_dropout_prob": (0.0, 0.6),

@@ -67,6 +67,7 @@ def test_twelve_steps_are_those_of_dc92558(name: str, tmp_path: Path):
     recorded = RECORDED["runs"][name]
     folders = ["--checkpoint", GOLDEN / "bert", "--data_dir", GOLDEN / "data", "--output_dir", tmp_path / "run"]
     words = [*folders, *RECORDED["common"].split(), *recorded["options"].split(), "--log_every", 1]
+    words += ["--head_lr_scale", 1]  # as in that commit
     session = Session(parse([str(word) for word in words]))
     session.model.double()
     made = session.gradients  # its buffer is of the type that the weights had

@@ -243,7 +243,8 @@ def test_a_finished_run_is_left_alone(home, capsys, monkeypatch):
 
 def test_what_a_finished_run_has_lost_is_made_again(home, tmp_path, capsys):
     out = shutil.copytree(undisturbed(home, "single"), tmp_path / "run")
-    shutil.rmtree(out / "best")
+    for lost in (out / "best", *saved(out / "checkpoints")[1:]):
+        shutil.rmtree(lost)
     assert resume(home, out, "single") == 0
     assert "the end of the run, makes it anew" in capsys.readouterr().err
     assert json.loads((out / "best" / "step.json").read_text()) == {"step": 9}

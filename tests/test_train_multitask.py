@@ -339,9 +339,9 @@ SEEN_IN_TWO_STEPS = [
     *("--checkpoint {home}/bert-1", "--data_dir {home}/data-1", "--lora 2"),
     *("--init_from {home}/run --pooling mean", "--arch v1", "--arch v2", "--arch v3b", "--layer -2", "--seed 3"),
     *("--pooling cls", "--pooling attention_mean", "--pooling cnn", "--hidden_dropout_prob 0.1", "--max_length 5"),
-    *("--epochs 1", "--max_steps 5", "--batch_size 7", "--batch_size sts=5", "--grad_accum 2", "--lr 2e-4"),
-    *("--warmup 0.5", "--weight_decay 0.3", "--max_grad_norm 0.1", "--loss_scale sst=1,para=1,sts=4"),
-    *("--pairs para=cross", "--weigh rlw", "--surgery mgda"),
+    *("--epochs 1", "--max_steps 5", "--batch_size 7", "--batch_size sts=5", "--grad_accum 2"),
+    *("--lr 2e-4", "--head_lr_scale 3", "--warmup 0.5", "--weight_decay 0.3", "--max_grad_norm 0.1"),
+    *("--loss_scale sst=1,para=1,sts=4", "--pairs para=cross", "--weigh rlw", "--surgery mgda"),
     *("--para_loss bce", "--sts_gamma 0.9", "--cosine_margin 0.7", "--triplet_margin 0.1"),
 ]
 SEEN_ELSEWHERE = [
@@ -370,6 +370,20 @@ def usual(home, run):
 def test_an_option_shows_in_two_steps(home, usual, option):
     losses, after = two_steps(home, *option.format(home=home).split())
     assert losses != usual[0] or moved(usual[1], after)
+
+
+@pytest.mark.parametrize(
+    ("options", "head_lr"), [("--pooling cnn", 1e-2), ("--head_lr_scale 3", 3e-3), ("--lora 2", 1e-3)]
+)
+def test_the_encoder_and_all_else_have_a_learning_rate_each(home, options, head_lr):
+    """Adam's first step moves a weight by its rate, wherever its gradient is not tiny."""
+    rates = ("--lr", 1e-3, "--warmup", 0, "--weight_decay", 0, "--max_grad_norm", 1e30)
+    session = make_session(home, "--strategy", "mtl", *options.split(), *rates)
+    before = copied(session)
+    take_steps(session, 1)
+    for part, weights in session.model.named_children():
+        moves = [(weight - before[f"{part}.{name}"]).abs().max() for name, weight in weights.state_dict().items()]
+        assert max(moves).item() == pytest.approx(1e-3 if part == "bert" else head_lr, rel=1e-3), part
 
 
 def test_an_epoch_is_a_pass_over_the_longest_task(home):

@@ -102,7 +102,8 @@ def header(session: Session) -> str:
         f"device: {session.device}, processes: {session.world.size}, threads: {torch.get_num_threads()}, "
         f"precision: {session.amp}, seed: {options.seed}",
         f"steps: {session.total_steps}, {session.steps_an_epoch} an epoch, dev every {session.eval_every}; "
-        f"rows a step: {f'{accum} x ' * (accum > 1)}{sizes}; learning rate: up to {options.lr:g}",
+        f"rows a step: {f'{accum} x ' * (accum > 1)}{sizes}; "
+        f"learning rate: up to {options.lr:g}, of the heads {options.lr * options.head_lr_scale:g}",
         f"disk: up to {DISK * (sum(trained) + sum(frozen)) / 1e6:.0f} MB in {session.out}",
     ]
     return "\n".join(lines)

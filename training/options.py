@@ -73,7 +73,8 @@ class Options:
     max_steps: int | None = usual(None, "steps at most; the learning rate falls to 0 over these", positive_int, **N)
     batch_size: Mapping[str, int] = usual(None, "rows in a batch (default: each task's)", by_name(positive_int), **XS)
     grad_accum: int = setting(1, "batches of each task that make a step", positive_int, **N)
-    lr: float = usual(1e-4, f"peak learning rate (default: 1e-4; with --lora {LORA_LR:g})", positive, **X)
+    lr: float = usual(1e-4, f"the encoder's peak learning rate (default: 1e-4; with --lora {LORA_LR:g})", positive, **X)
+    head_lr_scale: float = setting(10, "factor of --lr for the heads (default: 10; with --lora: 1)", positive, **X)
     warmup: float = setting(0.1, "share of the steps in which the learning rate rises", rate, **X)
     weight_decay: float = setting(0.01, "weight decay of matrices, per unit of learning rate", non_negative, **X)
     max_grad_norm: float = setting(1.0, "most that the norm of all gradients together may be", positive, **X)
@@ -155,7 +156,7 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
     if given.get("strategy", Options.strategy) == "gs":
         given.setdefault("surgery", "pcgrad")
     if "lora" in given:
-        given.setdefault("lr", LORA_LR)
+        given = {"lr": LORA_LR, "head_lr_scale": 1.0} | given
     if "output_dir" not in given:
         given["output_dir"] = default_folder(name, given)
     given.setdefault("predictions_dir", given["output_dir"] / "predictions")

@@ -110,7 +110,11 @@ class Session:
         self.shards = [self.gradients.shards, self.plain]
         pieces = {parameter: piece for shards in self.shards for parameter, piece in shards.pieces.items()}
         self.moved = [pieces[p] for p in model.parameters() if p in pieces]  # the pieces that this process updates
-        groups = decayed_matrices(model, options.weight_decay)
+        groups = [
+            group | {"lr_scale": 1 if part is model.bert else options.head_lr_scale}
+            for part in model.children()
+            for group in decayed_matrices(part, options.weight_decay)
+        ]
         names = {parameter: name for name, parameter in model.named_parameters()}
         self.trained = {names[parameter]: parameter for group in groups for parameter in group["params"]}
         for group in groups:
