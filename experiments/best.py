@@ -1,5 +1,5 @@
-"""The recipe for the best small model, of minilm: about an hour on two cores; a little better than the defaults of
-train_multitask.py.
+"""A longer recipe for a small model, of minilm: about an hour on two cores, twice as long as train_multitask.py's
+defaults.
 
     python -m experiments.best --data_dir DATA --output_dir RUN --seed N
 
@@ -7,7 +7,7 @@ It runs train_multitask.py with these options. All its options can be given; the
 
     {recipe}
 
-docs/recipes.md says what the recipe gains and what it costs.
+docs/recipes.md says what its parts gained and what they cost.
 """
 
 from __future__ import annotations
