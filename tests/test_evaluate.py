@@ -205,11 +205,11 @@ def test_a_damaged_config_of_the_run(run, tmp_path, capsys):
     damaged += [(json.dumps({key: config[key] for key in config if key != name}), name) for name in NEEDED]
     damaged += [(json.dumps(config | {key: value}), "") for key, value in WRONG]
     damaged += [(json.dumps(config | {"machine": {}}), "precision"), (None, "")]
-    for content, told in damaged:
+    for content, named in damaged:
         path.unlink() if content is None else path.write_text(content)
         assert evaluate_run(tmp_path / "run", "--predictions_dir", tmp_path / "p") == 4
         error = capsys.readouterr().err.splitlines()[-1]
-        assert str(path) in error and told in error and not (tmp_path / "p").exists()
+        assert str(path) in error and named in error and not (tmp_path / "p").exists()
 
 
 @pytest.mark.parametrize("source", ["plain", "trained"])

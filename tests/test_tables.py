@@ -266,6 +266,7 @@ def test_the_preset_paper_is_the_papers(home, tmp_path, number):
         assert found == (*expected[:6], expected[6] or [*run.tasks], *expected[7:])
         assert (o.checkpoint, o.seed, o.max_steps) == ("bert-base-uncased", 3, None)
         assert (o.patience > 0) == (number == 3 and row <= 3)
+        assert o.head_lr_scale == 1
         assert o.losses.para_loss == ("bce" if (number, row) in ((3, 12), (3, 13)) else "full")
         assert o.loss_scale.get("sts") in ((4,) if (number, row) in ((3, 11), (3, 13)) else (1, None))
         words, from_gs = run.words(), (number, row) in ((3, 7), (3, 8), (3, 9))
