@@ -43,12 +43,12 @@ def check_same_run(options: Options, stored: dict, own: dict) -> None:
     allowed = options.allow_change
     before, now = stored["options"], own["options"]
     changed = [name for name in now if before.get(name) != now[name] and name not in allowed]
-    if NEVER_CHANGE & {*changed}:  # what follows from these goes without saying
-        changed = [name for name in changed if name in NEVER_CHANGE]
     if changed:
-        changes = [(name, option_text(before.get(name)), option_text(now[name])) for name in changed]
+        fixed = [name for name in changed if name in NEVER_CHANGE]
+        shown = fixed or changed  # what follows from the former goes without saying
+        changes = [(name, option_text(before.get(name)), option_text(now[name])) for name in shown]
         differences = "; ".join(f"--{name} was {old}, is {new}" for name, old, new in changes)
-        advice = "take those" if NEVER_CHANGE & {*changed} else f"take those, or --allow_change {','.join(changed)}"
+        advice = "take those" if fixed else f"take those, or --allow_change {','.join(changed)}"
         raise UsageError(f"--resume: the run was started with other options: {differences}; {advice}")
     old, new = stored["data"], own["data"]
     different = sorted(name for name in {**old, **new} if old.get(name) != new.get(name))
