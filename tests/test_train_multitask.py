@@ -373,17 +373,23 @@ def test_an_option_shows_in_two_steps(home, usual, option):
 
 
 @pytest.mark.parametrize(
-    ("options", "head_lr"), [("--pooling cnn", 1e-2), ("--head_lr_scale 3", 3e-3), ("--lora 2", 1e-3)]
+    ("options", "bert_lr", "head_lr"),
+    [
+        ("--lr 1e-3 --pooling cnn", 1e-3, 1e-2),
+        ("--lr 1e-3 --head_lr_scale 3", 1e-3, 3e-3),
+        ("--lora 2", 1e-3, 1e-3),
+        ("--option pretrain", 0, 1e-3),
+    ],
 )
-def test_the_encoder_and_all_else_have_a_learning_rate_each(home, options, head_lr):
+def test_the_encoder_and_all_else_have_a_learning_rate_each(home, options, bert_lr, head_lr):
     """Adam's first step moves a weight by its rate, wherever its gradient is not tiny."""
-    rates = ("--lr", 1e-3, "--warmup", 0, "--weight_decay", 0, "--max_grad_norm", 1e30)
-    session = make_session(home, "--strategy", "mtl", *options.split(), *rates)
+    plain = ("--warmup", 0, "--weight_decay", 0, "--max_grad_norm", 1e30)
+    session = make_session(home, "--strategy", "mtl", *options.split(), *plain)
     before = copied(session)
     take_steps(session, 1)
     for part, weights in session.model.named_children():
         moves = [(weight - before[f"{part}.{name}"]).abs().max() for name, weight in weights.state_dict().items()]
-        assert max(moves).item() == pytest.approx(1e-3 if part == "bert" else head_lr, rel=1e-3), part
+        assert max(moves).item() == pytest.approx(bert_lr if part == "bert" else head_lr, rel=1e-3), part
 
 
 def test_an_epoch_is_a_pass_over_the_longest_task(home):

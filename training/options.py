@@ -33,7 +33,9 @@ PAIRS_HELP = (
     "siamese: each text of a pair is read by itself; cross: both at once; both: both ways (default: each task's)"
 )
 LORA_HELP = "train matrices of this rank added to the encoder's, which stay fixed (default: train the encoder's own)"
-LORA_LR = 1e-3  # measured: docs/recipes.md
+FRESH_LR = 1e-3  # of weights that start from random ones: heads, LoRA; measured: docs/recipes.md
+LR_HELP = f"peak learning rate (default: 1e-4; with --lora or --option pretrain {FRESH_LR:g})"
+HEAD_LR_HELP = "factor of --lr for the heads (default: 10; with --lora or --option pretrain: 1)"
 DATA_HELP = "folder of the course's files (default: the downloaded ones, else the sample)"
 FOLDER_HELP = "the run's folder (default: in runs/, named for what was chosen)"
 # First option -> heading in the help
@@ -73,8 +75,8 @@ class Options:
     max_steps: int | None = usual(None, "steps at most; the learning rate falls to 0 over these", positive_int, **N)
     batch_size: Mapping[str, int] = usual(None, "rows in a batch (default: each task's)", by_name(positive_int), **XS)
     grad_accum: int = setting(1, "batches of each task that make a step", positive_int, **N)
-    lr: float = usual(1e-4, f"the encoder's peak learning rate (default: 1e-4; with --lora {LORA_LR:g})", positive, **X)
-    head_lr_scale: float = setting(10, "factor of --lr for the heads (default: 10; with --lora: 1)", positive, **X)
+    lr: float = usual(1e-4, LR_HELP, positive, **X)
+    head_lr_scale: float = setting(10, HEAD_LR_HELP, positive, **X)
     warmup: float = setting(0.1, "share of the steps in which the learning rate rises", rate, **X)
     weight_decay: float = setting(0.01, "weight decay of matrices, per unit of learning rate", non_negative, **X)
     max_grad_norm: float = setting(1.0, "most that the norm of all gradients together may be", positive, **X)
@@ -155,8 +157,8 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
     given |= {name: by_task(name, given.get(name), tasks, all_tasks) for name in ("batch_size", "loss_scale")}
     if given.get("strategy", Options.strategy) == "gs":
         given.setdefault("surgery", "pcgrad")
-    if "lora" in given:
-        given = {"lr": LORA_LR, "head_lr_scale": 1.0} | given
+    if "lora" in given or given.get("option") == "pretrain":  # the encoder's own weights stay as they are
+        given = {"lr": FRESH_LR, "head_lr_scale": 1.0} | given
     if "output_dir" not in given:
         given["output_dir"] = default_folder(name, given)
     given.setdefault("predictions_dir", given["output_dir"] / "predictions")
