@@ -215,9 +215,11 @@ def load_model(run: Path) -> MultitaskBert:
     if (folder / "heads.json").is_file():
         return MultitaskBert.from_pretrained(folder)
     if not (newest := load_latest(run / "checkpoints")):
-        found, advice = "no such folder", "check the path"
-        if run.is_dir():
-            found, advice = "none yet", "wait for its first checkpoint; a plain BERT must be trained first"
+        found, advice = "none" if run.is_dir() else "no such folder", "check the path"
+        if is_run(run):
+            found, advice = "none yet", "wait for its first checkpoint"
+        elif (run / "config.json").is_file():
+            found, advice = "a plain BERT", "train it first"
         raise UsageError(f"{run}: expected best/heads.json or a checkpoint in it; found {found}; {advice}")
     (path, tensors, _), (config, tasks) = newest, read_run(run)
     say(f"no best model yet: taking checkpoint {path.name}")
@@ -233,11 +235,11 @@ def load_model(run: Path) -> MultitaskBert:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = OptionParser(__doc__)
     parser.add_argument("run", type=Path, help="a run's folder, or a model's own (built-in tasks alone)")
-    parser.add_argument("--data_dir", type=Path, help="the course's csv files (default: the run's own)")
-    parser.add_argument("--tasks", type=names, help="which of the run's tasks (default: all)")
+    parser.add_argument("--data_dir", type=Path, metavar="DIR", help="the course's csv files (default: the run's own)")
+    parser.add_argument("--tasks", type=names, metavar="A,B", help="which of the run's tasks (default: all)")
     parser.add_argument("--split", choices=("dev", "test", "all"), default="dev", help="what to predict (default: dev)")
     parser.add_argument("--report", action="store_true", help="a page on each task's dev: mix-ups, calibration")
-    parser.add_argument("--predictions_dir", type=Path, help="where the files go (default: RUN/predictions)")
+    parser.add_argument("--predictions_dir", type=Path, metavar="DIR", help="for the files (default: RUN/predictions)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: %(default)s)")
     parser.add_argument("--amp", choices=PRECISIONS, help="the precision (default: the run's)")
     args = parser.parse_args(argv)

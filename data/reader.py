@@ -134,7 +134,7 @@ def _example(task: Task, path: Path, number: int, line: int, cells: list) -> Exa
         return Example(row_id, tuple(texts), task.parse(label) if has_label else None, line)
     except ValueError:
         found = f"{reprlib.repr(label)}{nearest(str(label), map(str, task.classes))}"
-        raise data_error(place, f"a {task.label} that is {task.expected}", found, "correct the row") from None
+        raise data_error(place, f"{task.expected} as {task.label}", found, "correct the row") from None
 
 
 def _check_rows(task: Task, split: str, path: Path, examples: list[Example], from_train: bool) -> tuple[set, list[str]]:

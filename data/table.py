@@ -6,6 +6,7 @@ import io
 import json
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from runtime.errors import DataError, nearest
 from runtime.files import read_plain
 
-DELIMITERS = {".csv": ",", ".tsv": "\t", ".jsonl": ""}  # of a user's files; the course's .csv have tabs
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".jsonl": ""}  # a .csv may have tabs, too: the course's have
 
 csv.field_size_limit(2**31 - 1)  # some texts are longer than csv's own limit of 131,072 characters
 
@@ -69,10 +70,16 @@ def rows_of(
     """
     if not delimiter:
         return None, _json_rows(lines, path)
-    rows = _csv_rows(lines, path, delimiter)
-    line, names = next(rows, (1, []))
-    if delimiter == "," and len(names) == 1 and "\t" in names[0]:
-        raise data_error(f"{path}:{line}", "commas between the columns", "tabs", "give it as a .tsv file")
+    lines = iter(lines)
+    first = next(lines, "")
+    if delimiter == "," and "," not in first:
+        if ";" in first:
+            raise data_error(f"{path}:1", "commas between the columns", "semicolons", "save it with commas")
+        delimiter = "\t" if "\t" in first else ","  # as in the course's .csv files
+    rows = _csv_rows(chain([first], lines), path, delimiter)
+    if not (header := next(rows, None)):
+        raise data_error(path, "rows", "an empty file", "copy it anew")
+    line, names = header
     return (line, names), ((line, dict(zip(names, row, strict=True))) for line, row in rows)
 
 

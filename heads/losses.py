@@ -25,9 +25,11 @@ class LossSettings:
     para_loss: str = setting(
         "full", "full: cross-entropy + cosine embedding + triplets; bce: cross-entropy alone", choices=("full", "bce")
     )
-    sts_gamma: float = setting(0.5, "scores: weight of the squared error; the absolute one has the rest", probability)
-    cosine_margin: float = setting(0.0, "of the cosine-embedding loss", probability)
-    triplet_margin: float = setting(1.0, "of the triplet loss", non_negative)
+    sts_gamma: float = setting(
+        0.5, "scores: weight of the squared error; the absolute has the rest", probability, metavar="X"
+    )
+    cosine_margin: float = setting(0.0, "of the cosine-embedding loss", probability, metavar="X")
+    triplet_margin: float = setting(1.0, "of the triplet loss", non_negative, metavar="X")
 
 
 def binary_cross_entropy(probabilities: Tensor, labels: Tensor) -> Tensor:

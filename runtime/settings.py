@@ -139,15 +139,19 @@ def built(option: str, table: Mapping[str, type], text: str, *args: Any) -> Any:
     check_name(option, table, name)
     defaults = {key: p.default for key, p in signature(table[name]).parameters.items() if p.default is not p.empty}
     try:
-        pairs = [part.partition("=") for part in rest.split(",") if part]
-        keys = [key for key, _, _ in pairs]
-        for key in keys:
-            if keys.count(key) > 1:
+        values = {}
+        for key, _, value in (part.partition("=") for part in rest.split(",") if part):
+            if key in values:
                 raise ValueError(f"expected each setting once; found {key} twice")
             if key not in defaults:
                 known = ", ".join(f"{key}={value}" for key, value in defaults.items())
                 raise ValueError(f"expected {f'settings among {known}' if known else 'no settings'}; found {key!r}")
-        return table[name](*args, **{key: type(defaults[key])(value) for key, _, value in pairs})
+            kind = type(defaults[key])
+            try:
+                values[key] = kind(value)
+            except ValueError:
+                raise ValueError(f"{key}: expected a {'whole ' * (kind is int)}number; found {value!r}") from None
+        return table[name](*args, **values)
     except ValueError as error:
         raise UsageError(f"{option} {name}: {error}") from None
 

@@ -170,7 +170,7 @@ def test_from_inside_the_best_folder_files_go_beside_it(home, run, tmp_path, mon
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ("{home}/data", 2, "expected best/heads.json or a checkpoint in it; found none yet; wait for"),
+        ("{home}/data", 2, "expected best/heads.json or a checkpoint in it; found none; check the path"),
         ("{home}/run --split test --report", 2, "--report: expected --split dev or all; found test"),
         ("{home}/run --data_dir {home}/nowhere", 3, "nowhere"),
         ("{home}/run --tasks cfimdb", 2, "--tasks: expected one of sst, para, sts; found 'cfimdb'"),

@@ -118,7 +118,7 @@ def test_what_cannot_be_compared(home, tmp_path, capsys, monkeypatch):
     shallow, run, bert = tiny.make_bert_folder(tmp_path / "shallow"), home / "run", home / "bert"
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for words, code, message in (
-        ([tmp_path], 2, f"{tmp_path}: expected best/heads.json or a checkpoint in it; found none yet"),
+        ([tmp_path], 2, f"{tmp_path}: expected best/heads.json or a checkpoint in it; found none; check"),
         ([run / "best"], 2, f"--checkpoint: expected what {run / 'best'} started from; found none in it; give it"),
         ([run, "--checkpoint", tmp_path / "none"], 4, "none: expected a folder or a Hub id; found neither"),
         ([run, "--checkpoint", shallow], 2, "untouched: expected an encoder of two layers or more; found one"),

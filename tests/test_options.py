@@ -160,7 +160,8 @@ def test_the_default_folder_and_the_command_that_goes_on_with_it():
         ("--surgery cagrad:c=2", ["--surgery cagrad: c: expected a number in [0, 1); found 2.0"]),
         ("--surgery cagrad:d=2", ["--surgery cagrad: expected settings among c=0.5; found 'd'"]),
         ("--surgery mgda:c=2", ["--surgery mgda: expected no settings; found 'c'"]),
-        ("--surgery fairgrad:p=x", ["--surgery fairgrad: could not convert string to float: 'x'"]),
+        ("--surgery fairgrad:p=x", ["--surgery fairgrad: p: expected a number; found 'x'"]),
+        ("--weigh dwa:steps=2.5", ["--weigh dwa: steps: expected a whole number; found '2.5'"]),
         (
             "--pairs para=crossed",
             ["--pairs: expected one of siamese, cross, both; found 'crossed'; did you mean cross?"],

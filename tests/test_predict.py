@@ -80,6 +80,13 @@ def test_a_tasks_own_columns_need_not_be_named(run, model, tmp_path):
     assert [int(row["sst"]) for row in read(out)] == model.predict("sst", [row["a"] for row in ROWS]).tolist()
 
 
+def test_the_courses_files_have_tabs(run, model, home, tmp_path):
+    out = tmp_path / "out.csv"
+    assert called(run, "--input", home / "data" / "ids-sst-test-student.csv", "--task", "sst", "--output", out) == 0
+    rows = read(out)
+    assert [int(row["sst"]) for row in rows] == model.predict("sst", [row["sentence"] for row in rows]).tolist()
+
+
 def test_what_json_holds_comes_back_as_it_was(run, tmp_path):
     """In csv true, false and null are texts; so is one as a text to predict. Objects are JSON there."""
     row = {"sentence": None, "n": None, "yes": True, "x": 1.5, "list": ["ä", 1, {"k": None}], "object": {"k": "ä"}}
@@ -93,7 +100,7 @@ def test_what_json_holds_comes_back_as_it_was(run, tmp_path):
 
 def test_a_bert_without_heads_has_nothing_to_say(home, capsys):
     assert called(home / "bert", "--task", "sst", "a film") == 2
-    assert "a plain BERT must be trained first" in capsys.readouterr().err
+    assert "found a plain BERT; train it first" in capsys.readouterr().err
 
 
 def test_columns_that_would_have_one_name_are_refused(home, tmp_path, capsys):
@@ -198,7 +205,12 @@ def test_two_texts_are_no_pair_for_a_model_that_reads_single_ones(home, capsys):
         (("--input", "rows.csv"), 2, "--text_columns: expected names, for the tasks' own columns differ"),
         (("--input", "rows.csv", "--text_columns", "a,b,c"), 2, "--text_columns: expected A or A,B, the column of the"),
         (("--input", "rows.csv", "--text_columns", "a,a"), 2, "--text_columns: expected names with commas"),
-        (("--input", "tabs.csv", "--task", "sst"), 3, "tabs.csv:1: expected commas between the columns; found tabs"),
+        (
+            ("--input", "excel.csv", "--task", "sst"),
+            3,
+            "excel.csv:1: expected commas between the columns; found semico",
+        ),
+        (("--input", "empty.csv", "--task", "sst"), 3, "empty.csv: expected rows; found an empty file"),
         (("--input", "rows.csv", "--text_columns", "a", "--task", "nli"), 2, "nli: expected pairs; found single texts"),
         (("--input", "rows.xlsx", "--text_columns", "a"), 2, "--input: expected a .csv, .tsv or .jsonl file, or -"),
         (("--input", "rows.csv", "--text_columns", "a", "--output", "out.txt"), 2, "--output: expected a .csv"),
@@ -217,7 +229,7 @@ def test_two_texts_are_no_pair_for_a_model_that_reads_single_ones(home, capsys):
         (("--input", "short.csv", "--text_columns", "a"), 3, "short.csv:4: expected 3 fields, as in the header, with"),
         (("--input", "latin.csv", "--text_columns", "a"), 3, "latin.csv:3: expected text in UTF-8; found byte 0xfc"),
         (("--input", "zero.csv", "--text_columns", "a"), 3, "zero.csv:2: expected text in UTF-8; found byte 0x00"),
-        (("--input", "sst.csv", "--text_columns", "a"), 3, "sst.csv:2: expected columns other than predictions'"),
+        (("--input", "sst.csv", "--text_columns", "a"), 3, "sst.csv:2: expected no column sst, a prediction's name"),
         (("--input", "null.jsonl", "--text_columns", "a"), 3, "null.jsonl:2: expected texts in a; found [3]"),
         (
             ("--input", "more.jsonl", "--text_columns", "a"),
@@ -234,7 +246,8 @@ def test_what_is_refused_leaves_the_output_as_it_was(run, tmp_path, capsys, monk
     Path("twice.csv").write_text("a,b,b\nx,1,2\n")
     os.mkfifo("pipe.csv")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a,b\n")))
-    Path("tabs.csv").write_text("id\tsentence\n1\tx\n")
+    Path("excel.csv").write_text('id;sentence\n1;"x, ""y"""\n')
+    Path("empty.csv").write_text("")
     Path("short.csv").write_text("id,a,b\n1,x,y\n2,x,y\n3,x\n")
     Path("latin.csv").write_bytes("a\nx\nü\n".encode("latin-1"))
     Path("zero.csv").write_bytes(b"a\nx\0y\n")

@@ -184,9 +184,9 @@ def test_a_repeated_id_is_a_warning_in_train_and_an_error_elsewhere(tmp_path):
 def test_a_label_that_is_none_of_the_task_s(tmp_path, task, cell):
     row = "\t".join(["2", "id2"] + ["A"] * len(TASKS[task].texts) + [cell])
     message = error_of(tmp_path, task, "dev", with_line(GOOD[task], 4, row))
-    label = {"sst": "sentiment that is one of 0, 1, 2, 3, 4", "para": "is_duplicate that is one of 0, 1"}
-    expected = label.get(task, "similarity that is a number from 0 to 5")
-    assert message.startswith(f"{TASKS[task].files['dev']}:4: expected a {expected}; found '{cell[:5]}")
+    label = {"sst": "one of 0, 1, 2, 3, 4 as sentiment", "para": "one of 0, 1 as is_duplicate"}
+    expected = label.get(task, "a number from 0 to 5 as similarity")
+    assert message.startswith(f"{TASKS[task].files['dev']}:4: expected {expected}; found '{cell[:5]}")
 
 
 @pytest.mark.parametrize("cell", ["", " ", '"a\nb"', '"a\n"', "a , b", "a ,"])
@@ -327,7 +327,7 @@ def test_several_labels_in_a_cell(tmp_path):
 def test_a_label_that_no_kind_takes_is_named_by_its_line(tmp_path, cell, kind, expected):
     (tmp_path / "train.jsonl").write_text(f'\n\n{{"uid": "a", "one": "A", "two": "B", "gold": {cell}}}\n')
     message = error_in(tmp_path, own_task(tmp_path, ".jsonl", **kind))
-    assert message.startswith("train.jsonl:3: expected a gold that is ")
+    assert message.startswith("train.jsonl:3: expected ") and " as gold; found " in message
     assert expected in message
 
 

@@ -106,7 +106,7 @@ def test_what_names_no_class_in_json_makes_none(tmp_path, labels, separator):
     """It is refused with its line, as where the task file lists the classes."""
     task = load(with_labels(tmp_path, labels, separator=separator), KINDS)["own"]
     assert not {"None", "nan", "{}"} & {*map(str, task.classes)} and len(task.classes) == 2
-    with pytest.raises(DataError, match=r"t.jsonl:\d: expected a gold that is "):
+    with pytest.raises(DataError, match=r"t.jsonl:\d: expected .* as gold; found "):
         read(task, "train")
 
 

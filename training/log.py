@@ -98,7 +98,8 @@ def header(session: Session) -> str:
         f"model: {options.checkpoint}, {config.arch}, {config.pooling} of layer {config.layer}; "
         f"{sum(trained) / 1e6:.1f} million parameters, trained",
         *[f"heads that this run does not train, and may make worse: {', '.join(idle)}"] * bool(idle),
-        f"texts: up to {max(lengths)} tokens, {sum(n > model.max_length for n in lengths)} cut to {model.max_length}",
+        f"texts: up to {max(lengths)} tokens, {sum(n > model.max_length for n in lengths)} cut to {model.max_length}"
+        + ", the most that this BERT takes" * (model.max_length < config.max_length),
         f"device: {session.device}, processes: {session.world.size}, threads: {torch.get_num_threads()}, "
         f"precision: {session.amp}, seed: {options.seed}",
         f"steps: {session.total_steps}, {session.steps_an_epoch} an epoch, dev every {session.eval_every}; "

@@ -241,7 +241,7 @@ def model_source(given: Mapping[str, Any], heads: dict[str, Any]) -> tuple[dict[
             advice = "check the path, or take --checkpoint for a plain BERT"
             raise UsageError(f"--init_from: expected a run's folder; found {found}: {run}; {advice}")
         stored, tasks = stored_heads
-    elif Path(source, "heads.json").is_file():
+    elif (model_folder(Path(source)) / "heads.json").is_file():
         raise UsageError(f"--checkpoint: {source} holds trained heads; take --init_from, or a plain BERT")
     if heads.get("arch") == "v1":
         heads.setdefault("pooling", "cls")
