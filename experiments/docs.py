@@ -3,6 +3,7 @@
     cp runs/tables/*-laptop.json experiments/results/
     python -m experiments.docs
 
+conflict-laptop.json is the conflict.json of experiments.conflict, figure3-laptop.json that of experiments.figure3.
 Between `<!-- table3 -->` and `<!-- end -->` is the block of this name: see BLOCKS.
 """
 

@@ -36,8 +36,13 @@ from runtime.settings import OptionParser
 Panel = tuple[str, str | None]  # a part of the log, and a name in it: ("losses", "sst"), ("lr", None)
 COLORS = 10  # in matplotlib's cycle
 DEV_RANGE = 0.05  # the smallest span of a dev panel's y axis: smaller changes look flat
-PARTS = {"losses": "losses", "dev": "dev metrics", "cosine": "cosines of task gradients", "lr": "learning rate"}
-TITLES = {"losses": "training loss: {}", "dev": "on dev: {}", "cosine": "cosine: {}", "lr": "learning rate"}
+PARTS = {
+    "losses": "losses",
+    "dev": "dev metrics",
+    "cosine": "cosines of task gradients",
+    "lr": "encoder's learning rate",
+}
+TITLES = {"losses": "training loss: {}", "dev": "on dev: {}", "cosine": "cosine: {}", "lr": "encoder's learning rate"}
 KEY = "Losses: each step (faint), and the rolling mean over a twelfth of the longest run."
 COSINE_KEY = """
 Cosines of two tasks' gradients, in runs with surgery: each step (dots), rolling mean, the middle 80 % (band).

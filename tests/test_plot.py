@@ -18,7 +18,7 @@ PAIRS = ("sst-sts", "sst-own", "sts-own")
 LOSSES = [f"training loss: {task.name}" for task in TASKS_OF_RUN]
 DEV = ["on dev: sst_acc", "on dev: sts_pearson", "on dev: own_macro_f1"]
 COSINES = [f"cosine: {pair}" for pair in PAIRS]
-RATE, SHARES = "learning rate", "% of cosines below 0"
+RATE, SHARES = "encoder's learning rate", "% of cosines below 0"
 
 
 def step_line(step: int, *, cosine: bool = True) -> dict:
@@ -67,7 +67,7 @@ def make_run(folder: Path, log: list[dict], rest: str = "") -> Path:
         (LOG, [*LOSSES, *DEV, *COSINES, RATE, SHARES], ""),
         ([step_line(n, cosine=False) for n in (1, 2, 3)], [*LOSSES, RATE], "dev metrics, cosines of task gradients"),
         ([step_line(50)], [*LOSSES, *COSINES, RATE, SHARES], "dev metrics"),
-        ([LOG[17]], LOSSES[1:], "dev metrics, cosines of task gradients, learning rate"),
+        ([LOG[17]], LOSSES[1:], "dev metrics, cosines of task gradients, encoder's learning rate"),
     ],
 )
 def test_each_part_of_a_log_has_its_panels_and_what_is_missing_is_named(tmp_path, capsys, log, titles, missing):

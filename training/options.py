@@ -34,8 +34,9 @@ PAIRS_HELP = (
 )
 LORA_HELP = "train matrices of this rank added to the encoder's, which stay fixed (default: train the encoder's own)"
 FRESH_LR = 1e-3  # of weights that start from random ones: heads, LoRA; measured: docs/recipes.md
-LR_HELP = f"peak learning rate (default: 1e-4; with --lora or --option pretrain {FRESH_LR:g})"
-HEAD_LR_HELP = "factor of --lr for the heads (default: 10; with --lora or --option pretrain: 1)"
+ALONE = "with --lora or --option pretrain"
+LR_HELP = f"peak learning rate of the encoder; the heads' is ten times as high (default: 1e-4; {ALONE} 1e-3 for both)"
+HEAD_LR_HELP = f"factor of --lr for all that stands on the encoder (default: 10; {ALONE} 1)"
 DATA_HELP = "folder of the course's files (default: the downloaded ones, else the sample)"
 FOLDER_HELP = "the run's folder (default: in runs/, named for what was chosen)"
 # First option -> heading in the help
