@@ -34,9 +34,9 @@ PAIRS_HELP = (
 )
 LORA_HELP = "train matrices of this rank added to the encoder's, which stay fixed (default: train the encoder's own)"
 FRESH_LR = 1e-3  # of weights that start from random ones: heads, LoRA; measured: docs/recipes.md
-ALONE = "with --lora or --option pretrain"
-LR_HELP = f"peak learning rate of the encoder; the heads' is ten times as high (default: 1e-4; {ALONE} 1e-3 for both)"
-HEAD_LR_HELP = f"factor of --lr for all that stands on the encoder (default: 10; {ALONE} 1)"
+FROZEN = "with --lora or --option pretrain"  # the encoder's own weights stay
+LR_HELP = f"peak learning rate of the encoder; the heads' is ten times as high (default: 1e-4; {FROZEN} 1e-3 for both)"
+HEAD_LR_HELP = f"factor of --lr for all that stands on the encoder (default: 10; {FROZEN} 1)"
 DATA_HELP = "folder of the course's files (default: the downloaded ones, else the sample)"
 FOLDER_HELP = "the run's folder (default: in runs/, named for what was chosen)"
 # First option -> heading in the help
