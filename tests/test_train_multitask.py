@@ -449,6 +449,7 @@ def test_init_from_starts_with_that_runs_weights(home, run, tmp_path, capsys):
         ("--arch: ", "--init_from", run, "--arch", "v3b"),
         ("--init_from: expected a run's folder", "--init_from", home / "bert"),
         ("--init_from", "--checkpoint", run / "best"),  # its heads would come along unasked
+        ("--init_from", "--checkpoint", run),
     ):
         assert train(home, tmp_path / "run", *words) == 2
         assert message in capsys.readouterr().err.splitlines()[-1]
@@ -676,9 +677,9 @@ def test_few_rows_long_texts_and_a_class_that_is_absent(home, tmp_path, capsys):
         rows = [row for row in rows if float(row.split("\t")[column]) in labels]
         path.write_text("\n".join([header, *rows[:3]]) + "\n")
     shutil.copy(data / "sts-train.csv", data / "sts-dev.csv")
-    for strategy in ("gs", "mtl"):
+    for strategy, length in (("gs", 9), ("mtl", 999)):
         out = tmp_path / strategy
-        options = ("--data_dir", data, "--strategy", strategy, "--max_steps", 3, "--max_length", 9)
+        options = ("--data_dir", data, "--strategy", strategy, "--max_steps", 3, "--max_length", length)
         assert train(home, out, *options, "--log_every", 1) == 0
         losses = [loss for line in log_lines(out) for loss in line.get("losses", {}).values()]
         assert len(losses) == 9 and all(loss is not None for loss in losses)
@@ -688,6 +689,7 @@ def test_few_rows_long_texts_and_a_class_that_is_absent(home, tmp_path, capsys):
     lengths = list(map(len, BertTokenizer.from_pretrained(home / "bert").ids(texts, max_length=99)))
     cut, error = sum(length > 9 for length in lengths), capsys.readouterr().err
     assert 0 < cut < len(lengths) and f"texts: up to {max(lengths)} tokens, {cut} cut to 9\n" in error
+    assert "0 cut to 131, the most that this BERT takes\n" in error
     assert "dev of sts: sts-dev.csv: texts that are in train of sts: sts-train.csv (17) too;" in error
     assert "it cannot be learnt" in error
 
