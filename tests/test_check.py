@@ -96,6 +96,7 @@ def test_where_training_would_refuse_the_rest_is_shown_and_the_exit_code_is_3(tm
     lines = page(capsys, bert, "--task_file", path, code=3)
     start = lines.index("Training refuses this")
     assert lines[start + 1].startswith(f"nli: {tmp_path}/nli-dev.jsonl:41: expected one of entailment")
+    assert " as gold; found 'maybe'" in lines[start + 1]
     assert lines[start + 2].startswith(f"urgency: {tmp_path}/mail.csv: expected a file; found none")
     assert sum(line.startswith("train ") for line in lines) == 3
     assert sum(line.startswith("test 20 ") for line in lines) == 1

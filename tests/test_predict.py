@@ -205,11 +205,7 @@ def test_two_texts_are_no_pair_for_a_model_that_reads_single_ones(home, capsys):
         (("--input", "rows.csv"), 2, "--text_columns: expected names, for the tasks' own columns differ"),
         (("--input", "rows.csv", "--text_columns", "a,b,c"), 2, "--text_columns: expected A or A,B, the column of the"),
         (("--input", "rows.csv", "--text_columns", "a,a"), 2, "--text_columns: expected names with commas"),
-        (
-            ("--input", "excel.csv", "--task", "sst"),
-            3,
-            "excel.csv:1: expected commas between the columns; found semico",
-        ),
+        (("--input", "semi.csv", "--task", "sst"), 3, "semi.csv:1: expected commas between the columns; found semico"),
         (("--input", "empty.csv", "--task", "sst"), 3, "empty.csv: expected rows; found an empty file"),
         (("--input", "rows.csv", "--text_columns", "a", "--task", "nli"), 2, "nli: expected pairs; found single texts"),
         (("--input", "rows.xlsx", "--text_columns", "a"), 2, "--input: expected a .csv, .tsv or .jsonl file, or -"),
@@ -246,7 +242,7 @@ def test_what_is_refused_leaves_the_output_as_it_was(run, tmp_path, capsys, monk
     Path("twice.csv").write_text("a,b,b\nx,1,2\n")
     os.mkfifo("pipe.csv")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a,b\n")))
-    Path("excel.csv").write_text('id;sentence\n1;"x, ""y"""\n')
+    Path("semi.csv").write_text('id;sentence\n1;"x, ""y"""\n')
     Path("empty.csv").write_text("")
     Path("short.csv").write_text("id,a,b\n1,x,y\n2,x,y\n3,x\n")
     Path("latin.csv").write_bytes("a\nx\nü\n".encode("latin-1"))
