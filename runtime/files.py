@@ -1,7 +1,7 @@
 """Files and folders that are whole or absent, whenever the process is killed; and one process in a folder.
 
 A new file or folder is written as `.tmp-NAME.PID`, synced and renamed. An old folder is first renamed to
-`.trash-NAME.PID`, then removed.
+`.trash-NAME.TIME`, then removed.
 """
 
 import errno
@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,18 +52,24 @@ def exchange(final: Path) -> Iterator[Path]:
             yield temporary
             for path in (*temporary.rglob("*"), temporary):
                 sync(path)
-            if temporary.is_dir() and final.is_dir():
-                discard(final)  # after a kill right here there is none until a resumed run writes it again
-            temporary.replace(final)
+            old = into_trash(final) if temporary.is_dir() and final.is_dir() else None
+            temporary.replace(final)  # after a kill just before there is none until a resumed run writes it again
             sync(final.parent)
+            if old:
+                with suppress(OSError):  # another program still reads it, say: `clean` comes back to it
+                    remove(old)
         finally:
             remove(temporary)
 
 
 def discard(folder: Path) -> None:
     """Remove a folder and its content, so that nobody sees half of it."""
-    trash = folder.rename(folder.with_name(f".trash-{folder.name}.{os.getpid()}"))
-    remove(trash)
+    remove(into_trash(folder))
+
+
+def into_trash(folder: Path) -> Path:
+    """Rename a folder to what `clean` removes, and return its new path."""
+    return folder.rename(folder.with_name(f".trash-{folder.name}.{time.time_ns()}"))
 
 
 def clean(folder: Path, *names: str) -> None:

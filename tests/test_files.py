@@ -1,7 +1,5 @@
 """runtime/files.py: whole or absent, whenever the process is killed."""
 
-from __future__ import annotations
-
 import errno
 import os
 import resource
@@ -19,7 +17,7 @@ from tiny_run import contents
 
 from bert.checkpoint import write_tensors
 from runtime.errors import DiskError, UsageError
-from runtime.files import check_space, lock, move_aside, new_folder, write_atomic
+from runtime.files import check_space, clean, lock, move_aside, new_folder, write_atomic
 
 NAMES = ("best", r"step-\d+", r"metrics\.json", r"sst-dev-output\.csv")
 
@@ -71,6 +69,21 @@ def test_a_disk_that_cannot_sync_is_written_all_the_same(tmp_path, monkeypatch):
     with pytest.raises(DiskError, match="Input/output error"):
         write_metrics(tmp_path, "y")
     assert contents(tmp_path) == {"metrics.json": b"x"}
+
+
+def test_a_former_folder_that_cannot_be_removed_does_not_cost_the_new_one(tmp_path):
+    """A file of it is open on a network drive, say."""
+
+    def busy(folder):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "rmtree", busy)
+        for text in ("first", "second", "third"):
+            write_best(tmp_path, text)
+    assert (tmp_path / WRITERS[write_best]).read_text() == "third"
+    clean(tmp_path, *NAMES)
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
 def test_move_aside(tmp_path, monkeypatch):
