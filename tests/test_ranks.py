@@ -1,7 +1,5 @@
 """Several processes, one exact surgery: what two and three ranks make of a run is what one makes of it."""
 
-from __future__ import annotations
-
 import math
 import os
 import shutil
@@ -14,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ranks
@@ -28,7 +27,7 @@ from torch.testing import assert_close
 import evaluate
 import train_multitask
 import training.session
-from runtime.errors import run_cli
+from runtime.errors import UsageError, run_cli
 from runtime.ranks import join
 from tools.soak import SETTINGS
 from training.checkpoint import saved
@@ -392,3 +391,10 @@ def test_no_thread_of_the_network_outlives_the_world():
     ]
     threads = [process.communicate()[0] for process in started]
     assert all("python" in names and "gloo" not in names for names in threads), threads
+
+
+def test_two_processes_on_one_gpu_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="GPU-1"))
+    world = SimpleNamespace(size=2, gather=lambda value: [value, value])
+    with pytest.raises(UsageError, match="expected a GPU for each process; found 1 for 2 processes"):
+        Session.check_ranks(SimpleNamespace(device=torch.device("cuda"), world=world))

@@ -47,7 +47,8 @@ def check_same_run(options: Options, stored: dict, own: dict) -> None:
         fixed = [name for name in changed if name in NEVER_CHANGE]
         shown = fixed or changed  # what follows from the former goes without saying
         changes = [(name, option_text(before.get(name)), option_text(now[name])) for name in shown]
-        differences = "; ".join(f"--{name} was {old}, is {new}" for name, old, new in changes)
+        names = {"checkpoint": "checkpoint (or --init_from)"}
+        differences = "; ".join(f"--{names.get(name, name)} was {old}, is {new}" for name, old, new in changes)
         advice = "take those" if fixed else f"take those, or --allow_change {','.join(changed)}"
         raise UsageError(f"--resume: the run was started with other options: {differences}; {advice}")
     old, new = stored["data"], own["data"]

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from bert import precision
@@ -222,8 +223,7 @@ class Session:
         except CheckpointError as error:
             say(f"warning: {error}; best/ is made of the last weights")
         self.state.best_score, self.state.best_step = score, step
-        with self.saving("best model"):
-            self.write_best()
+        self.write_best()
 
     def checkpoint_of(self, step: int) -> Path:
         return checkpoint.path_of(self.out / "checkpoints", step)
@@ -256,7 +256,7 @@ class Session:
         try:
             yield
         except OSError as error:
-            if self.stopping or self.finished:
+            if what == "checkpoint" and (self.stopping or self.finished):
                 raise
             say(f"warning: no {what} at step {step}: {error}")
 
@@ -284,7 +284,12 @@ class Session:
         return json.loads(json.dumps(numbers))
 
     def check_ranks(self) -> None:
-        """Raise, on all ranks, where their data, versions or first weights differ."""
+        """Raise, on all ranks, where their data, versions or first weights differ, or two of them share a GPU."""
+        if self.world.size > 1 and self.device.type == "cuda":
+            gpus = self.world.gather(str(torch.cuda.get_device_properties(self.device).uuid))
+            if len({*gpus}) < len(gpus):  # NCCL refuses that only at the first exchange
+                found = f"found {len({*gpus})} for {len(gpus)} processes; take fewer, or --device cpu"
+                raise UsageError(f"--device: expected a GPU for each process; {found}")
         self.world.check_same(self.fingerprints, DataError)
         weights = self.model.state_dict().items()
         self.world.check_same(lambda: versions() | {name: sha256_of(weight) for name, weight in weights})
