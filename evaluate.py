@@ -247,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UsageError("--report: expected --split dev or all; found test, whose labels are never read; take one")
     with ExitStack() as locks:
         folder = args.run.resolve()
-        home = folder.parent if folder.name == "best" else args.run
+        home = folder.parent if folder.name == "best" and is_run(folder.parent) else args.run
         if any((home / name).is_dir() for name in ("best", "checkpoints")) and os.access(home, os.W_OK):
             locks.enter_context(lock(home))  # a run that is training there replaces its model
         evaluate(args, home)
@@ -269,6 +269,9 @@ def evaluate(args: Namespace, home: Path) -> None:
     data_dir = Path(args.data_dir or config["data_dir"] or find_data_dir(tasks)[0])
     split_names = ("dev", "test") if args.split == "all" else (args.split,)
     splits = read_splits(tasks, split_names, data_dir, config["seed"])
+    if not any(splits.values()):
+        found = ", ".join(task.name for task in tasks)
+        raise UsageError(f"--split {args.split}: expected a task with a file for it; found none for {found}")
     warnings = [line for by_task in splits.values() for split in by_task.values() for line in split.warnings]
     for split in splits.get("dev", {}).values():
         if config.get("data", {split.title: split.contents}).get(split.title) != split.contents:

@@ -6,10 +6,8 @@
 
 Files are .csv, .tsv or .jsonl, of any length; - is csv on stdin or stdout. A row keeps its columns and gets one for
 each task. A task with classes also gets TASK_probability, the probability of the prediction, or with --probabilities
-one column TASK_CLASS for each class.
+one column TASK_CLASS for each class; one with several labels has these columns always.
 """
-
-from __future__ import annotations
 
 import json
 import sys

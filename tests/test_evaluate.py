@@ -1,7 +1,5 @@
 """evaluate.py: names of metrics and their averages, prediction files to the byte, the command line."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -165,6 +163,14 @@ def test_from_inside_the_best_folder_files_go_beside_it(home, run, tmp_path, mon
     monkeypatch.chdir(tmp_path / "run" / "best")
     assert evaluate_run(".", "--data_dir", home / "data") == 0
     assert contents(tmp_path / "run").keys() == contents(run).keys()
+
+
+def test_a_run_whose_folder_is_named_best(home, tmp_path):
+    assert train(home, tmp_path / "best", "--max_steps", 2) == 0
+    shutil.rmtree(tmp_path / "best" / "predictions")
+    assert evaluate_run(tmp_path / "best") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+    assert (tmp_path / "best" / "predictions" / "sst-dev-output.csv").is_file()
 
 
 @pytest.mark.parametrize(
