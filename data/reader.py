@@ -75,7 +75,7 @@ def label_counts(task: Task, examples: Iterable[Example]) -> dict[str, int]:
     labels = [example.label for example in examples if example.label is not None]
     if task.range:
         counts, edges = np.histogram(labels, bins=5, range=task.range)
-        return {f"{edges[i]:.3g}..{edges[i + 1]:.3g}": count for i, count in enumerate(counts)}
+        return {f"{edges[i]:.6g}..{edges[i + 1]:.6g}": count for i, count in enumerate(counts)}
     counts = Counter(number for label in labels for number in (label if task.several else [label]))
     return {str(name): counts[number] for number, name in enumerate(task.classes)}
 

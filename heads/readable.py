@@ -96,7 +96,7 @@ def by_fifth(task: Task, predictions: np.ndarray, gold: np.ndarray) -> list[str]
     """Mean absolute error and mean prediction for gold in each fifth of the range, and over all rows."""
     edges, errors = np.linspace(*task.range, 6), abs(predictions - gold)
     fifth = np.searchsorted(edges[1:-1], gold, side="right")
-    parts = [(f"{low:.3g} to {high:.3g}", fifth == n) for n, (low, high) in enumerate(pairwise(edges))]
+    parts = [(f"{low:.6g} to {high:.6g}", fifth == n) for n, (low, high) in enumerate(pairwise(edges))]
     table = [("gold", "rows", "mean abs. error", "mean prediction")]
     for part, rows in (*parts, ("all", fifth >= 0)):
         table.append((part, rows.sum(), *(ratio(x[rows].sum(), rows.sum()) for x in (errors, predictions))))

@@ -1,7 +1,5 @@
 """data/reader.py: a Split or a DataError for whatever a file holds, and the line of everything that is wrong."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from dataclasses import replace
@@ -11,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.reader import overlap, read
+from data.reader import Example, label_counts, overlap, read
 from data.tasks import SPLITS, TASKS, Task
 from runtime.errors import DataError
 from tests.own_tasks import write_rows
@@ -428,3 +426,15 @@ def test_the_course_files(task):
         if split == "dev":
             assert sum(example.label is None for example in found.examples) == unlabelled
         assert len(found.warnings) == (1 if unlabelled else 0)
+
+
+def test_fifths_of_a_narrow_range_stay_apart():
+    years = Task("year", "score", ("a",), "y", {"train": "t.csv", "dev": 0.1}, range=(2015.0, 2024.0))
+    counts = label_counts(years, [Example("x", ("a",), label, 1) for label in (2015, 2016, 2020, 2024)])
+    assert counts == {
+        "2015..2016.8": 2,
+        "2016.8..2018.6": 0,
+        "2018.6..2020.4": 1,
+        "2020.4..2022.2": 0,
+        "2022.2..2024": 1,
+    }
