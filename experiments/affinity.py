@@ -20,8 +20,6 @@ gradients:
 Writes affinity.json and affinity.png to --output_dir (default: runs/affinity). Needs: pip install -e '.[pictures]'
 """
 
-from __future__ import annotations
-
 import json
 import math
 import sys

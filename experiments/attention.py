@@ -7,8 +7,6 @@ A row is the token that looks, a column the one that is looked at; a row sums to
 [SEP], so the colours end at the largest value among the words. Needs the extra: pip install -e '.[pictures]'
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

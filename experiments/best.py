@@ -10,8 +10,6 @@ It runs train_multitask.py with these options. All its options can be given; the
 docs/recipes.md says what its parts gained and what they cost.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 

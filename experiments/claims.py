@@ -7,8 +7,6 @@ which must exist. Each mean difference has two 95 % intervals: over seeds (Stude
 and over dev's rows (a bootstrap, both models on the same rows). The verdict follows from both.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Sequence

@@ -7,8 +7,6 @@ conflict-laptop.json is the conflict.json of experiments.conflict, figure3-lapto
 Between `<!-- table3 -->` and `<!-- end -->` is the block of this name: see BLOCKS.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence

@@ -9,8 +9,6 @@ their (3, D) matrix, not centred, as the paper does. The third, which often sepa
 Needs the extra: pip install -e '.[pictures]'
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import textwrap

@@ -93,6 +93,8 @@ def read_log(path: Path) -> list[dict]:
     log = read_lines(path)
     if all(value is None for line in log for value in line.get("losses", {}).values()):
         raise DataError(f"{path}: expected a step's losses; found none yet; wait")
+    if without := [number for number, line in enumerate(log, start=1) if "seconds" not in line]:
+        raise DataError(f"{path}:{without[0]}: expected a run's log; found no seconds; give a run that wrote one")
     return log
 
 
@@ -101,7 +103,8 @@ def is_line(line: object) -> bool:
     parts = [line.get(part, {}) for part in ("losses", "dev", "cosine")] if type(line) is dict else [None]
     if {*map(type, parts)} != {dict} or type(line.get("step")) is not int:
         return False
-    values = [line["step"], line.get("lr", 0), *(v for part in parts for v in part.values() if v is not None)]
+    values = [line["step"], line.get("seconds", 0), line.get("lr", 0)]
+    values += [value for part in parts for value in part.values() if value is not None]
     if any(len(name) > 199 for part in parts for name in part):  # two tasks' names at most
         return False
     finite = all(type(value) in (int, float) and abs(value) < 1e99 for value in values)  # beyond any float32; not NaN
@@ -122,7 +125,7 @@ def series(log: Sequence[dict], part: str, name: str | None = None) -> tuple[np.
 
 def step_seconds(log: Sequence[dict]) -> list[float]:
     """Seconds a step between two lines, the second a step's: an evaluation ends with a line of its own."""
-    pairs = [(before, line) for before, line in pairwise(log) if "losses" in line]
+    pairs = [(before, line) for before, line in pairwise(log) if "losses" in line and line["step"] > before["step"]]
     return [(line["seconds"] - before["seconds"]) / (line["step"] - before["step"]) for before, line in pairs]
 
 

@@ -7,8 +7,6 @@ rate. A star marks the step of best/, where the mean of the main metrics is best
 at the bottom. A run that is still training can be drawn too. Needs the extra: pip install -e '.[pictures]'
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,7 +55,7 @@ class Run:
     tasks: list[Task]  # those it trains
 
     @classmethod
-    def read(cls, folder: Path, color: str) -> Run:
+    def read(cls, folder: Path, color: str) -> "Run":
         """Raises DataError, CheckpointError."""
         log = read_log(folder / "log.jsonl")
         trained = names(log, "losses")

@@ -12,8 +12,6 @@ Needs the extra: pip install -e '.[pictures]'. TensorBoard's files are made from
 So the loop knows nothing of them, and old runs can have them too. That needs pip install -e '.[tensorboard]'.
 """
 
-from __future__ import annotations
-
 import base64
 import csv
 import io
@@ -38,7 +36,7 @@ from experiments.plot import PARTS, Run, picture, read_runs
 from heads.kinds import KINDS
 from heads.metrics import calibration
 from heads.readable import by_class, confusion
-from runtime.errors import DataError, UsageError, run_cli
+from runtime.errors import DataError, UsageError, run_cli, say
 from runtime.files import read_json, read_plain, write_atomic
 from runtime.settings import OptionParser
 from training.card import SYNTHETIC, card, uses_sample
@@ -103,7 +101,7 @@ class FullRun(Run):
     predicted: dict[str, Predicted]  # by task; empty while it is training
 
     @classmethod
-    def read(cls, folder: Path, color: str) -> FullRun:
+    def read(cls, folder: Path, color: str) -> "FullRun":
         """Read a run's folder. Raises UsageError for another folder, DataError, CheckpointError."""
         if not is_run(folder):
             raise UsageError(f"{folder}: expected a run's folder; found no config.json of a run; check the path")
@@ -384,8 +382,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for run in runs:
             write_events(run, args.tensorboard)
         print(args.tensorboard)
-    if args.open:
-        webbrowser.open(args.output.resolve().as_uri())
+    if args.open and not webbrowser.open(args.output.resolve().as_uri()):
+        say("no browser here: open the page yourself, on this machine or another")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ more; table 2's architectures are one run a task, its `cnn` and `cls` ("embeddin
 of table 3 are ours, for claims of the paper that it has no row for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

@@ -5,8 +5,6 @@ Each run is a train_multitask.py of its own in OUTPUT_DIR/PRESET/seed-S/TABLE-ro
 checkpoints are deleted; best/ stays. A row that fails is tried again next time.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import json
@@ -94,7 +92,7 @@ class Run:
         files = [split("train", self.data_dir)[task] for task in self.tasks]
         files += [split("dev", self.data_dir)[task] for task in measured]
         if other := [file.title for file in files if saved.get("data", {}).get(file.title) != file.contents]:
-            advice = f"bring the old file back, remove this to run it again, or {advice}"
+            advice = f"bring the old file back, remove this and {self.folder} to run it again, or {advice}"
             raise UsageError(f"{self.file('json')}: does not say that it is of this {other[0]}; {advice}")
         return saved
 

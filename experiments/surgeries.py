@@ -4,8 +4,6 @@
 the plain sum (row 2) over the same seeds, and the time of a step.
 """
 
-from __future__ import annotations
-
 import statistics
 import sys
 from collections.abc import Mapping, Sequence

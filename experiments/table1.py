@@ -7,8 +7,6 @@ files, dev's and test's of each task, go to OUTPUT_DIR/table1-PRESET. Only the c
 on dev are printed next to the paper's on test.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 

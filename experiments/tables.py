@@ -3,12 +3,12 @@
 It is started by table2.py, table3.py and surgeries.py. After an interruption the same command goes on.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -152,16 +152,18 @@ def wrapped(text: str, indent: str = "") -> list[str]:
 def dry_run(runs: Sequence[Run]) -> int:
     """Rehearse each run in a process of its own: whether it is accepted, its steps, time and memory."""
     code, total, width = 0, 0.0, max(len(run.title) for run in runs)
-    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        for run in runs:
-            try:
-                steps, seconds, memory = pool.apply(rehearse, (run.words(checkpoint=True),))
-            except Exception as error:
-                code, reason = explain(error)
-                print(f"{run.title:<{width}}  failed: {reason}", flush=True)
-                continue
+    for run in runs:
+        try:
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                steps, seconds, memory = pool.submit(rehearse, run.words(checkpoint=True)).result()
             total += seconds
-            print(f"{run.title:<{width}}  {steps:>9,} steps  {span(seconds):>12}  {memory:4.1f} GB", flush=True)
+            found = f"{steps:>9,} steps  {span(seconds):>12}  {memory:4.1f} GB"
+        except BrokenProcessPool:
+            code, found = 1, "failed: killed, as the system does where memory runs out"
+        except Exception as error:
+            code, reason = explain(error)
+            found = f"failed: {reason}"
+        print(f"{run.title:<{width}}  {found}", flush=True)
     print(f"all: {span(total)} on this machine, by two steps and an evaluation of each; less where one stops early")
     return code
 

@@ -1,7 +1,5 @@
 """experiments/plot.py: what a picture holds for the logs that there are, and what is said where none can be drawn."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -49,6 +47,7 @@ DAMAGED = [
     *(f'{{"step": 2, "losses": {{"sst": {value}}}}}' for value in ("NaN", "-Infinity", "1e999", "9" * 999, "true")),
     *("\ufeff{}", '{"step": 2, "losses": {"\\ud800": 1}}', '{"step": 2, "losses": {"' + "x" * 10**6 + '": 1}}'),
     *('{"step": 2, "dev": [0.5]}', '{"step": 2, "cosine": {"sst-sts": [0.1]}}', '{"step": 2, "lr": "1e-4"}'),
+    *('{"step": 2, "losses": {"sst": 1.0}}', '{"step": 2, "seconds": "2"}'),
 ]
 
 

@@ -1,7 +1,5 @@
 """experiments/report.py: what stands on the page of real runs of every kind of task, and in TensorBoard's files."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil

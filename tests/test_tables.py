@@ -1,7 +1,5 @@
 """experiments/table2.py and table3.py: every row with the tiny BERT, stopped and gone on, failing, refused."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math
@@ -22,7 +20,7 @@ from child import result, start
 from tiny_run import before_update, leftovers, workshop
 
 import train_multitask
-from experiments import claims, docs, surgeries, table1, table2, table3
+from experiments import claims, docs, surgeries, table1, table2, table3, tables
 from experiments.rows import PRESETS, TABLES, UNTRAINED
 from experiments.runs import Run, in_subprocess, plan, split
 from experiments.tables import parser_for, table_text
@@ -291,6 +289,16 @@ def test_a_dry_run_rehearses_rows_and_writes_nothing(home, tmp_path, capsys, mon
     found = "\n".join(" ".join(line.split()) for line in lines[1:3])
     assert re.fullmatch(re.escape(expected).replace(r"\#", r"\d+"), found)
     assert len(lines) == 4 and not (tmp_path / "out").exists()
+
+
+def killed(words):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_dry_run_goes_on_where_a_rehearsal_is_killed(home, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tables, "rehearse", killed)
+    assert table(home, tmp_path / "out", "--preset", "smoke", "--dry_run", "--rows", "1,2") == 1
+    assert capsys.readouterr().out.count("failed: killed") == 2
 
 
 def test_a_checkpoint_that_has_seen_the_data_is_named(home, tmp_path):

@@ -1,7 +1,5 @@
 """How fast a GPU is: ours and the peers in turn, milliseconds of a step and sentences a second; for tools/on_gpu.py."""
 
-from __future__ import annotations
-
 import statistics
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -84,7 +82,7 @@ def step(args: Namespace, size: str, rows: int) -> dict:
             try:
                 add(library, partial(make_peer, library))
             except Exception as error:  # out of its memory, or of another version: our figures stay
-                del actions[library]
+                actions.pop(library, None)
                 failed[library] = f"failed: {error!r:.200}"
     seconds = in_turn(actions, args.sizes.rounds, "cuda")
     figures |= {f"{name}_ms": 1e3 * statistics.median(times) / STEPS for name, times in seconds.items()}
