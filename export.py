@@ -19,8 +19,6 @@ sentence-transformers load, and these graphs. They take any number of rows:
 program: docs/export.md.
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """The command of `pip install .`: `minimal-bert train --tasks sst,para`, from any folder; see docs/install.md."""
 
-from __future__ import annotations
-
 import sys
 from importlib import import_module
 from importlib.util import find_spec

@@ -7,8 +7,6 @@ docs/serve.md has the rest. SIGTERM and Ctrl-C end it once every request is answ
 pip install -e '.[serve]'
 """
 
-from __future__ import annotations
-
 import socket
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What the benchmarks share: real text, us and the peers in turn, and a line of JSON for each figure."""
 
-from __future__ import annotations
-
 import argparse
 import gc
 import json

@@ -5,8 +5,6 @@
 Needs the extra: pip install -e '.[test]'
 """
 
-from __future__ import annotations
-
 import statistics
 import sys
 from collections.abc import Callable

@@ -6,8 +6,6 @@ With 8, 32 and 128 rows of each of the three tasks, real text; then with 2, 4 an
 each) that divide 64 sentences of 20 tokens among themselves, against the plain sum of the same tasks.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 import sys

@@ -6,8 +6,6 @@ Each is measured in a process of its own: the peak of its resident memory (on a 
 steps, less what Python and torch take before, the weights and AdamW's moments. Random weights and tokens, float32.
 """
 
-from __future__ import annotations
-
 import math
 import subprocess
 import sys

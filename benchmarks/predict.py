@@ -7,8 +7,6 @@ graphs are onnxruntime's, on the CPU: export.py's float32 against `encode` in fl
 the precision that is fastest here. All read the same questions. Needs the extra: pip install -e '.[export]'
 """
 
-from __future__ import annotations
-
 import csv
 import statistics
 import sys

@@ -8,8 +8,6 @@ the gradient of the sum, and with an all-reduce of each task's gradient. Then co
 rates measured here, or from --flops and --bandwidth of a process: ranks that share cores and memory measure no network.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import statistics

@@ -7,8 +7,6 @@ compared with the model's own. The ratio is to one client's requests a second: w
 Needs the extra: pip install -e '.[serve]'
 """
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -9,8 +9,6 @@ shuffled, as from a DataLoader: the bars are for these. Without a bar, they get 
 Needs the extra: pip install -e '.[test]'
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import math

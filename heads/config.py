@@ -13,7 +13,8 @@ POOLINGS = ("cls", "mean", "attention_mean", "cnn")
 class HeadsConfig:
     """How the model goes on from the encoder. Raises UsageError (a ValueError) for a name or number out of range.
 
-    The defaults did best on dev with minilm; the paper uses attention_mean of layer -2 and a dropout of 0.65 or 0.7.
+    Of what was tried with minilm the defaults did best on dev (docs/results.md). The paper has attention_mean of layer
+    -2, and a dropout of 0.65 or 0.7, which was not tried.
     """
 
     arch: str = setting("v3a", "the paper's architecture", usual=True, choices=ARCHITECTURES)

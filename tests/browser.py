@@ -1,7 +1,5 @@
 """A real Chromium for tests, by its DevTools protocol over a pipe: nothing has to be installed beside it."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """A second process for a test: forked, so that it has everything imported, and can die as it likes."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

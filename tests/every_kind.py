@@ -1,7 +1,5 @@
 """For tests: a task of every kind, of single texts and of pairs, and labels of three rows."""
 
-from __future__ import annotations
-
 from data.tasks import Task
 
 WORDS = {

@@ -6,8 +6,6 @@ used a GPU cannot be forked. conftest.py imports this before anything imports to
     TESTS_ON_GPU=1 python -m pytest tests/test_gpu.py
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -5,8 +5,6 @@ out of memory at torch.cuda.set_per_process_memory_fraction, and counts launches
 results that differ from run to run, and of speed it knows nothing. Loaded, it stays: for a process of its own.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import importlib.util

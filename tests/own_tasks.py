@@ -1,7 +1,5 @@
 """For tests: a user's own tasks, with files and TOML file; made up from templates, so that they can be learnt."""
 
-from __future__ import annotations
-
 import csv
 import json
 import random

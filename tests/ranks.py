@@ -1,7 +1,5 @@
 """Training runs of several processes for tests: forked, so that they have everything imported, and joined by gloo."""
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """For the tests of bert/: a small random BERT, of sizes as unlike as they may be, and transformers' twin of it."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 import torch

@@ -1,7 +1,5 @@
 """optim/adamw.py against torch.optim.AdamW and the course's own check."""
 
-from __future__ import annotations
-
 import copy
 import math
 

@@ -1,7 +1,5 @@
 """experiments/affinity.py: its numbers from gradients that are known, its gradients against autograd's, its words."""
 
-from __future__ import annotations
-
 import json
 import math
 
@@ -11,7 +9,18 @@ import torch
 from tiny_run import command
 
 from experiments import affinity
-from experiments.affinity import Measured, advice, balanced, layer_of, main, measure, numbers, pair_advice, products
+from experiments.affinity import (
+    Measured,
+    advice,
+    balanced,
+    layer_of,
+    main,
+    measure,
+    numbers,
+    pair_advice,
+    products,
+    with_interval,
+)
 from heads.rows import on_device
 from runtime.errors import run_cli
 from runtime.seeds import generator
@@ -52,7 +61,20 @@ def test_numbers_are_those_of_the_mean_gradients_whatever_the_noise(noise):
     assert found["tasks"]["c"]["signal"] == pytest.approx(math.sqrt(10), abs=tolerance)
     floor = found["tasks"]["a"]["noise floor"][0]
     assert floor == pytest.approx(1) if not noise else 0.1 < floor < 0.7
+    if not noise:  # by hand: PCGrad's mean over the orders of c's partners is (2.7, 1.25, 3.9), the plain sum (2, 1, 3)
+        degrees = math.degrees(math.acos(18.35 / math.sqrt(24.0625 * 14)))
+        turn = {"PCGrad from the plain sum": degrees, "the plain sum from batch to batch": 0.0}
+        assert found["turn"] == pytest.approx(turn, abs=1e-4)
     assert found["loss_scale"]["equal losses"] == {"a": 16.0, "b": 16.0, "c": 1.0}  # of losses of 0.5, 0.5 and 8
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
+    values = np.ones((400, 2, 2))
+    values[:, 0, 1] = values[:, 1, 0] = draws = np.random.default_rng(0).standard_normal(400)
+    plain, low, high = (part[0, 1] for part in with_interval(values, "signal"))
+    half = 1.96 * draws.std() / math.sqrt(400)
+    expected = draws.mean(), draws.mean() - half, draws.mean() + half
+    assert (plain, low, high) == pytest.approx(expected, abs=0.15 * half)
 
 
 def test_products_of_a_task_with_itself_are_those_of_two_batches():

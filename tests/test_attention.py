@@ -1,22 +1,17 @@
 """experiments/attention.py: the heat map of a model's attention, and the command line."""
 
-from __future__ import annotations
-
 import sys
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 
-from bert import BertTokenizer
+from bert import BertModel, BertTokenizer
+from experiments import attention
 from experiments.attention import heat_map, main
 from runtime.errors import run_cli
 
-needs_matplotlib = pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
 
-
-@needs_matplotlib
 def test_rows_look_columns_are_looked_at_and_the_words_set_the_colours():
     tokens, attention = ["[CLS]", "a", "$b$", "[SEP]"], torch.arange(16.0).view(4, 4)
     ax, bar = heat_map(attention, tokens, "head 1").axes
@@ -32,13 +27,18 @@ def test_a_texts_tokens(tiny_bert):
     assert found == ["[CLS]", "dog", "##s", "walk", ",", "[UNK]", "[SEP]"]
 
 
-@needs_matplotlib
-@pytest.mark.parametrize("words", [["the dog"], ["the dog", "a cat", "--layer", "-2", "--head", "1"], [""]])
-def test_a_text_or_a_pair_gives_a_picture(tmp_path, tiny_bert, capsys, words):
-    out = tmp_path / "new" / "attention.png"
-    assert run_cli(main, [*words, "--checkpoint", str(tiny_bert), "--output", str(out)]) == 0
+@pytest.mark.parametrize("texts", [["the dog"], ["the dog", "a cat"], [""]])
+@pytest.mark.parametrize("layer, head", [(-1, None), (-2, 1)])
+def test_a_picture_of_a_layer_and_a_head(tmp_path, tiny_bert, capsys, monkeypatch, texts, layer, head):
+    shown, out = [], tmp_path / "new" / "attention.png"
+    monkeypatch.setattr(attention, "heat_map", lambda x, *rest: shown.append(x) or heat_map(x, *rest))
+    options = ["--layer", layer, "--checkpoint", tiny_bert, "--output", out, *(["--head", head] if head else [])]
+    assert run_cli(main, [*texts, *map(str, options)]) == 0
     assert out.read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr() == (f"{out}\n", "")
+    model, tokenizer = BertModel.from_pretrained(tiny_bert), BertTokenizer.from_pretrained(tiny_bert)
+    expected = model(**tokenizer(*texts), output_attentions=True).attentions[layer][0]
+    assert torch.equal(shown[0], expected[head] if head else expected.mean(0))
 
 
 def test_what_the_model_lacks_and_a_missing_matplotlib(tiny_bert, capsys, monkeypatch):

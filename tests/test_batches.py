@@ -1,7 +1,5 @@
 """data/batches.py: every row once, at most one short batch, the same order everywhere, little padding."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np

@@ -1,7 +1,5 @@
 """bert/checkpoint.py against transformers' own files, older variants of them, and damaged or hostile ones."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

@@ -1,7 +1,5 @@
 """experiments/best.py: a run with its recipe, of which what is given wins."""
 
-from __future__ import annotations
-
 import json
 
 import tiny_run

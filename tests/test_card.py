@@ -1,7 +1,5 @@
 """training/card.py: the card beside a run's best model; huggingface_hub reads it, and what it says to type runs."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

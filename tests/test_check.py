@@ -1,13 +1,12 @@
 """data/check.py: a page with every split, label and oddity, and exit code 3 where training would refuse."""
 
-from __future__ import annotations
+from pathlib import Path
 
 import pytest
 
 from data.check import main
 from runtime.errors import run_cli
 from tests.own_tasks import make_own_tasks, write_rows
-from tests.tiny import make_bert_folder
 
 ODD = """
 [tasks.odd]
@@ -19,19 +18,14 @@ dev = "dev.csv"
 """
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory) -> str:
-    return str(make_bert_folder(tmp_path_factory.mktemp("bert")))
-
-
-def page(capsys, bert: str, *options: object, code: int = 0) -> list[str]:
+def page(capsys, bert: Path, *options: object, code: int = 0) -> list[str]:
     """What the command prints, each run of spaces one space."""
-    assert run_cli(main, ["--checkpoint", bert, *map(str, options)]) == code
+    assert run_cli(main, ["--checkpoint", str(bert), *map(str, options)]) == code
     return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_a_line_for_each_split(tmp_path, capsys, bert):
-    lines = page(capsys, bert, "--task_file", make_own_tasks(tmp_path), "--max_length", 12)
+def test_a_line_for_each_split(tmp_path, capsys, tiny_bert):
+    lines = page(capsys, tiny_bert, "--task_file", make_own_tasks(tmp_path), "--max_length", 12)
     start = lines.index("nli: classes, premise + hypothesis -> gold")
     tokens = "median 9 tokens, longest 11 0.0% cut at 12"
     assert lines[start + 1 : start + 4] == [
@@ -41,11 +35,11 @@ def test_a_line_for_each_split(tmp_path, capsys, bert):
     ]
     start = lines.index("urgency: score, body -> urgency")
     assert "longest 13 100.0% cut at 12 1..2.2 " in lines[start + 1]
-    lines = page(capsys, bert, "--task_file", tmp_path / "tasks.toml", "--tasks", "mood")
+    lines = page(capsys, tiny_bert, "--task_file", tmp_path / "tasks.toml", "--tasks", "mood")
     assert lines[:2] == [f"data: {tmp_path}", "mood: binary, body -> mood"]
 
 
-def test_what_is_odd_is_told_with_what_to_do(tmp_path, capsys, bert):
+def test_what_is_odd_is_told_with_what_to_do(tmp_path, capsys, tiny_bert):
     train = [{"a": f"a man {n}", "b": f"a dog {n}", "l": "xy"[n % 2]} for n in range(200)]
     train[3]["l"] = ""
     train[4] = train[6] = {"a": "Same  text", "b": "as this", "l": "x"}
@@ -56,7 +50,7 @@ def test_what_is_odd_is_told_with_what_to_do(tmp_path, capsys, bert):
         tmp_path / "dev.csv", [train[6], train[20], *[{"a": "new", "b": "one", "l": label} for label in ("y", "x", "")]]
     )
     (tmp_path / "my.toml").write_text(ODD)
-    lines = page(capsys, bert, "--task-file", tmp_path / "my.toml")
+    lines = page(capsys, tiny_bert, "--task-file", tmp_path / "my.toml")
     assert lines[lines.index("Look at this") + 1 : -1] == [
         f"odd: {tmp_path}/train.csv: 1 of 200 rows has no l: left out of training; line 5",
         "odd: train: labels with few rows: z (1); add some, or take these labels out",
@@ -78,22 +72,22 @@ def test_what_is_odd_is_told_with_what_to_do(tmp_path, capsys, bert):
     ({"x": 30, "y": 3, "z": 3}, "y (3), z (3)", ""),
     ({"x": 30, "y": 30, "z": 3}, "z (3)", ", or take these labels out"),
 ])  # fmt: skip
-def test_no_label_is_to_be_taken_out_that_a_task_needs(tmp_path, capsys, bert, rows, few, out):
+def test_no_label_is_to_be_taken_out_that_a_task_needs(tmp_path, capsys, tiny_bert, rows, few, out):
     labels = [label for label, count in rows.items() for _ in range(count)]
     for split in ("train", "dev"):
         write_rows(tmp_path / f"{split}.csv", [{"a": f"{split} {n}", "b": "", "l": la} for n, la in enumerate(labels)])
     (tmp_path / "my.toml").write_text(ODD.replace('["a", "b"]', '["a"]').replace('classes = ["x", "y", "z"]\n', ""))
-    lines = page(capsys, bert, "--task-file", tmp_path / "my.toml")
+    lines = page(capsys, tiny_bert, "--task-file", tmp_path / "my.toml")
     assert lines[lines.index("Look at this") + 1 : -1] == [f"odd: train: labels with few rows: {few}; add some{out}"]
 
 
 @pytest.mark.fault(48, 49)
-def test_where_training_would_refuse_the_rest_is_shown_and_the_exit_code_is_3(tmp_path, capsys, bert):
+def test_where_training_would_refuse_the_rest_is_shown_and_the_exit_code_is_3(tmp_path, capsys, tiny_bert):
     path = make_own_tasks(tmp_path)
     with open(tmp_path / "nli-dev.jsonl", "a") as file:
         file.write('{"uid": "x", "premise": "A", "hypothesis": "B", "gold": "maybe"}\n')
     (tmp_path / "mail.csv").unlink()
-    lines = page(capsys, bert, "--task_file", path, code=3)
+    lines = page(capsys, tiny_bert, "--task_file", path, code=3)
     start = lines.index("Training refuses this")
     assert lines[start + 1].startswith(f"nli: {tmp_path}/nli-dev.jsonl:41: expected one of entailment")
     assert " as gold; found 'maybe'" in lines[start + 1]

@@ -1,7 +1,5 @@
 """bert/config.py: what is refused, and that transformers reads what we write, and we what it writes."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import FrozenInstanceError, asdict, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """experiments/conflict.py: what it measures, that the run does not notice, and the numbers that it tells."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -18,7 +16,7 @@ import torch.nn.functional as F
 from tiny_run import before_update, command, exit_code, log_lines, outcome
 from torch import Tensor
 
-from experiments.conflict import MeasuredSession, main
+from experiments.conflict import MeasuredSession, main, verdict
 from heads.losses import PreviousStep
 from optim import TaskGradients
 from runtime.seeds import generator
@@ -130,11 +128,20 @@ def test_the_numbers_the_picture_and_what_is_printed(home, run, capsys):
             errors = {"mean_se": sd / sqrt(count), "below_zero_se": sqrt(share * (1 - share) / count)}
             assert found == pytest.approx(expected | errors)
     assert content["batch_size"] == dict.fromkeys(TASKS, 8)
+    shares = {pair: n["below_zero"] for pair, n in content["cosine"].items()}
+    assert json.loads((run / "metrics.json").read_text())["conflicts"] == pytest.approx(shares)
     out, n = capsys.readouterr().out, content["cosine"]["para-sts"]
     assert f"para-sts: below 0 in {100 * n['below_zero']:.0f} % of 6 steps, " in out
     assert f"by chance (50 +- 41 %); mean {n['mean']:+.3f} +- {2 * n['mean_se']:.3f}\n" in out
     rows = [line for line in out.splitlines() if line.startswith(("cosines of", "  sst", "  para", "  sts"))]
     assert len(rows) == 10 and len({*map(len, rows)}) == 1  # aligned
+
+
+@pytest.mark.parametrize("share, often", [(0.9, "more often than"), (0.1, "less often than"), (0.5, "as often as")])
+def test_what_chance_would_give(share, often):
+    n = {"steps": 100, "below_zero": share, "mean": 0.0, "mean_se": 0.0}
+    found = {"cosine": {"a-b": n}, "two_tasks": {"a-b": n}, "one_task": {"a": n, "b": n}}
+    assert f" {often} by chance" in verdict("a-b", "ab", found)
 
 
 def test_what_cannot_be_measured(home, tmp_path, capsys, monkeypatch):

@@ -1,7 +1,5 @@
 """runtime/errors.py: exit codes, signals, the one line, and what is printed to nobody."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """export.py: onnxruntime computes what the model does, from the folder alone; what else loads it; what is refused."""
 
-from __future__ import annotations
-
 import re
 from contextlib import redirect_stdout
 from io import StringIO

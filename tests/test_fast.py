@@ -1,7 +1,5 @@
 """bert/fast.py against bert/model.py, its dropout against the law of dropout, and inference by threads at once."""
 
-from __future__ import annotations
-
 import math
 import platform
 import subprocess

@@ -3,8 +3,6 @@
 A test says which rows it is of by the mark `fault`: `python -m pytest -m fault` runs them all.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

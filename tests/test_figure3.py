@@ -1,7 +1,5 @@
 """experiments/figure3.py: the projection in closed form, the claim both ways, and the command line on a tiny run."""
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import replace

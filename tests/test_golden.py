@@ -5,8 +5,6 @@ and the gradients' norm at each step, and of every weight at the end two numbers
 heads' first weights are a function of their names in that commit, so that the order in which they are drawn is free.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import re
@@ -53,16 +51,7 @@ def norm_and_product(name: str, weight: Tensor) -> list[float]:
     return [flat.norm().item(), (flat @ torch.cos(0.7 * torch.arange(len(flat), dtype=torch.float64) + 1)).item()]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize("name", RECORDED["runs"])
-@pytest.mark.filterwarnings("error")
 def test_twelve_steps_are_those_of_dc92558(name: str, tmp_path: Path):
     recorded = RECORDED["runs"][name]
     folders = ["--checkpoint", GOLDEN / "bert", "--data_dir", GOLDEN / "data", "--output_dir", tmp_path / "run"]

@@ -1,7 +1,5 @@
 """On a GPU, or on its stand-in (gpu_stand_in.py): what the program does there, and that it is what a CPU does."""
 
-from __future__ import annotations
-
 import copy
 import gc
 from collections.abc import Iterator

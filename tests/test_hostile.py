@@ -1,8 +1,6 @@
 """Hostile files, options and moments: nobody else's files are touched, nothing bad passes in silence, and what a user
 got wrong is one line with its own exit code. `python -m tools.abuse` looks for more."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """heads/kinds.py: from labels to losses, predictions and metrics, against torch's own and closed forms."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

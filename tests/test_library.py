@@ -1,7 +1,5 @@
 """docs/library.md: its programs run as they stand there, and do what the page says."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

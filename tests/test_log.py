@@ -1,7 +1,5 @@
 """training/log.py: a log that is whole whatever happens, and progress."""
 
-from __future__ import annotations
-
 import json
 import math
 import resource
@@ -10,15 +8,29 @@ from types import SimpleNamespace
 import child
 import pytest
 
+from data.reader import Example
+from data.tasks import TASKS
 from runtime.errors import DiskError
-from training.log import RunLog, progress, seconds_left, span
-from training.session import State
+from training.log import RunLog, most_frequent, progress, seconds_left, span
+from training.session import Session, State
 
 HARD_LIMIT = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 
 
 def records(path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_what_a_constant_answer_would_score():
+    dev = SimpleNamespace(examples=[Example("x", ("a",), label, 1) for label in (3, 3, 1, None)])
+    assert most_frequent(TASKS["sst"], dev) == "; always 3: 0.667 of dev"
+    assert most_frequent(TASKS["sts"], dev) == most_frequent(TASKS["sst"], SimpleNamespace(examples=[])) == ""
+
+
+@pytest.mark.parametrize("cost, every", [(10, 250), (50, 500), (500, 1000)])
+def test_evaluations_take_a_tenth_of_the_time_but_are_one_to_four_an_epoch(cost, every):
+    session = SimpleNamespace(steps_an_epoch=1000, evaluation_in_steps=cost)
+    assert Session.usual_eval_every(session) == every
 
 
 def test_a_line_is_there_at_once(tmp_path):

@@ -1,7 +1,5 @@
 """bert/lora.py: against its formula, against the gradient of the whole weight, and as a run of its own."""
 
-from __future__ import annotations
-
 import shutil
 
 import pytest

@@ -1,7 +1,5 @@
 """heads/losses.py against torch's own losses, and the triplets' store."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

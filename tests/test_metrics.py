@@ -1,7 +1,5 @@
 """heads/metrics.py against scikit-learn and NumPy, and where a metric is not defined."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import sklearn.metrics

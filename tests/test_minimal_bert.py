@@ -1,7 +1,5 @@
 """The installed package: its command works from any folder, and says when another package hides a part of it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

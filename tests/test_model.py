@@ -3,8 +3,6 @@
 Letters: B batch, T tokens, D hidden size, H heads, K = D // H.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """heads/multitask.py, inference.py and files.py on a tiny BERT, against their parts and sentence-transformers."""
 
-from __future__ import annotations
-
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace

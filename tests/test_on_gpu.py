@@ -1,7 +1,5 @@
 """tools/on_gpu.py as far as it goes without a GPU: the book of its checks, what it packs, how it compares runs."""
 
-from __future__ import annotations
-
 import json
 from concurrent.futures import Future
 from types import SimpleNamespace

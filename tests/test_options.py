@@ -1,7 +1,5 @@
 """runtime/settings.py and training/options.py: what is accepted, what it comes to, and what the refusals say."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from dataclasses import FrozenInstanceError
@@ -39,9 +37,16 @@ def test_help_names_every_option_with_its_default(capsys):
         text = capsys.readouterr().out
         shown.append({name for name in OPTIONS if f"--{name}" in text})
         assert exit.value.code == 0 and all(len(line) <= 120 for line in text.splitlines())
-        assert "fresh heads (default: 0)" in " ".join(text.split())
+        text = " ".join(text.split())
+        assert "fresh heads (default: 0)" in text
         assert ("more options: --help all" in text) == ("all" not in words)
     assert {"seed", "lr", "tasks", "resume"} < shown[0] < shown[1] == {*OPTIONS}
+    usual, frozen = parse([]), parse(["--option", "pretrain"])  # the defaults that the help has in words
+    found = (usual.surgery, usual.lr, usual.head_lr_scale, frozen.lr, frozen.head_lr_scale)
+    assert found == ("pcgrad", 1e-4, 10, 1e-3, 1)
+    assert usual.steps({"sst": 8544, "para": 22646, "sts": 6040}) == (944, 1888)
+    words = ("default: pcgrad)", "default: 1e-4; with", "0.001 for both)", "default: 10; with", "default: 2, at")
+    assert all(part in text for part in words)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +142,19 @@ def test_the_default_folder_and_the_command_that_goes_on_with_it():
     command = "python train_multitask.py --seed 3 --output-dir 'my runs/x' --resume auto"
     assert parse(words).command == command
     assert parse([*words[1:], "--resume=auto", "--resume", "never"]).command == command
+
+
+def test_a_run_to_resume_that_is_not_there(tmp_path, monkeypatch, capsys):
+    """Those that could be meant are named. An option that --allow_change names is in no folder's name."""
+    monkeypatch.chdir(tmp_path)
+    for lr in (1, 2):
+        Path("runs", f"finetune-gs-lr={lr}", "checkpoints").mkdir(parents=True)
+    words = ["--lr", "3", "--resume", "auto"]
+    assert parse(words).output_dir == Path("runs/finetune-gs-lr=3.0")
+    others = "runs/finetune-gs-lr=1{}runs/finetune-gs-lr=2"
+    assert f"no run in runs/finetune-gs-lr=3.0; to go on with {others.format(' or ')}, " in capsys.readouterr().err
+    with pytest.raises(UsageError, match=f"expected one run; found {others.format(', ')}; name one by --output_dir"):
+        parse([*words, "--allow_change", "lr"])
 
 
 @pytest.mark.fault(42)

@@ -3,8 +3,6 @@
 B = 5 sentences, T = 13 tokens, D = 7, H = 3.
 """
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given

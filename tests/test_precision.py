@@ -1,7 +1,5 @@
 """bert/precision.py, on every kind of hardware: faked where this machine is another."""
 
-from __future__ import annotations
-
 import platform
 
 import pytest

@@ -1,7 +1,5 @@
 """predict.py: the model's own predictions, for people and from files, and what is refused."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

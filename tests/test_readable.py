@@ -1,7 +1,5 @@
 """heads/readable.py: mistakes as csv reads them back, and the pages of every kind; calibration in closed form."""
 
-from __future__ import annotations
-
 import csv
 import io
 

@@ -1,7 +1,5 @@
 """optim/schedule.py against the straight lines that it stands for."""
 
-from __future__ import annotations
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st

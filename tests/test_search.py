@@ -1,7 +1,5 @@
 """experiments/search.py: what trials draw, how the search is shared, interrupted and taken up again."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

@@ -1,7 +1,5 @@
 """runtime/seeds.py: the same numbers whoever drew first."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import example, given

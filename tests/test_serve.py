@@ -1,7 +1,5 @@
 """serve.py: the real server over HTTP, what it refuses, and its page in a real browser."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -1,7 +1,5 @@
 """optim/split_rules.py against autograd: each rule on some rows alone."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

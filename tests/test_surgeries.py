@@ -1,7 +1,5 @@
 """Every method of optim/surgery against torchjd, conditions of optimality, closed forms, and what it promises."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torchjd.aggregation as torchjd

@@ -1,7 +1,5 @@
 """optim/surgery/ against Yu et al.'s algorithm 1 as printed, on whole gradients, torchjd and hand-made cases."""
 
-from __future__ import annotations
-
 from itertools import permutations
 
 import pytest

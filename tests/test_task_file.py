@@ -1,7 +1,5 @@
 """data/task_file.py: tasks as their TOML file says, the rest from the labels; every mistake by its place."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -3,8 +3,6 @@
 Against torch.autograd.grad, plain backward passes and torch's own clipping.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """data/tasks.py against the formats that others fix, and labels as files hold them against numbers."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """bert/tokenizer.py against the `tokenizers` library and transformers, on a small vocabulary of our own."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import pickle

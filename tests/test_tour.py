@@ -5,8 +5,6 @@ do in Jupyter, and the tests need no more packages. The first test holds the not
 restart the kernel, run all, and save.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import re

@@ -1,7 +1,5 @@
 """train_multitask.py: what each option does, what a run leaves, the arithmetic of a step, and what a fault leads to."""
 
-from __future__ import annotations
-
 import ast
 import csv
 import hashlib
@@ -469,7 +467,8 @@ def test_a_run_that_reads_pairs_at_once(home, tmp_path, capsys):
     assert train(home, tmp_path / "other", "--init_from", tmp_path / "run", "--pairs", "siamese") == 2
     assert "para of " in capsys.readouterr().err
     assert train(home, tmp_path / "run", *words[:2], "--resume", "auto") == 2
-    assert "--pairs was sst=siamese,para=cross" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "--pairs was sst=siamese,para=cross" in error and "--allow_change" not in error
 
 
 @pytest.mark.fault(26)
@@ -519,6 +518,8 @@ def test_surgery_with_conflict_is_pcgrad_on_what_is_shared(home):
     combined = torch.cat([found[name].flatten().double() for name in shared])
     torch.testing.assert_close(combined, expected, rtol=1e-4, atol=1e-6 * expected.abs().max().item())  # float32 inside
     assert line["cosine"]["para-sts"] == pytest.approx((g @ h / g.norm() / h.norm()).item(), rel=1e-5)
+    affinity = line["lr"] * (g @ h).item() / line["losses"]["sts"]
+    assert line["affinity"]["para-sts"] == pytest.approx(affinity, rel=1e-4, abs=0)
     for own, task in zip(by_task, names, strict=True):
         heads = [name for name in own if name.startswith(f"heads.tasks.{task}_head.")]
         assert len(heads) == 4

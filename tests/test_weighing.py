@@ -1,7 +1,5 @@
 """optim/weighing.py: the weighed losses against torchjd's scalarizations, and what is remembered."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

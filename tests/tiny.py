@@ -1,8 +1,6 @@
 """For tests, made in milliseconds: a tiny random BERT, two layers over 61 words, in a folder of Hugging Face layout,
 and a few dozen rows in the course's format."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 

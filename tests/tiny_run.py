@@ -1,7 +1,5 @@
 """Training runs for tests: the tiny BERT on the tiny data, in this process, through the command line's own entry."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

@@ -3,8 +3,6 @@
 A section is a function that yields, for each check, its name and a function that returns its numbers and "ok".
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os

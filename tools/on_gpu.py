@@ -11,8 +11,6 @@ loses one check. Exit 1 if a check failed. Peers that are not installed are name
         import tools.on_gpu; tools.on_gpu.main(['--small'])"
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import json

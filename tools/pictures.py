@@ -5,8 +5,6 @@
 Needs the extra: pip install -e '.[pictures]'
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

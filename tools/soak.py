@@ -9,8 +9,6 @@ may be logged after that. At the end every tensor of the run's last checkpoint, 
 its predictions are compared, byte for byte, with those of an undisturbed run. Then the next run begins.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -4,8 +4,6 @@ Every error has its HTTP status and the body {"error": "what was expected; what 
 Needs the extra: pip install -e '.[serve]'
 """
 
-from __future__ import annotations
-
 import asyncio
 import reprlib
 import time

@@ -3,8 +3,6 @@
 No request waits for others to arrive. The thread takes all in the queue; what arrives meanwhile makes the next pass.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -30,7 +28,7 @@ class Batcher:
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._thread = Thread(target=self._work, name="batcher")
 
-    def __enter__(self) -> Batcher:
+    def __enter__(self) -> "Batcher":
         self._thread.start()
         return self
 

@@ -1,7 +1,5 @@
 """Limits on what one client may ask of a server that others use too: options of serve.py."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from runtime.settings import positive_int, setting
