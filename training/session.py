@@ -247,7 +247,7 @@ class Session:
     def saving(self, what: str) -> Iterator[None]:
         """A context for writing: where the disk is full the run goes on with a warning, and the next write is tried.
 
-        Raises: DivergedError, with nothing written, where a weight is not finite; DiskError where the run ends here.
+        Raises: DivergedError, with nothing written, where a weight is not finite; DiskError for the last checkpoint.
         """
         step = self.state.step
         if infinite := [name for name, weight in self.model.named_parameters() if not weight.isfinite().all()]:
