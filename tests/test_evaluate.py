@@ -145,6 +145,8 @@ def test_a_run_on_tasks_of_ones_own(home, tmp_path, capsys):
     options = ("--tasks", "urgency,mood", "--predictions_dir", tmp_path / "two")
     assert evaluate_run(tmp_path / "run", *options) == 0
     assert contents(tmp_path / "two").keys() == {*dev_files("urgency"), *dev_files("mood")}
+    assert evaluate_run(tmp_path / "run", *options, "--split", "test") == 2
+    assert "--split test: expected a task with a file for it; found none for urgency, mood" in capsys.readouterr().err
     assert evaluate_run(tmp_path / "run" / "best") == 2
     assert "where the data of nli" in capsys.readouterr().err
 
