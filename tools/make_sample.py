@@ -2,8 +2,8 @@
 
     python -m tools.make_sample [--output_dir data/sample] [--seed 0]
 
-The same seed gives the same bytes on every Python from 3.10 on: every draw is one of a private
-random.Random's, and no set is ever iterated over. The words are in sample_words.py.
+The same seed gives the same bytes on every Python from 3.10 on: every draw is one of a private random.Random's, and
+no set is ever iterated over. The words are in sample_words.py.
 What may be combined with what (a frame with a thing, a question with its fill, an action with its object) is dealt out
 to train, dev and test first, so that dev and test ask for combinations that were never trained on.
 """

@@ -237,17 +237,17 @@ class Session:
             in_place_of_best = set() if self.best_stands else {self.state.best_step}
             keep = self.damaged | in_place_of_best | {self.last_good}
             tensors, folder = self.tensors(), self.out / "checkpoints"
-            with self.saving("checkpoint"):
+            with self.saving("checkpoint", must=self.stopping or self.finished):
                 self.world.on_rank_0(lambda: checkpoint.save(folder, step, tensors, self.numbers(), keep))
                 self.last_good = step
             if step in in_place_of_best and self.last_good != step:  # neither was written: the best before still stands
                 self.state.best_score, self.state.best_step = self.best_before
 
     @contextmanager
-    def saving(self, what: str) -> Iterator[None]:
+    def saving(self, what: str, must: bool = False) -> Iterator[None]:
         """A context for writing: where the disk is full the run goes on with a warning, and the next write is tried.
 
-        Raises: DivergedError, with nothing written, where a weight is not finite; DiskError for the last checkpoint.
+        Raises: DivergedError, with nothing written, where a weight is not finite; with `must`, DiskError.
         """
         step = self.state.step
         if infinite := [name for name, weight in self.model.named_parameters() if not weight.isfinite().all()]:
@@ -256,7 +256,7 @@ class Session:
         try:
             yield
         except OSError as error:
-            if what == "checkpoint" and (self.stopping or self.finished):
+            if must:
                 raise
             say(f"warning: no {what} at step {step}: {error}")
 
