@@ -174,7 +174,8 @@ def check_options(args: Namespace) -> None:
             raise UsageError(f"--{option}: belongs to --input; found texts; leave it out, or give them in a file")
     for option, path in (("input", args.input), ("output", args.output)):
         if path is not None and path.suffix not in DELIMITERS:
-            raise UsageError(f"--{option}: expected {FILE}; found {path}")
+            advice = "save it as one of these, the columns' names first" if option == "input" else "name one of these"
+            raise UsageError(f"--{option}: expected {FILE}; found {path}; {advice}")
     if args.output and args.input and args.output.resolve() == args.input.resolve():
         raise UsageError(f"--output: expected another file than --input; found {args.output}")
     if blank := [text for text in args.texts if is_blank(text)]:
