@@ -140,7 +140,7 @@ def course_task(name: str, kind: str, texts: tuple[str, ...], label: str, files:
     return Task(name, kind, texts, label, paths, id="id", **settings)
 
 
-# Batch sizes: each file is read about as often as the others, of Quora only a sixth of the rows (docs/results.md).
+# Batch sizes: with a sixth of Quora's rows (docs/results.md) each file is read about as often as the others.
 COURSE_TASKS = (
     course_task(
         "sst", "classes", ("sentence",), "sentiment", "ids-sst-{}.csv", batch_size=8, metric="acc",

@@ -55,7 +55,7 @@ def surgeries(content: Mapping) -> str:
     for row in sorted(content["rows"], key=lambda row: -row["mean"]["average"]):
         cells = [with_spread(row["mean"][name], row["spread"][name]) for name in COLUMNS]
         lines.append([row["name"], *cells, differences(row)])
-    return markdown(["", *COLUMNS, "less mtl (95 %)"], lines)
+    return markdown(["", *COLUMNS, "minus mtl (95 %)"], lines)
 
 
 def claims(content: Mapping) -> str:

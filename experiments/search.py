@@ -11,8 +11,9 @@ others' median at an evaluation ends there. The score is the mean of the tasks' 
     --storage URL      a database that several processes share (default: OUTPUT_DIR/trials.db, by sqlite)
     --output_dir DIR   for the trials (default: runs/search)
 
-All options of train_multitask.py can be given. They hold for every trial, and what you give is not searched. The same
-command goes on after an interruption; docs/recipes.md has the rest. Needs: pip install -e '.[search]'
+All options of train_multitask.py can be given, but --dry_run, --overwrite and --predictions_dir. They hold for every
+trial, and what you give is not searched. The same command goes on after an interruption; docs/recipes.md has the rest.
+Needs: pip install -e '.[search]'
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def seconds_a_step(runs: Sequence[Run]) -> float | None:
 def text(table: str, preset: str, runs: Sequence[Run], failed: Failures) -> str:
     """The table as text, the best average first."""
     head = "".join(f"{METRICS.get(name, name):>13}" for name in COLUMNS)
-    lines = [heading(table, preset, runs), "", f"{'':<16}{head}  less row 2, 95 %     step"]
+    lines = [heading(table, preset, runs), "", f"{'':<16}{head}  minus row 2, 95 %     step"]
     rows = compared(runs)
     plain = next((row["seconds a step"] for row in rows if row["row"] == MTL), None)
     for row in sorted(rows, key=lambda row: -(row["mean"]["average"] or 0)):

@@ -127,7 +127,7 @@ class MultitaskBert(nn.Module):
               generator: a CPU generator to draw negatives, new for each micro-batch, with one seed for all of a step.
         """
         tokens = [batch.tokens for batch in batches.values()]
-        x = sentence_vectors(self.bert, self.cnn, tokens, self.config.pooling, self.config.layer)  # (B or 2 B, D) each
+        x = sentence_vectors(self.bert, self.cnn, tokens, self.config.pooling, self.config.layer)  # (up to 3 B, D) each
         losses = {}
         with torch.autocast(x[0].device.type, enabled=False):
             for name, v in self.heads.vectors(dict(zip(batches, x, strict=True))).items():

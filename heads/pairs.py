@@ -6,12 +6,12 @@ X here are the vectors after the MLP, f is `kind.output` of a head's numbers, an
 (1 + cos) / 2 for binary, 5 cos for scores. The paper prints (alpha - 1) for the second weight; a weighted average needs
 (1 - alpha).
 
-| name | vectors that the cosine and f see          | alpha of binary | of scores |
-|------|--------------------------------------------|-----------------|-----------|
-| v1   | X by [CLS]; an MLP per task, for each side | 0               | 0         |
-| v2   | any X; an MLP per task, for each side      | 0               | 0         |
-| v3a  | one MLP on X, shared by all tasks          | 0.99            | 0.01      |
-| v3b  | the same                                   | 0.01            | 0.99      |
+| name | vectors that the cosine and f see           | alpha of binary | of scores |
+|------|---------------------------------------------|-----------------|-----------|
+| v1   | X by [CLS]; an MLP per task, for both texts | 0               | 0         |
+| v2   | any X; an MLP per task, for both texts      | 0               | 0         |
+| v3a  | one MLP on X, shared by all tasks           | 0.99            | 0.01      |
+| v3b  | the same                                    | 0.01            | 0.99      |
 
 Kinds whose output is not a single number use no cosine: their alpha is 1. Alpha is also 1 for single texts, and for
 pairs that the encoder reads as one sequence (`cross`, Devlin et al. 2019), where f sees the one vector. Any other kind
@@ -68,7 +68,7 @@ class TaskHead(nn.Module):
         self.task, self.kind = task, KINDS[task.kind]
         compared, outputs = task.sequences > 1, self.kind.width(task)
         self.alpha = ALPHA[arch].get(task.kind, 0.5) if compared and self.kind.of_cosine else 1.0
-        self.own = ResidualMLP(size, dropout) if self.alpha == 0 else nn.Identity()  # v1 and v2: the MLP of each side
+        self.own = ResidualMLP(size, dropout) if self.alpha == 0 else nn.Identity()  # v1, v2: for both texts
         self.f = mlp(3 * size if compared else size, size, outputs, dropout) if self.alpha > 0 else None
         self.f_ab = mlp(size, size, outputs, dropout) if compared and task.at_once else None
 

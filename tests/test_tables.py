@@ -429,7 +429,7 @@ def test_the_table_of_surgeries(home, tmp_path, capsys):
     assert rows["mtl"]["difference"] is None and rows["single"]["seconds a step"] is None
     assert rows["cagrad"]["seconds a step"] > 0
     lines = capsys.readouterr().out.splitlines()
-    assert "less row 2" in lines[2] and max(map(len, lines)) <= 100
+    assert "minus row 2" in lines[2] and max(map(len, lines)) <= 100
 
 
 def test_every_surgery_and_weighing_has_its_row():
