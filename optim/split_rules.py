@@ -63,10 +63,10 @@ RULES = {nn.Linear: linear, nn.LayerNorm: layer_norm, nn.Embedding: embedding, n
 def rule_of(layer: nn.Module, name: str) -> Callable[[nn.Module, Tensor, Tensor, Rows], Gradients]:
     """The rule for a layer of a kind in RULES, or a subclass with the same forward. Raises TypeError with `name`."""
     plain = {key for key, _ in layer.named_parameters(recurse=False)} <= {"weight", "bias"}  # weight_norm has others
-    plain = plain and getattr(layer, "padding_mode", "zeros") == "zeros"
-    plain = plain and not isinstance(getattr(layer, "padding", 0), str)
+    if isinstance(layer, nn.Conv1d):
+        plain = plain and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     if isinstance(layer, nn.Embedding):
-        plain = layer.max_norm is None and not layer.scale_grad_by_freq
+        plain = plain and layer.max_norm is None and not layer.scale_grad_by_freq
         plain = plain and (layer.padding_idx is None or not layer.sparse)
     for kind, rule in RULES.items():
         if plain and isinstance(layer, kind) and getattr(layer.forward, "__func__", None) is kind.forward:

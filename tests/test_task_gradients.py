@@ -342,7 +342,7 @@ def weight_normed(layer: nn.Module) -> nn.Module:
 
 WITHOUT_RULE = [
     patched(nn.Linear(3, 3)),
-    weight_normed(nn.Linear(3, 3)),
+    *map(weight_normed, (nn.Linear(3, 3), nn.Embedding(3, 3))),
     nn.Bilinear(3, 3, 3),
     Doubled(3, 3),
     nn.Embedding(3, 3, padding_idx=0, sparse=True),
