@@ -6,6 +6,7 @@ import torchjd.aggregation as torchjd
 from torch import Tensor
 
 from optim.surgery import SURGERIES
+from optim.surgery.gramian import combined_norm
 
 F64 = torch.float64
 
@@ -195,6 +196,15 @@ def test_random_weights_are_the_softmax_of_normal_draws():
     rows = jacobian(3, 0, "plain")
     draw = torch.randn(3, dtype=F64, generator=torch.Generator().manual_seed(5))
     torch.testing.assert_close(weights("random", rows, 5), draw.exp() / draw.exp().sum())
+
+
+def test_cagrad_of_norms_as_unlike_as_can_be():
+    """The search for s takes more steps than brentq's usual 100."""
+    short, product, long = 1.3210252310471076e-08, -444611.77061988995, 1.4964106810970102e19
+    gramian = torch.tensor([[short, product], [product, long]], dtype=F64)
+    mean = torch.full((2,), 0.5, dtype=F64)
+    added = SURGERIES["cagrad"](c=0.99).weights(gramian) - mean
+    assert combined_norm(added, gramian) == pytest.approx(0.99 * combined_norm(mean, gramian))
 
 
 # ---- what all of them promise ----------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ class CAGrad(Surgery):
     """c: in [0, 1), how far from the mean gradient (c = 0 is that itself); 0.5 in the paper. The weights are >= 1 / T.
 
     A gradient of zero has no part in the dual: no direction helps that task. Where a convex sum of the others is zero,
-    and best in the dual, no direction helps all of these: the mean gradient.
+    and best in the dual, no direction helps all of these: the mean gradient is taken.
     The dual is quadratic except for its norm, |g_v| = min over s > 0 of (|g_v|^2 / s + s) / 2. With a fixed s
     its solution is the shortest mean of the gradients moved by s m / (c |m|); the right s is |g_v| itself.
     """
@@ -44,7 +44,7 @@ class CAGrad(Surgery):
         def excess(s: float) -> float:
             return np.linalg.norm(gradients @ dual(s)) - s
 
-        v = dual(brentq(excess, 0, 2 * largest, xtol=1e-15 * largest, rtol=1e-15))
+        v = dual(brentq(excess, 0, 2 * largest, xtol=1e-15 * largest, rtol=1e-15, maxiter=1000, disp=False))
         norm = np.linalg.norm(gradients @ v)
         if norm > 1e-7 * (v @ norms):  # else they cancel, and what is left of them is rounding
             weights[given] += radius / norm * v
