@@ -5,7 +5,7 @@ from it each task's gradient of the weight, by the layer's rule in optim/split_r
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import accumulate, pairwise
 
@@ -28,18 +28,17 @@ def split_by_rows(
     bounds = {sum(size): [slice(*ends) for ends in pairwise(accumulate(size, initial=0))] for size in sizes}
     if len(bounds) < len({tuple(size) for size in sizes}):
         raise ValueError(f"sizes: expected different sums; found {' and '.join(map(str, sizes))}")
-    trained, called, layers = {parameter for parameter in shared if parameter.requires_grad}, set(), []
-    try:
+    trained, called = {parameter for parameter in shared if parameter.requires_grad}, set()
+    with ExitStack() as at_end:
+        at_end.callback(lambda: [parameter.requires_grad_() for parameter in trained])
         for prefix, layer in model.named_modules():
             parameters = layer.named_parameters(prefix, recurse=False)
             if owned := {name: parameter for name, parameter in parameters if parameter in trained}:
-                layers.append(LayerHooks(layer, owned, bounds, called, add))
+                hooks = LayerHooks(layer, owned, bounds, called, add)
+                at_end.enter_context(layer.register_forward_pre_hook(hooks.before))
+                # Ours comes first: dy is the gradient of the layer's own output, whatever other hooks make of it.
+                at_end.enter_context(layer.register_forward_hook(hooks.after, prepend=True))
         yield
-    finally:
-        for hooks in layers:
-            hooks.remove()
-        for parameter in trained:
-            parameter.requires_grad_()
     reached = [k for k, parameter in enumerate(shared) if parameter.grad is not None]
     if reached:  # by autograd, outside their layers' calls
         names = {parameter: name for name, parameter in model.named_parameters()}
@@ -62,13 +61,6 @@ class LayerHooks:
         self.weights, self.bounds, self.called, self.add = weights, bounds, called, add
         self.name = next(iter(weights))  # for messages
         self.rule = rule_of(layer, self.name)
-        # Ours comes first: dy is the gradient of the layer's own output, whatever other hooks make of it.
-        after = layer.register_forward_hook(self.after, prepend=True)
-        self.handles = [layer.register_forward_pre_hook(self.before), after]
-
-    def remove(self) -> None:
-        for handle in self.handles:
-            handle.remove()
 
     def before(self, layer: nn.Module, inputs: tuple) -> None:
         for parameter in self.weights.values():
