@@ -61,7 +61,7 @@ def count_conflicts(session: Session, conflict: Conflict, losses: dict[str, floa
     TAG's affinity (Fifty et al. 2021), to first order: a plain step of lr on task i's weighed loss alone lowers task
     j's loss by the share  lr g_i . g_j / l_j.
     """
-    if conflict.gramian is None or conflict.infinite:
+    if conflict.gramian is None or conflict.problem:
         return {}
     cosine, tasks, state = cosines(conflict.gramian), session.gradients.tasks, session.state
     pairs = {f"{tasks[i]}-{tasks[j]}": cosine[i, j].item() for i, j in combinations(range(len(tasks)), 2)}
