@@ -15,7 +15,7 @@ setup(
     install_requires=[
         "torch>=2.10,<2.14",
         "numpy>=1.26",
-        "scipy>=1.11",  # Pearson's r, Spearman's rho
+        "scipy>=1.11",  # Pearson's r, Spearman's rho; non-negative least squares, for surgeries
         "tokenizers>=0.20",  # WordPiece
         "safetensors>=0.4.3",  # checkpoints that cannot run code
         "huggingface_hub>=0.34",  # the cache that every other tool shares; the command hf, which bert/hub.py advises

@@ -21,15 +21,16 @@ class AdamW(Optimizer):
         p <- p - lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 
     A parameter whose .grad is None is left alone: it is neither moved nor decayed, and its t does not count. A sparse
-    gradient (of an embedding with sparse=True) has the same effect as the dense one.
+    gradient (of an embedding with sparse=True) has the same effect as the dense one, with eps > 0.
     Args:   params: parameters or parameter groups, each with its own settings if wanted; lr >= 0 is the step size,
             betas in [0, 1), eps >= 0 outside the root, weight_decay >= 0 a rate per unit of lr; else ValueError. Those
             of a group are not checked.
     """
 
     def __init__(self, params, lr: float = 1e-3, betas=(0.9, 0.999), eps: float = 1e-8, weight_decay: float = 1e-2):
+        beta1, beta2 = betas
         bounds = (("lr", lr, math.inf), ("eps", eps, math.inf), ("weight_decay", weight_decay, math.inf))
-        for name, value, bound in (*bounds, *(("betas", beta, 1) for beta in betas)):
+        for name, value, bound in (*bounds, ("betas", beta1, 1), ("betas", beta2, 1)):
             if not 0 <= value < bound:
                 raise ValueError(f"{name}: expected 0 <= {name} < {bound}; found {value}")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})

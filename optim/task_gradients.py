@@ -188,7 +188,8 @@ def clip_and_combine(
 ) -> Conflict:
     """A step's .grad: Gramian, the surgery's weights, clipping by these, one pass over the task gradients.
 
-    Where a gradient is not finite there is no surgery, and .grad is not finite: the caller skips the step.
+    Where a task's gradient of the shared parameters is not finite there is no surgery. Where any is not, the result
+    has a `problem`, and the caller skips the step.
     Args: surgery: None for the plain sum.
           parameters: all whose gradients count in the norm, or their `Shards.pieces`.
           max_norm: of all gradients together, without `scale`.

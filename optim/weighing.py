@@ -169,7 +169,7 @@ class Famo(Learned):
 
     def __init__(self, scales: Mapping[str, float], lr: float = 0.025, decay: float = 0.01):
         super().__init__(scales, lr)
-        if not decay >= 0:
+        if not 0 <= decay < math.inf:
             raise ValueError(f"decay: expected 0 or more; found {decay}")
         self.decay = decay
         self.shares: dict[str, Tensor] = {}  # z / l of the step so far

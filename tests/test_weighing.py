@@ -158,7 +158,7 @@ def test_random_factors_have_the_sum_of_the_tasks():
         ("dwa", {"temperature": 0.0}),
         ("dwa", {"steps": 0}),
         ("uncertainty", {"lr": 0.0}),
-        ("famo", {"decay": -1.0}),
+        *(("famo", {"decay": decay}) for decay in (-1.0, float("inf"))),
     ],
 )
 def test_settings_out_of_range_are_refused(name, settings):

@@ -46,7 +46,8 @@ def attempts(session: Session) -> Iterator[AbstractContextManager]:
 def finite_losses(
     losses: Mapping[str, Tensor], weighed: Mapping[str, Tensor], batches: Mapping[str, TaskBatch], step: int
 ) -> list[tuple[str, float, float]]:
-    """Each task's name and loss, plain and weighed. Raises DivergedError, with its rows, where one is not finite."""
+    """Each task's name and loss, plain and weighed. Raises DivergedError, with its rows, for a plain one that is not
+    finite."""
     values = torch.stack([*losses.values(), *weighed.values()]).view(2, -1).T.tolist()  # waits for a GPU once
     for name, (value, _) in zip(losses, values, strict=True):
         if not math.isfinite(value):

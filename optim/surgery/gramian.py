@@ -33,6 +33,7 @@ def gramian(jacobian: Tensor) -> Tensor:
 
     The products of a span of columns are summed in float32 (float64 where J is in it), these sums in float64. That
     spares a float64 copy of J; the error, some 1e-7 of |g_i| |g_j| for one span, is 1e-9 for the many spans of a model.
+    That is for elements of 1e-19 to 1e17, whose squares float32 can hold.
     """
     wide = jacobian.to(torch.promote_types(jacobian.dtype, torch.float32))
     span = 512 if wide.is_cpu else 8192  # columns of J; a GPU takes up to 65,535 products together

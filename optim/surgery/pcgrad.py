@@ -42,7 +42,7 @@ class PCGrad(Surgery):
 class PCGradMean(Surgery):
     """PCGrad's expectation: the mean over all orders, or over `draws` of them where there are more than 5 tasks.
 
-    It draws nothing with 5 tasks or fewer, and its update does not depend on the order in which tasks are named.
+    With 5 tasks or fewer it draws nothing, and its update does not depend on the order in which tasks are named.
     """
 
     def __init__(self, draws: int = 100):

@@ -7,6 +7,7 @@ task's gradient and takes the mean; DualProj projects the mean gradient, as GEM 
     DualProj  w = argmin { v G' v : v >= 1 / T }
 
 with G' = G / tr G + 1e-4 I, as in the authors' program, so that v is unique even where gradients depend on each other.
+For a gradient shorter than about a hundredth of the longest that ridge decides: a step may raise its task's loss.
 """
 
 import numpy as np
