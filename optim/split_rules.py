@@ -72,4 +72,5 @@ def rule_of(layer: nn.Module, name: str) -> Callable[[nn.Module, Tensor, Tensor,
         if plain and isinstance(layer, kind) and getattr(layer.forward, "__func__", None) is kind.forward:
             return rule
     known = ", ".join(kind.__name__ for kind in RULES)
-    raise TypeError(f"{name}: expected a plain {known}; found {layer}; add its rule to RULES, or {WAY_OUT}")
+    expected = f"expected a plain {known}, with no parameter or setting that its rule leaves out"
+    raise TypeError(f"{name}: {expected}; found {layer}; add a rule to RULES, or {WAY_OUT}")

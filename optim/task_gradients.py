@@ -32,8 +32,8 @@ class TaskGradients:
     when this is made counts as outside. A shared parameter that is frozen later, or that no task reached, keeps .grad
     None. If only some tasks reached it, the other tasks' gradients of it are zero. The task gradients lie in one (T, P)
     buffer, the Jacobian; .grad is a view of it, valid until the next step's first backward pass. Gradients of `sparse`
-    parameters (an embedding's, with sparse=True) lie beside it, a row for each token of the step. With several ranks
-    the task gradients are first summed over the ranks, and .grad is that of `shards.pieces`.
+    parameters (embeddings with sparse=True) lie beside it, a row for each token of the step; those of others are dense.
+    With several ranks the task gradients are first summed over the ranks, and .grad is that of `shards.pieces`.
 
     Raises: ValueError for shared parameters of several dtypes.
     """
@@ -56,14 +56,18 @@ class TaskGradients:
         self.rows: dict[Tensor, list[Tensor | None]] = {key: [None] * len(self.tasks) for key in self.shared}
         self._summed: tuple | None = None  # cache of `summed`
 
-    def backward(self, task: str, loss: Tensor) -> None:
-        """Add one task's gradients: the plain form, T times as slow as by_rows, for models that by_rows refuses."""
+    def backward(self, task: str, loss: Tensor, retain_graph: bool = False) -> None:
+        """Add one task's gradients: the plain form, T times as slow as by_rows, for models that by_rows refuses.
+
+        retain_graph: as in torch; True for all but the last of several losses that come from one forward pass.
+        """
+        if task not in self.tasks:
+            raise ValueError(f"task: expected one of {', '.join(self.tasks)}; found {task!r}")
         self._clear()
-        loss.backward()
+        loss.backward(retain_graph=retain_graph)
         for parameter in self.shared:
             if parameter.grad is not None:
-                gradient = parameter.grad if parameter in self.sparse else parameter.grad.to_dense()
-                self._add(parameter, {self.tasks.index(task): gradient})
+                self._add(parameter, {self.tasks.index(task): parameter.grad})
                 parameter.grad = None
 
     def _clear(self) -> None:
@@ -83,7 +87,7 @@ class TaskGradients:
             row[t] = self.views[parameter][t]
         for write, tasks in ((torch._foreach_copy_, first), (torch._foreach_add_, again)):
             if tasks:
-                write([row[t] for t in tasks], [gradients[t] for t in tasks])
+                write([row[t] for t in tasks], [gradients[t].to_dense() for t in tasks])
 
     def by_rows(self, model: nn.Module, *sizes: Sequence[int]) -> AbstractContextManager[None]:
         """Inside, one forward pass over all tasks' rows and one backward pass add to every task's row.

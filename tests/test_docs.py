@@ -21,7 +21,7 @@ def blocks(page: str, language: str) -> list[str]:
     return [code for name, _, code in parts if name == language]
 
 
-IMPORTS, PLAIN, BERT = blocks("docs/library.md", "python")
+IMPORTS, PLAIN, BERT, COMPARED = blocks("docs/library.md", "python")
 
 
 def test_readme_s_program_runs(home, monkeypatch):
@@ -70,6 +70,14 @@ def test_a_plain_model_learns_its_tasks(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["0", "50", "100", "150"]
     assert names["losses"]["size"] < 0.5 and names["losses"]["sign"] < 0.2
+
+    def forward() -> dict[str, torch.Tensor]:
+        v = names["body"](torch.cat([*names["x"].values()])).split([16, 24])
+        return {task: names["heads"][task](rows).square().mean() for task, rows in zip(names["x"], v, strict=True)}
+
+    body = names["body"]
+    names |= {"tasks": [*names["x"]], "shared": [*body.parameters()], "model": body, "sizes": [16, 24]}
+    exec(COMPARED, names | {"forward": forward})
 
 
 def test_transformers_bert_has_torchjds_gradients(capsys):

@@ -124,6 +124,27 @@ def test_each_tasks_gradient_is_autograds(way, sparse):
 
 
 @both_ways
+def test_a_sparse_gradient_that_was_not_announced_is_as_good(way):
+    net = Net(sparse=True)
+    gradients = TaskGradients(TASKS, net.shared())
+    add_all(gradients, net, way)
+    expected = shared_jacobian(net)
+    assert_close(gradients.gramian(), expected @ expected.mT)
+    gradients.combine(torch.ones(3))
+    assert_close(shared_gradient(net), expected.sum(0))
+
+
+def test_backward_of_losses_that_share_a_forward_pass():
+    net, (_, gradients) = Net(), made("by_rows")
+    again = TaskGradients(TASKS, net.shared())
+    with pytest.raises(ValueError, match=r"^task: expected one of a, b, c; found 'd'"):
+        again.backward("d", net.losses()["a"])
+    for task, loss in net.losses().items():
+        again.backward(task, loss, retain_graph=True)
+    assert_close(again.gramian(), gradients.gramian())
+
+
+@both_ways
 @dense_and_sparse
 def test_micro_batches_add_up_with_dropout_and_without_a_task(way, sparse):
     """The second has no rows of task b. Then a second step; what was forgotten before each and .grad of the step before
@@ -361,7 +382,7 @@ def test_a_layer_without_a_rule_is_refused_where_it_is_shared(layer):
     with (
         pytest.raises(
             TypeError,
-            match=rf"^1.\w+: expected a plain Linear.*; found {type(layer).__name__}.*TaskGradients.backward",
+            match=rf"^1.\w+: expected a plain Linear.* out; found {type(layer).__name__}.*TaskGradients.backward",
         ),
         split,
     ):
