@@ -17,9 +17,9 @@ from bert import BertTokenizer
 from data import find_data_dir
 from data.reader import Split, folded, label_counts, overlap, read, token_counts
 from data.task_file import load
-from data.tasks import TASKS, Task, choose_tasks, names
+from data.tasks import SPLITS, TASKS, Task, choose_tasks, names
 from heads.kinds import KINDS
-from runtime.errors import DataError, printable, run_cli
+from runtime.errors import DataError, nearest, printable, run_cli
 from runtime.settings import OptionParser, positive_int
 
 RARE = 10  # rows of a class in train: fewer are hardly enough to learn it
@@ -35,10 +35,13 @@ def summary(task: Task, split: Split, counts: dict[str, int], tokenizer: BertTok
     return f"{line}   {np.mean(tokens > max_length):6.1%} cut at {max_length}   {', '.join(shares)}".rstrip()
 
 
-def what_is_odd(task: Task, name: str, split: Split, counts: dict[str, int], train: Split | None) -> list[str]:
-    """A line for each odd thing in the split of this name, with what to do. train: None for train itself."""
+def what_is_odd(task: Task, name: str, split: Split, counts: dict[str, int], trains: Sequence[Split]) -> list[str]:
+    """A line for each odd thing in the split of this name, with what to do. trains: of all tasks; none for a train."""
     least = 0 if task.range else RARE if name == "train" else 1
-    few = [f"{label} ({count})" for label, count in counts.items() if count < least]
+    rare = [label for label, count in counts.items() if count < least]
+    few = [
+        f"{label} ({counts[label]}{nearest(label, [other for other in counts if other != label])})" for label in rare
+    ]
     spare = name == "train" and not task.course and len(counts) - len(few) > 1  # at least two labels remain
     equal = sum(len(set(folded(example))) < len(example.texts) for example in split.examples)
     by_text = defaultdict(list)
@@ -47,13 +50,13 @@ def what_is_odd(task: Task, name: str, split: Split, counts: dict[str, int], tra
     repeated = [same for same in by_text.values() if len(same) > 1]
     disagree = [same for same in repeated if len({example.label for example in same} - {None}) > 1]
     lines = ", ".join(" and ".join(str(example.line) for example in same) for same in disagree[:5])
-    shared = overlap(train, split) if train else 0
+    shared = [f"{train.title} ({count})" for train in trains if (count := overlap(train, split))]
     findings = [
         (few, f"labels with few rows: {', '.join(few)}; add some{', or take these labels out' * spare}"),
         (equal, f"pairs with equal sides: {equal}; see whether they should be there"),
         (repeated, f"repeated texts: {len(repeated)}; keep one row of each"),
         (disagree, f"repeated texts whose labels disagree: {len(disagree)}; correct them, such as lines {lines}"),
-        (shared, f"texts that are also in train: {shared}; take them out of train, or scores are too good"),
+        (shared, f"texts that are also in {' and in '.join(shared)}; take them out there, or scores are too good"),
     ]
     return split.warnings + [f"{name}: {finding}" for applies, finding in findings if applies]
 
@@ -72,19 +75,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokenizer = BertTokenizer.from_pretrained(args.checkpoint)
     folders = dict.fromkeys(str(task.folder or data_dir) for task in tasks)
     print(f"data: {', '.join(folders)}")
+    splits: dict[str, dict[str, Split]] = {name: {} for name in SPLITS}
     for task in tasks:
-        print(printable(f"{task.name}: {task.kind}, {' + '.join(task.texts)} -> {task.label}"))
-        train = None
         for name in task.splits:
             try:
-                split = read(task, name, data_dir)
+                splits[name][task.name] = read(task, name, data_dir)
             except DataError as error:
                 errors.append(f"{task.name}: {error}")
-                continue
+    for task in tasks:
+        print(printable(f"{task.name}: {task.kind}, {' + '.join(task.texts)} -> {task.label}"))
+        for name in (name for name in task.splits if task.name in splits[name]):
+            split, trains = splits[name][task.name], [] if name == "train" else [*splits["train"].values()]
             counts = label_counts(task, split.examples) if name != "test" else {}
             print(printable(f"  {name:5}{summary(task, split, counts, tokenizer, args.max_length)}"))
-            odd += [f"{task.name}: {finding}" for finding in what_is_odd(task, name, split, counts, train)]
-            train = split if name == "train" else train
+            odd += [f"{task.name}: {finding}" for finding in what_is_odd(task, name, split, counts, trains)]
         print()
     for heading, lines in (("Training refuses this", dict.fromkeys(errors)), ("Look at this", odd)):
         if lines:

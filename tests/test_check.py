@@ -62,7 +62,7 @@ def test_what_is_odd_is_told_with_what_to_do(tmp_path, capsys, tiny_bert):
         "odd: dev: labels with few rows: z (0); add some",
         "odd: dev: repeated texts: 1; keep one row of each",
         "odd: dev: repeated texts whose labels disagree: 1; correct them, such as lines 4 and 5 and 6",
-        "odd: dev: texts that are also in train: 2; take them out of train, or scores are too good",
+        "odd: dev: texts that are also in train of odd: train.csv (2); take them out there, or scores are too good",
     ]
     assert lines[2].startswith("train 199 rows ")
 
@@ -71,6 +71,7 @@ def test_what_is_odd_is_told_with_what_to_do(tmp_path, capsys, tiny_bert):
     ({"x": 30, "y": 3}, "y (3)", ""),  # a task has two labels, or more
     ({"x": 30, "y": 3, "z": 3}, "y (3), z (3)", ""),
     ({"x": 30, "y": 30, "z": 3}, "z (3)", ", or take these labels out"),
+    ({"billing": 30, "y": 30, "biling": 3}, "biling (3; did you mean billing?)", ", or take these labels out"),
 ])  # fmt: skip
 def test_no_label_is_to_be_taken_out_that_a_task_needs(tmp_path, capsys, tiny_bert, rows, few, out):
     labels = [label for label, count in rows.items() for _ in range(count)]
