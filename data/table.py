@@ -52,7 +52,10 @@ def read_table(path: Path, columns: Sequence[str | None], course: bool = False) 
 
 
 def check_columns(
-    place: str, names: Sequence[str], columns: Sequence[str | None], advice: str = "correct the name"
+    place: str,
+    names: Sequence[str],
+    columns: Sequence[str | None],
+    advice: str = "correct the name here, or in the task file",
 ) -> None:
     """Raise DataError, with the place, unless `names` has each of these columns, except None, once."""
     for name in columns:
