@@ -16,7 +16,7 @@ import numpy as np
 
 from data.table import data_error, read_table
 from data.tasks import Task
-from runtime.errors import nearest
+from runtime.errors import DataError, nearest
 
 MAX_UNLABELLED = 1  # percent of the training rows; more is not a slip but the wrong file
 FEW = 20  # labelled rows in dev: with fewer, one row is more than 5 points of accuracy
@@ -99,7 +99,17 @@ def read(task: Task, split: str, data_dir: str | Path = "", seed: int = 0) -> Sp
     path, from_train = task.path(split, data_dir), split == "train" or (split == "dev" and share > 0)
     columns = [task.id, *task.texts, None if split == "test" else task.label]
     fingerprint, rows = read_table(path, columns, course=task.folder is None)
-    examples = [_example(task, path, number, *row) for number, row in enumerate(rows, start=1)]
+    examples, faults = [], {}
+    for number, (line, cells) in enumerate(rows, start=1):
+        try:
+            examples.append(_example(task, path, number, line, cells))
+        except DataError as error:
+            faults[line] = error
+            if len(faults) == SHOWN:
+                break
+    if faults:
+        others = f"; the first lines with a fault: {', '.join(map(str, faults))}" * (len(faults) > 1)
+        raise DataError(f"{next(iter(faults.values()))}{others}")
     incomplete, warnings = _check_rows(task, split, path, examples, from_train)
     if from_train:
         examples = [example for example in examples if example.line not in incomplete]

@@ -175,6 +175,14 @@ def test_a_repeated_id_is_a_warning_in_train_and_an_error_elsewhere(tmp_path):
 
 
 @pytest.mark.fault(30)
+def test_all_rows_with_a_fault_are_named_at_once(tmp_path):
+    lines = with_line(with_line(with_line(SST, 4, "2\tid2\tA\t7"), 6, "4\tid4\tA\tgood"), 9, "7\tid7\tA\t-1")
+    message = error_of(tmp_path, "sst", "train", lines)
+    assert ".csv:4: expected one of 0, 1, 2, 3, 4 as sentiment; found '7'; correct the row; " in message
+    assert message.endswith("; the first lines with a fault: 4, 6, 9")
+
+
+@pytest.mark.fault(30)
 @pytest.mark.parametrize(("task", "cell"), [
     ("sst", "5"), ("sst", "2.7"), ("sst", "nan"), ("sst", "good"), ("sst", "0_1"), ("para", "0.5"), ("para", "2"),
     ("para", "yes"), ("sts", "5.1"), ("sts", "-0.1"), ("sts", "3,4"), ("sts", "-inf"), ("sts", "9" * 400),
