@@ -91,12 +91,8 @@ def rows_in(lines: Iterable[str], args: Namespace, new_columns: Sequence[str]) -
             found = f"{[row.get(name) for name in columns]!r:.60}"
             raise data_error(f"{place}:{line}", f"texts in {' and '.join(columns)}", found, "correct the row")
         if clash := row.keys() & {*new_columns}:
-            raise data_error(
-                f"{place}:{header[0] if header else line}",
-                f"no column {min(clash)}, a prediction's name",
-                "one",
-                "rename it",
-            )
+            line = header[0] if header else line
+            raise data_error(f"{place}:{line}", f"no column {min(clash)}, a prediction's name", "one", "rename it")
         first_columns = first_columns or [*row]
         if not is_jsonl and (extra := [name for name in row if name not in first_columns]):
             raise data_error(f"{place}:{line}", "the first row's columns", extra[0], "take --output FILE.jsonl")

@@ -38,10 +38,10 @@ def summary(task: Task, split: Split, counts: dict[str, int], tokenizer: BertTok
 def what_is_odd(task: Task, name: str, split: Split, counts: dict[str, int], trains: Sequence[Split]) -> list[str]:
     """A line for each odd thing in the split of this name, with what to do. trains: of all tasks; none for a train."""
     least = 0 if task.range else RARE if name == "train" else 1
-    rare = [label for label, count in counts.items() if count < least]
-    few = [
-        f"{label} ({counts[label]}{nearest(label, [other for other in counts if other != label])})" for label in rare
-    ]
+    few = []
+    for label in (label for label, count in counts.items() if count < least):
+        near = nearest(label, [other for other in counts if other != label])
+        few.append(f"{label} ({counts[label]}{near})")
     spare = name == "train" and not task.course and len(counts) - len(few) > 1  # at least two labels remain
     equal = sum(len(set(folded(example))) < len(example.texts) for example in split.examples)
     by_text = defaultdict(list)

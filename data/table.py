@@ -52,10 +52,7 @@ def read_table(path: Path, columns: Sequence[str | None], course: bool = False) 
 
 
 def check_columns(
-    place: str,
-    names: Sequence[str],
-    columns: Sequence[str | None],
-    advice: str = "correct the name here, or in the task file",
+    place: str, names: Sequence[str], columns: Sequence[str | None], advice: str = "correct it, or the task file"
 ) -> None:
     """Raise DataError, with the place, unless `names` has each of these columns, except None, once."""
     for name in columns:
