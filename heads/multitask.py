@@ -66,7 +66,7 @@ class MultitaskBert(nn.Module):
         stored = files.read_heads(folder)
         if stored:
             stored_config, stored_tasks = stored
-            config, tasks = config or stored_config, files.joint_tasks(stored_tasks, tasks, folder)
+            config, tasks = config or stored_config, files.joint_tasks(stored_tasks, tasks or (), folder)
             for name in ("arch", "pooling", "layer"):
                 stored_value, value = getattr(stored_config, name), getattr(config, name)
                 if stored_value != value:
