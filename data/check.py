@@ -51,8 +51,10 @@ def what_is_odd(task: Task, name: str, split: Split, counts: dict[str, int], tra
     disagree = [same for same in repeated if len({example.label for example in same} - {None}) > 1]
     lines = ", ".join(" and ".join(str(example.line) for example in same) for same in disagree[:5])
     shared = [f"{train.title} ({count})" for train in trains if (count := overlap(train, split))]
+    never_several = task.several and name == "train" and all(len(example.label) < 2 for example in split.examples)
     findings = [
         (few, f"labels with few rows: {', '.join(few)}; add some{', or take these labels out' * spare}"),
+        (never_several, f"no row has several labels, with {task.separator!r} between; see whether separator is right"),
         (equal, f"pairs with equal sides: {equal}; see whether they should be there"),
         (repeated, f"repeated texts: {len(repeated)}; keep one row of each"),
         (disagree, f"repeated texts whose labels disagree: {len(disagree)}; correct them, such as lines {lines}"),

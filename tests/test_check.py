@@ -82,6 +82,18 @@ def test_no_label_is_to_be_taken_out_that_a_task_needs(tmp_path, capsys, tiny_be
     assert lines[lines.index("Look at this") + 1 : -1] == [f"odd: train: labels with few rows: {few}; add some{out}"]
 
 
+def test_labels_that_no_row_has_several_of(tmp_path, capsys, tiny_bert):
+    """With another separator than the file's, each combination is a class of its own."""
+    labels = ["money, angry" if n % 2 else "money" for n in range(60)]
+    write_rows(tmp_path / "train.csv", [{"a": f"text {n}", "l": label} for n, label in enumerate(labels)])
+    table = '[tasks.odd]\nkind = "labels"\ntexts = ["a"]\nlabel = "l"\ntrain = "train.csv"\ndev = 0.5\n'
+    odd = "odd: train: no row has several labels, with ';' between; see whether separator is right"
+    for separator, lines in (("", [odd]), ('separator = ","\n', [])):
+        (tmp_path / "my.toml").write_text(table + separator)
+        found = page(capsys, tiny_bert, "--task-file", tmp_path / "my.toml")
+        assert [line for line in found if "several" in line] == lines
+
+
 @pytest.mark.fault(48, 49)
 def test_where_training_would_refuse_the_rest_is_shown_and_the_exit_code_is_3(tmp_path, capsys, tiny_bert):
     path = make_own_tasks(tmp_path)
