@@ -15,7 +15,7 @@ import numpy as np
 
 from bert import BertTokenizer
 from data import find_data_dir
-from data.reader import Split, folded, label_counts, overlap, read, token_counts
+from data.reader import Split, folded, label_counts, overlaps, read, token_counts
 from data.task_file import load
 from data.tasks import SPLITS, TASKS, Task, choose_tasks, names
 from heads.kinds import KINDS
@@ -39,9 +39,9 @@ def what_is_odd(task: Task, name: str, split: Split, counts: dict[str, int], tra
     """A line for each odd thing in the split of this name, with what to do. trains: of all tasks; none for a train."""
     least = 0 if task.range else RARE if name == "train" else 1
     few = []
-    for label in (label for label, count in counts.items() if count < least):
-        near = nearest(label, [other for other in counts if other != label])
-        few.append(f"{label} ({counts[label]}{near})")
+    for label, count in counts.items():
+        if count < least:
+            few.append(f"{label} ({count}{nearest(label, [other for other in counts if other != label])})")
     spare = name == "train" and not task.course and len(counts) - len(few) > 1  # at least two labels remain
     equal = sum(len(set(folded(example))) < len(example.texts) for example in split.examples)
     by_text = defaultdict(list)
@@ -50,7 +50,7 @@ def what_is_odd(task: Task, name: str, split: Split, counts: dict[str, int], tra
     repeated = [same for same in by_text.values() if len(same) > 1]
     disagree = [same for same in repeated if len({example.label for example in same} - {None}) > 1]
     lines = ", ".join(" and ".join(str(example.line) for example in same) for same in disagree[:5])
-    shared = [f"{train.title} ({count})" for train in trains if (count := overlap(train, split))]
+    shared = overlaps(trains, split)
     never_several = task.several and name == "train" and all(len(example.label) < 2 for example in split.examples)
     findings = [
         (few, f"labels with few rows: {', '.join(few)}; add some{', or take these labels out' * spare}"),
@@ -58,7 +58,7 @@ def what_is_odd(task: Task, name: str, split: Split, counts: dict[str, int], tra
         (equal, f"pairs with equal sides: {equal}; see whether they should be there"),
         (repeated, f"repeated texts: {len(repeated)}; keep one row of each"),
         (disagree, f"repeated texts whose labels disagree: {len(disagree)}; correct them, such as lines {lines}"),
-        (shared, f"texts that are also in {' and in '.join(shared)}; take them out there, or scores are too good"),
+        (shared, f"texts that are also in {shared}; take them out there, or scores are too good"),
     ]
     return split.warnings + [f"{name}: {finding}" for applies, finding in findings if applies]
 

@@ -63,6 +63,11 @@ def overlap(train: Split, dev: Split) -> int:
     return len(set(map(folded, train.examples)) & set(map(folded, dev.examples)))
 
 
+def overlaps(trains: Iterable[Split], split: Split) -> str:
+    """For people: the titles of the trains that share texts with the split, each with how many; "" for none."""
+    return " and in ".join(f"{train.title} ({count})" for train in trains if (count := overlap(train, split)))
+
+
 def token_counts(task: Task, examples: Sequence[Example], tokenizer) -> list[list[int]]:
     """Tokens before the cut, [CLS] and [SEP] included: a list for each of a row's texts, or one for pairs that are
     read as one sequence."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from data.reader import Split, label_counts, overlap, token_counts
+from data.reader import Split, label_counts, overlaps, token_counts
 from data.tasks import Task
 from optim.surgery.gramian import cosines
 from optim.task_gradients import Conflict
@@ -79,9 +79,8 @@ def header(session: Session) -> str:
     splits = [split for by_task in by_name.values() for split in by_task.values()]
     warnings = [line for split in splits for line in split.warnings]
     for dev in by_name["dev"].values():  # in its own train or another task's: they share an encoder
-        counts = {train.title: overlap(train, dev) for train in by_name["train"].values()}
-        if shared := [f"{title} ({count})" for title, count in counts.items() if count]:
-            warnings.append(f"{dev.title}: texts that are in {' and in '.join(shared)} too; its scores flatter")
+        if shared := overlaps(by_name["train"].values(), dev):
+            warnings.append(f"{dev.title}: texts that are in {shared} too; its scores flatter")
     lines = [f"warning: {line}" for line in dict.fromkeys(warnings)]  # once for tasks that share a file
     lines.append(f"{options.option}, {options.strategy} on {', '.join(session.rows)}; data: {options.data_name}")
     for task in options.tasks:
