@@ -30,7 +30,8 @@ def split_by_rows(
         raise ValueError(f"sizes: expected different sums; found {' and '.join(map(str, sizes))}")
     trained, called = {parameter for parameter in shared if parameter.requires_grad}, set()
     with ExitStack() as at_end:
-        at_end.callback(lambda: [parameter.requires_grad_() for parameter in trained])
+        for parameter in trained:
+            at_end.callback(parameter.requires_grad_)
         for prefix, layer in model.named_modules():
             parameters = layer.named_parameters(prefix, recurse=False)
             if owned := {name: parameter for name, parameter in parameters if parameter in trained}:

@@ -18,6 +18,7 @@ from optim.shards import Shards
 from optim.split_rules import sparse_rows
 from optim.surgery import Surgery
 from optim.surgery.gramian import combined_norm, gramian
+from runtime.errors import check_name
 from runtime.ranks import ALONE, World
 
 
@@ -61,8 +62,7 @@ class TaskGradients:
 
         retain_graph: as in torch; True for all but the last of several losses that come from one forward pass.
         """
-        if task not in self.tasks:
-            raise ValueError(f"task: expected one of {', '.join(self.tasks)}; found {task!r}")
+        check_name("task", self.tasks, task)
         self._clear()
         loss.backward(retain_graph=retain_graph)
         for parameter in self.shared:
