@@ -1,0 +1,103 @@
+"""SST's train file with the treebank's phrases: 156,823 rows instead of 8,544.
+
+    python -m experiments.phrases --trees trees/train.txt --data_dir DATA --dest DATA_PHRASES
+    python train_multitask.py --data_dir DATA_PHRASES --batch_size sst=64,para=24,sts=8
+
+The Stanford Sentiment Treebank (Socher et al. 2013) has a label for every phrase of a sentence; the course's files keep
+that of the whole sentence alone. trees/train.txt lies in https://nlp.stanford.edu/sentiment/trainDevTestTrees_PTB.zip.
+
+--dest gets a copy of --data_dir's files, with a row more in ids-sst-train.csv for each different phrase. Only trees of
+sentences in DATA's train are used, for some copies of trees/train.txt hold dev's, too. What is a whole sentence of
+train, dev or test gets no row. Of a phrase with several labels the most frequent one counts, of equals the first.
+"""
+
+import csv
+import re
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from io import StringIO
+from pathlib import Path
+
+from data.download import BLOB_IDS
+from data.reader import folded, read
+from data.table import csv_writer, data_error
+from data.tasks import TASKS
+from runtime.errors import UsageError, run_cli, say
+from runtime.files import new_folder, read_plain
+from runtime.settings import OptionParser
+
+SST = TASKS["sst"]
+
+
+def phrases(tree: str) -> Iterator[tuple[str, int]]:
+    """The (text, label) of each node of a tree such as "(3 (2 a) (4 gem))"; the last one is the whole sentence.
+
+    Raises: ValueError, for anything else than one tree.
+    """
+    above: list[tuple[int, list[str]]] = []  # label and words so far, from the root to the node that is open
+    for token in re.findall(r"\([0-4](?=\s)|[()]|[^()\s]+", tree):
+        if token == "(" or not (above or token.startswith("(")):
+            raise ValueError
+        if token.startswith("("):
+            above.append((int(token[1]), []))
+        elif token == ")":
+            label, words = above.pop()
+            yield " ".join(words), label
+            if above:
+                above[-1][1].extend(words)
+        else:
+            above[-1][1].append(token)
+    if above:
+        raise ValueError
+
+
+def labelled_phrases(path: Path, sentences: set[str], apart: set[str]) -> tuple[int, dict[str, int]]:
+    """How many trees of the file are of these sentences, and the label of each of their phrases, none of `apart`."""
+    trees, labels = 0, {}
+    for line, tree in enumerate(read_plain(path).decode().splitlines(), start=1):
+        try:
+            nodes = [(text.lower(), label) for text, label in phrases(tree)]
+        except ValueError:
+            place, example = f"{path}:{line}", "a tree, as (3 (2 a) (4 gem))"
+            raise data_error(place, example, repr(tree[:40]), "copy it anew") from None
+        if nodes and nodes[-1][0] in sentences:
+            trees += 1
+            for text, label in nodes:
+                if text not in apart:
+                    labels.setdefault(text, Counter())[label] += 1
+    return trees, {text: counts.most_common(1)[0][0] for text, counts in labels.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = OptionParser(__doc__)
+    parser.add_argument("--trees", type=Path, required=True, metavar="FILE", help="the treebank's train.txt")
+    parser.add_argument("--data_dir", type=Path, required=True, metavar="DIR", help="folder of the course's files")
+    parser.add_argument("--dest", type=Path, required=True, metavar="DIR", help="a new folder for the files")
+    args = parser.parse_args(argv)
+    if args.dest.exists():
+        raise UsageError(f"{args.dest}: expected a new folder; found one; choose another --dest")
+    splits = [read(SST, name, args.data_dir) for name in ("train", "dev", "test")]
+    train, dev, test = ({folded(example)[0] for example in split.examples} for split in splits)
+    trees, labels = labelled_phrases(args.trees, train - dev - test, train | dev | test)
+    source = splits[0].path
+    if not trees:
+        raise data_error(args.trees, f"trees of sentences in {source}", "none", "take the treebank's trees/train.txt")
+    content = read_plain(source).decode()
+    columns = next(csv.reader(StringIO(content), delimiter="\t"))
+    with new_folder(args.dest) as folder:
+        for name in BLOB_IDS:
+            if (args.data_dir / name).exists():
+                shutil.copyfile(args.data_dir / name, folder / name)
+        with open(folder / source.name, "a", encoding="utf-8", newline="") as file:
+            file.write("" if content.endswith("\n") else "\n")
+            writer = csv_writer(file.write, "\t")
+            for number, (text, label) in enumerate(labels.items(), start=1):
+                row = {SST.id: f"phrase-{number}", SST.texts[0]: text, SST.label: label}
+                writer.writerow([row.get(column, "") for column in columns])
+    say(f"{args.dest}: {len(labels):,} phrases of {trees:,} sentences beside the rows of {source}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

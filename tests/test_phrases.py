@@ -1,0 +1,70 @@
+"""experiments/phrases.py: a tree's phrases, and which of them become rows of SST's train file."""
+
+from pathlib import Path
+
+import pytest
+
+from data import SAMPLE_DIR
+from data.reader import read
+from data.tasks import TASKS
+from experiments.phrases import main, phrases
+from runtime.errors import run_cli
+
+TREE = "(3 (2 a) (4 (1 (3 fine)) (2 gem)))"
+
+
+def test_the_phrases_of_a_tree():
+    expected = [("a", 2), ("fine", 3), ("fine", 1), ("gem", 2), ("fine gem", 4), ("a fine gem", 3)]
+    assert [*phrases(TREE)] == expected
+
+
+@pytest.mark.parametrize("tree", [TREE[:-1], TREE + ")", "a" + TREE, "(3 (a) (2 b))", "(5 a)", "(3 a) b", "(3"])
+def test_no_tree(tree):
+    with pytest.raises(ValueError):
+        [*phrases(tree)]
+
+
+def tree_of(sentence: str, *labels: int) -> str:
+    """A tree that branches to the right, with these labels from its first word on, and 2 for all others."""
+    *words, last = sentence.split()
+    labels = iter([*labels, *[2] * 2 * len(words)])
+    nodes = [f"(2 ({next(labels)} {word})" for word in words]
+    return f"{' '.join(nodes)} ({next(labels)} {last}){')' * len(words)}"
+
+
+def sentences(split: str) -> list[str]:
+    return [example.texts[0] for example in read(TASKS["sst"], split, SAMPLE_DIR).examples]
+
+
+def run(folder: Path, trees: list[str]) -> int:
+    (folder / "train.txt").write_text("\n".join(trees) + "\n")
+    words = ["--trees", folder / "train.txt", "--data_dir", SAMPLE_DIR, "--dest", folder / "dest"]
+    return run_cli(main, [str(word) for word in words])
+
+
+def test_phrases_of_train_become_rows(tmp_path, capsys):
+    first, second, dev = *sentences("train")[:2], sentences("dev")[0]
+    assert first.startswith("The waiters are") and second.startswith("The second act")
+    seconds = [tree_of(second, 2, *labels) for labels in ((0, 3), (1, 4), (1, 0))]  # of "second" and "act"
+    assert run(tmp_path, [tree_of(first, 2, 4), *seconds, tree_of(dev, 0)]) == 0
+    before = read(TASKS["sst"], "train", SAMPLE_DIR).examples
+    after = read(TASKS["sst"], "train", tmp_path / "dest").examples
+    assert [(e.id, e.texts, e.label) for e in after[: len(before)]] == [(e.id, e.texts, e.label) for e in before]
+    added = {example.texts[0]: example.label for example in after[len(before) :]}
+    assert (added["waiters"], added["second"], added["act"]) == (4, 1, 3)
+    words = {word for sentence in (first, second) for word in sentence.lower().split()}
+    ends = {sentence.lower().split(" ", n)[n] for sentence in (first, second) for n in range(1, len(sentence.split()))}
+    assert added.keys() == words | ends  # nothing of dev, no whole sentence
+    assert f"{len(added)} phrases of 4 sentences" in capsys.readouterr().err
+    copied = {path.name for path in (tmp_path / "dest").iterdir()}
+    assert copied == {path.name for path in SAMPLE_DIR.glob("*.csv")}
+    assert run(tmp_path, [tree_of(first)]) == 2  # dest exists
+    assert "choose another --dest" in capsys.readouterr().err
+
+
+def test_trees_of_no_sentence_and_lines_without_a_tree(tmp_path, capsys):
+    assert run(tmp_path, [TREE]) == 3
+    assert "expected trees of sentences in" in capsys.readouterr().err
+    assert run(tmp_path, [TREE, "(3 (2 a)"]) == 3
+    assert "train.txt:2: expected a tree, as (3 (2 a) (4 gem)); found '(3 (2 a)'; copy" in capsys.readouterr().err
+    assert not (tmp_path / "dest").exists()
