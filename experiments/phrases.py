@@ -1,7 +1,7 @@
 """SST's train file with the treebank's phrases: 156,823 rows instead of 8,544.
 
     python -m experiments.phrases --trees trees/train.txt --data_dir DATA --dest DATA_PHRASES
-    python train_multitask.py --data_dir DATA_PHRASES --batch_size sst=64,para=24,sts=8
+    python train_multitask.py --data_dir DATA_PHRASES --epochs 1 --batch_size sst=64,para=24,sts=8
 
 The Stanford Sentiment Treebank (Socher et al. 2013) has a label for every phrase of a sentence; the course's files keep
 that of the whole sentence alone. trees/train.txt lies in https://nlp.stanford.edu/sentiment/trainDevTestTrees_PTB.zip.
@@ -17,12 +17,12 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 from data.download import BLOB_IDS
 from data.reader import folded, read
-from data.table import csv_writer, data_error
+from data.table import csv_writer, data_error, text_lines
 from data.tasks import TASKS
 from runtime.errors import UsageError, run_cli, say
 from runtime.files import new_folder, read_plain
@@ -54,14 +54,21 @@ def phrases(tree: str) -> Iterator[tuple[str, int]]:
 
 
 def labelled_phrases(path: Path, sentences: set[str], apart: set[str]) -> tuple[int, dict[str, int]]:
-    """How many trees of the file are of these sentences, and the label of each of their phrases, none of `apart`."""
+    """How many trees of the file are of these sentences, and the label of each of their phrases, none of `apart`.
+
+    Raises: DataError, with path and line: a file that cannot be read, a line that is not a tree.
+    """
+    try:
+        content = BytesIO(read_plain(path))
+    except OSError as error:
+        raise data_error(path, "a file", error.strerror, "give the treebank's trees/train.txt") from None
     trees, labels = 0, {}
-    for line, tree in enumerate(read_plain(path).decode().splitlines(), start=1):
+    for line, tree in enumerate(text_lines(content, path), start=1):
         try:
             nodes = [(text.lower(), label) for text, label in phrases(tree)]
         except ValueError:
             place, example = f"{path}:{line}", "a tree, as (3 (2 a) (4 gem))"
-            raise data_error(place, example, repr(tree[:40]), "copy it anew") from None
+            raise data_error(place, example, repr(tree.strip()[:40]), "copy it anew") from None
         if nodes and nodes[-1][0] in sentences:
             trees += 1
             for text, label in nodes:
@@ -83,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     trees, labels = labelled_phrases(args.trees, train - dev - test, train | dev | test)
     source = splits[0].path
     if not trees:
-        raise data_error(args.trees, f"trees of sentences in {source}", "none", "take the treebank's trees/train.txt")
+        raise data_error(args.trees, f"trees of sentences in {source}", "none", "give the treebank's trees/train.txt")
     content = read_plain(source).decode()
     columns = next(csv.reader(StringIO(content), delimiter="\t"))
     with new_folder(args.dest) as folder:

@@ -36,8 +36,11 @@ def sentences(split: str) -> list[str]:
     return [example.texts[0] for example in read(TASKS["sst"], split, SAMPLE_DIR).examples]
 
 
-def run(folder: Path, trees: list[str]) -> int:
-    (folder / "train.txt").write_text("\n".join(trees) + "\n")
+def run(folder: Path, *trees: str) -> int:
+    """The exit code of a run with a file of these trees, or without a file."""
+    (folder / "train.txt").unlink(missing_ok=True)
+    if trees:
+        (folder / "train.txt").write_text("\n".join(trees) + "\n")
     words = ["--trees", folder / "train.txt", "--data_dir", SAMPLE_DIR, "--dest", folder / "dest"]
     return run_cli(main, [str(word) for word in words])
 
@@ -46,7 +49,7 @@ def test_phrases_of_train_become_rows(tmp_path, capsys):
     first, second, dev = *sentences("train")[:2], sentences("dev")[0]
     assert first.startswith("The waiters are") and second.startswith("The second act")
     seconds = [tree_of(second, 2, *labels) for labels in ((0, 3), (1, 4), (1, 0))]  # of "second" and "act"
-    assert run(tmp_path, [tree_of(first, 2, 4), *seconds, tree_of(dev, 0)]) == 0
+    assert run(tmp_path, tree_of(first, 2, 4), *seconds, tree_of(dev, 0)) == 0
     before = read(TASKS["sst"], "train", SAMPLE_DIR).examples
     after = read(TASKS["sst"], "train", tmp_path / "dest").examples
     assert [(e.id, e.texts, e.label) for e in after[: len(before)]] == [(e.id, e.texts, e.label) for e in before]
@@ -58,13 +61,15 @@ def test_phrases_of_train_become_rows(tmp_path, capsys):
     assert f"{len(added)} phrases of 4 sentences" in capsys.readouterr().err
     copied = {path.name for path in (tmp_path / "dest").iterdir()}
     assert copied == {path.name for path in SAMPLE_DIR.glob("*.csv")}
-    assert run(tmp_path, [tree_of(first)]) == 2  # dest exists
+    assert run(tmp_path, tree_of(first)) == 2  # dest exists
     assert "choose another --dest" in capsys.readouterr().err
 
 
 def test_trees_of_no_sentence_and_lines_without_a_tree(tmp_path, capsys):
-    assert run(tmp_path, [TREE]) == 3
+    assert run(tmp_path, TREE) == 3
     assert "expected trees of sentences in" in capsys.readouterr().err
-    assert run(tmp_path, [TREE, "(3 (2 a)"]) == 3
+    assert run(tmp_path, TREE, "(3 (2 a)") == 3
     assert "train.txt:2: expected a tree, as (3 (2 a) (4 gem)); found '(3 (2 a)'; copy" in capsys.readouterr().err
+    assert run(tmp_path) == 3
+    assert "expected a file; found No such file or directory; give the treebank's" in capsys.readouterr().err
     assert not (tmp_path / "dest").exists()
