@@ -28,7 +28,7 @@ from runtime.errors import UsageError, run_cli, say
 from runtime.files import new_folder, read_plain
 from runtime.settings import OptionParser
 
-SST = TASKS["sst"]
+SST, PHRASE_ID = TASKS["sst"], "phrase-{}"
 
 
 def phrases(tree: str) -> Iterator[tuple[str, int]]:
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             file.write("" if content.endswith("\n") else "\n")
             writer = csv_writer(file.write, "\t")
             for number, (text, label) in enumerate(labels.items(), start=1):
-                row = {SST.id: f"phrase-{number}", SST.texts[0]: text, SST.label: label}
+                row = {SST.id: PHRASE_ID.format(number), SST.texts[0]: text, SST.label: label}
                 writer.writerow([row.get(column, "") for column in columns])
     say(f"{args.dest}: {len(labels):,} phrases of {trees:,} sentences beside the rows of {source}")
 

@@ -2,10 +2,14 @@
 
 import json
 
+import pytest
 import tiny_run
 
+import experiments.phrases
+import train_multitask
 from experiments.best import main
 from runtime.errors import run_cli
+from training.options import parse
 
 
 def test_a_run_by_the_recipe_with_all_prediction_files(tmp_path, capsys):
@@ -21,3 +25,17 @@ def test_a_run_by_the_recipe_with_all_prediction_files(tmp_path, capsys):
     files = {path.name for path in (home / "run" / "predictions").glob("*.csv")}
     assert files == {f"{task}-{split}-output.csv" for task in ("sst", "para", "sts") for split in ("dev", "test")}
     assert "para_acc" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("phrases, rows", [(True, 64), (False, 8)])
+def test_larger_batches_of_sst_with_its_phrases(tmp_path, monkeypatch, phrases, rows):
+    given = []
+    monkeypatch.setattr(train_multitask, "main", lambda words, description: given.append(parse(words)))
+    (tmp_path / "ids-sst-train.csv").write_text("\tid\tsentence\tsentiment\n0\tx1\tA gem .\t4\n")
+    for split in ("dev", "test-student"):
+        (tmp_path / f"ids-sst-{split}.csv").write_text("id\tsentence\tsentiment\nx2\tA bore .\t0\n")
+    (tmp_path / "train.txt").write_text("(4 (2 A) (4 (4 gem) (2 .)))\n")
+    names = {"trees": "train.txt", "data_dir": ".", "dest": "with"}
+    experiments.phrases.main([word for name, path in names.items() for word in (f"--{name}", str(tmp_path / path))])
+    main(["--data_dir", str(tmp_path / ("with" if phrases else "."))])
+    assert given[0].batch_size == {"sst": rows, "para": 32, "sts": 16}
