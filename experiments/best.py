@@ -19,8 +19,9 @@ from pathlib import Path
 
 import train_multitask
 from data import find_data_dir
+from data.reader import read
 from data.tasks import LEADERBOARD, TASKS
-from experiments.phrases import PHRASE_ID
+from experiments.phrases import PHRASE_ID, SST
 from runtime.errors import run_cli
 from runtime.settings import OptionParser
 
@@ -31,8 +32,9 @@ ROWS, ROWS_WITH_PHRASES = 8, 64  # of sst, in a step: two epochs of its sentence
 
 def has_phrases(data_dir: Path) -> bool:
     """Whether experiments.phrases has added to SST's train file; False too where there is none."""
-    train = TASKS["sst"].path("train", data_dir)
-    return train.is_file() and f"\t{PHRASE_ID.format(1)}\t".encode() in train.read_bytes()
+    if not SST.path("train", data_dir).is_file():
+        return False
+    return PHRASE_ID.format(1) in {example.id for example in read(SST, "train", data_dir).examples}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
