@@ -4,47 +4,36 @@ defaults.
     python -m experiments.phrases --trees trees/train.txt --data_dir DATA --dest DATA_PHRASES
     python -m experiments.best --data_dir DATA_PHRASES --output_dir RUN --seed N
 
-It runs train_multitask.py with these options. All its options can be given; they replace those of the recipe.
+It runs train_multitask.py with these options; all its options can be given, and replace those of the recipe:
 
-    {recipe}
-    {batches}
+    {with_phrases}
 
-Without the phrases (--data_dir DATA) a step has {rows} rows of sst. docs/recipes.md says what its parts gained and what
-they cost.
+Where SST's train has no phrases (--data_dir DATA):
+
+    {without}
+
+docs/recipes.md says what its parts gained and what they cost.
 """
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import train_multitask
-from data import find_data_dir
 from data.reader import read
-from data.tasks import LEADERBOARD, TASKS
-from experiments.phrases import PHRASE_ID, SST
+from experiments.phrases import SST, has_phrases
 from runtime.errors import run_cli
-from runtime.settings import OptionParser
+from training.options import parse
 
-RECIPE = ("--pairs", "both", "--epochs", "3", "--max_steps", "2124", "--eval_every", "354")
-BATCHES = ("--batch_size", "sst={},para=32,sts=16")
-ROWS, ROWS_WITH_PHRASES = 8, 64  # of sst, in a step: two epochs of its sentences; nearly one with all phrases
-
-
-def has_phrases(data_dir: Path) -> bool:
-    """Whether experiments.phrases has added to SST's train file; False too where there is none."""
-    if not SST.path("train", data_dir).is_file():
-        return False
-    return PHRASE_ID.format(1) in {example.id for example in read(SST, "train", data_dir).examples}
+WITH_PHRASES = "--pairs both --batch_size sst=64,para=32,sts=16 --max_steps 2124 --eval_every 354"
+WITHOUT = "--pairs both --batch_size sst=8,para=32,sts=16 --epochs 3"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
-    parser = OptionParser("", add_help=False)
-    parser.add_argument("--data_dir", type=Path, default=find_data_dir(TASKS[name] for name in LEADERBOARD)[0])
-    rows = ROWS_WITH_PHRASES if has_phrases(parser.parse_known_args(argv)[0].data_dir) else ROWS
-    words = {"recipe": RECIPE, "batches": (BATCHES[0], BATCHES[1].format(ROWS_WITH_PHRASES))}
-    description = __doc__.format(rows=ROWS, **{name: " ".join(part) for name, part in words.items()})
-    train_multitask.main([*RECIPE, BATCHES[0], BATCHES[1].format(rows), *argv], description)
+    description = __doc__.format(with_phrases=WITH_PHRASES, without=WITHOUT)
+    options = parse(argv, description)
+    phrases = "sst" in options.task_names and has_phrases(read(SST, "train", options.data_dir))
+    train_multitask.main([*(WITH_PHRASES if phrases else WITHOUT).split(), *argv], description)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,28 @@
 """SST's train file with the treebank's phrases: 156,823 rows instead of 8,544.
 
     python -m experiments.phrases --trees trees/train.txt --data_dir DATA --dest DATA_PHRASES
-    python train_multitask.py --data_dir DATA_PHRASES --epochs 1 --batch_size sst=64,para=24,sts=8
+    python -m experiments.best --data_dir DATA_PHRASES --output_dir RUN
 
 The Stanford Sentiment Treebank (Socher et al. 2013) has a label for every phrase of a sentence; the course's files keep
 that of the whole sentence alone. trees/train.txt lies in https://nlp.stanford.edu/sentiment/trainDevTestTrees_PTB.zip.
 
---dest gets a copy of --data_dir's files, with a row more in ids-sst-train.csv for each different phrase. Only trees of
-sentences in DATA's train are used, for some copies of trees/train.txt hold dev's, too. What is a whole sentence of
-train, dev or test gets no row. Of a phrase with several labels the most frequent one counts, of equals the first.
+--dest gets a copy of the course's files in --data_dir, with a row more in ids-sst-train.csv for each different phrase.
+Only trees of sentences that are in DATA's train, and not in dev or test, are used: some copies of trees/train.txt hold
+dev's, too. What is a whole sentence of train, dev or test gets no row. Of a phrase with several labels the most
+frequent one counts, of equals the first. docs/recipes.md says what that gains.
 """
 
-import csv
 import re
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from io import BytesIO, StringIO
+from io import BytesIO
 from pathlib import Path
 
 from data.download import BLOB_IDS
-from data.reader import folded, read
-from data.table import csv_writer, data_error, text_lines
+from data.reader import Split, folded, read
+from data.table import csv_writer, data_error, rows_of, text_lines
 from data.tasks import TASKS
 from runtime.errors import UsageError, run_cli, say
 from runtime.files import new_folder, read_plain
@@ -37,20 +37,29 @@ def phrases(tree: str) -> Iterator[tuple[str, int]]:
     Raises: ValueError, for anything else than one tree.
     """
     above: list[tuple[int, list[str]]] = []  # label and words so far, from the root to the node that is open
+    whole = False  # whether the root is closed
     for token in re.findall(r"\([0-4](?=\s)|[()]|[^()\s]+", tree):
-        if token == "(" or not (above or token.startswith("(")):
+        if token == "(" or whole or not (above or token.startswith("(")):
             raise ValueError
         if token.startswith("("):
             above.append((int(token[1]), []))
-        elif token == ")":
+        elif token != ")":
+            above[-1][1].append(token)
+        else:
             label, words = above.pop()
+            if not words:
+                raise ValueError
             yield " ".join(words), label
+            whole = not above
             if above:
                 above[-1][1].extend(words)
-        else:
-            above[-1][1].append(token)
-    if above:
+    if not whole:
         raise ValueError
+
+
+def has_phrases(train: Split) -> bool:
+    """Whether this program has added to SST's train."""
+    return PHRASE_ID.format(1) in {example.id for example in train.examples}
 
 
 def labelled_phrases(path: Path, sentences: set[str], apart: set[str]) -> tuple[int, dict[str, int]]:
@@ -65,7 +74,7 @@ def labelled_phrases(path: Path, sentences: set[str], apart: set[str]) -> tuple[
     trees, labels = 0, {}
     for line, tree in enumerate(text_lines(content, path), start=1):
         try:
-            nodes = [(text.lower(), label) for text, label in phrases(tree)]
+            nodes = [(text.lower(), label) for text, label in phrases(tree)] if tree.strip() else []
         except ValueError:
             place, example = f"{path}:{line}", "a tree, as (3 (2 a) (4 gem))"
             raise data_error(place, example, repr(tree.strip()[:40]), "copy it anew") from None
@@ -86,24 +95,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.dest.exists():
         raise UsageError(f"{args.dest}: expected a new folder; found one; choose another --dest")
     splits = [read(SST, name, args.data_dir) for name in ("train", "dev", "test")]
+    if has_phrases(splits[0]):
+        raise UsageError(
+            f"--data_dir: expected the course's rows; found phrases in {splits[0].path}; give the folder before"
+        )
     train, dev, test = ({folded(example)[0] for example in split.examples} for split in splits)
     trees, labels = labelled_phrases(args.trees, train - dev - test, train | dev | test)
     source = splits[0].path
     if not trees:
         raise data_error(args.trees, f"trees of sentences in {source}", "none", "give the treebank's trees/train.txt")
-    content = read_plain(source).decode()
-    columns = next(csv.reader(StringIO(content), delimiter="\t"))
+    content = read_plain(source)
+    (_, columns), _ = rows_of(text_lines(BytesIO(content), source), source, "\t")
     with new_folder(args.dest) as folder:
         for name in BLOB_IDS:
             if (args.data_dir / name).exists():
                 shutil.copyfile(args.data_dir / name, folder / name)
         with open(folder / source.name, "a", encoding="utf-8", newline="") as file:
-            file.write("" if content.endswith("\n") else "\n")
+            file.write("" if content.endswith(b"\n") else "\n")
             writer = csv_writer(file.write, "\t")
             for number, (text, label) in enumerate(labels.items(), start=1):
                 row = {SST.id: PHRASE_ID.format(number), SST.texts[0]: text, SST.label: label}
                 writer.writerow([row.get(column, "") for column in columns])
-    say(f"{args.dest}: {len(labels):,} phrases of {trees:,} sentences beside the rows of {source}")
+    say(f"{args.dest}: {len(labels):,} phrases of {trees:,} trees beside the rows of {source}")
 
 
 if __name__ == "__main__":

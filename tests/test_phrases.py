@@ -18,7 +18,9 @@ def test_the_phrases_of_a_tree():
     assert [*phrases(TREE)] == expected
 
 
-@pytest.mark.parametrize("tree", [TREE[:-1], TREE + ")", "a" + TREE, "(3 (a) (2 b))", "(5 a)", "(3 a) b", "(3"])
+@pytest.mark.parametrize(
+    "tree", [TREE[:-1], TREE + ")", "a" + TREE, "(3 (a) (2 b))", "(5 a)", "(3 a) b", "(3", "", "(3 )", TREE * 2]
+)
 def test_no_tree(tree):
     with pytest.raises(ValueError):
         [*phrases(tree)]
@@ -36,12 +38,12 @@ def sentences(split: str) -> list[str]:
     return [example.texts[0] for example in read(TASKS["sst"], split, SAMPLE_DIR).examples]
 
 
-def run(folder: Path, *trees: str) -> int:
+def run(folder: Path, *trees: str, data: Path = SAMPLE_DIR, dest: str = "dest") -> int:
     """The exit code of a run with a file of these trees, or without a file."""
     (folder / "train.txt").unlink(missing_ok=True)
     if trees:
         (folder / "train.txt").write_text("\n".join(trees) + "\n")
-    words = ["--trees", folder / "train.txt", "--data_dir", SAMPLE_DIR, "--dest", folder / "dest"]
+    words = ["--trees", folder / "train.txt", "--data_dir", data, "--dest", folder / dest]
     return run_cli(main, [str(word) for word in words])
 
 
@@ -58,11 +60,32 @@ def test_phrases_of_train_become_rows(tmp_path, capsys):
     words = {word for sentence in (first, second) for word in sentence.lower().split()}
     ends = {sentence.lower().split(" ", n)[n] for sentence in (first, second) for n in range(1, len(sentence.split()))}
     assert added.keys() == words | ends  # nothing of dev, no whole sentence
-    assert f"{len(added)} phrases of 4 sentences" in capsys.readouterr().err
+    assert f"{len(added)} phrases of 4 trees" in capsys.readouterr().err
     copied = {path.name for path in (tmp_path / "dest").iterdir()}
     assert copied == {path.name for path in SAMPLE_DIR.glob("*.csv")}
     assert run(tmp_path, tree_of(first)) == 2  # dest exists
     assert "choose another --dest" in capsys.readouterr().err
+    assert run(tmp_path, tree_of(first), data=tmp_path / "dest", dest="again") == 2
+    assert "expected the course's rows; found phrases in" in capsys.readouterr().err
+
+
+def test_the_columns_of_the_file(tmp_path):
+    """Phrases have their cells under the header's names, whatever stands before it and in whichever order."""
+    data = tmp_path / "data"
+    data.mkdir()
+    text = "\ufeff\nsentiment\tid\tsentence\n4\tx1\tA gem ."  # without an end of line
+    (data / "ids-sst-train.csv").write_text(text, encoding="utf-8")
+    for split in ("dev", "test-student"):
+        (data / f"ids-sst-{split}.csv").write_text("id\tsentence\tsentiment\nx2\tA bore .\t0\n")
+    assert run(tmp_path, "(4 (2 A) (4 (4 gem) (2 .)))", "", "(0 (2 A) (0 (0 bore) (2 .)))", data=data) == 0
+    rows = read(TASKS["sst"], "train", tmp_path / "dest").examples
+    assert [(row.id, row.texts[0], row.label) for row in rows] == [
+        ("x1", "A gem .", 4),
+        ("phrase-1", "a", 2),
+        ("phrase-2", "gem", 4),
+        ("phrase-3", ".", 2),
+        ("phrase-4", "gem .", 4),
+    ]
 
 
 def test_trees_of_no_sentence_and_lines_without_a_tree(tmp_path, capsys):
