@@ -96,9 +96,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UsageError(f"{args.dest}: expected a new folder; found one; choose another --dest")
     splits = [read(SST, name, args.data_dir) for name in ("train", "dev", "test")]
     if has_phrases(splits[0]):
-        raise UsageError(
-            f"--data_dir: expected the course's rows; found phrases in {splits[0].path}; give the folder before"
-        )
+        found = f"phrases in {splits[0].path}"
+        raise UsageError(f"--data_dir: expected the course's rows; found {found}; give the folder without them")
     train, dev, test = ({folded(example)[0] for example in split.examples} for split in splits)
     trees, labels = labelled_phrases(args.trees, train - dev - test, train | dev | test)
     source = splits[0].path
