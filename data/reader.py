@@ -58,14 +58,14 @@ def is_blank(text: str) -> bool:
     return not text or all(unicodedata.category(c)[0] in "CMZ" or c == "\ufffd" for c in text)
 
 
-def overlap(train: Split, dev: Split) -> int:
-    """How many different texts (pairs: both, in their order), as `folded`, are both in train and in dev."""
-    return len(set(map(folded, train.examples)) & set(map(folded, dev.examples)))
-
-
 def overlaps(trains: Iterable[Split], split: Split) -> str:
-    """For people: the titles of the trains that share texts with the split, each with how many; "" for none."""
-    return " and in ".join(f"{train.title} ({count})" for train in trains if (count := overlap(train, split)))
+    """For people: the titles of the trains that share texts with the split, each with how many; "" for none.
+
+    Counted are different texts (pairs: both, in their order), as `folded`.
+    """
+    texts = set(map(folded, split.examples))
+    counts = {train.title: len(texts.intersection(map(folded, train.examples))) for train in trains}
+    return " and in ".join(f"{title} ({count})" for title, count in counts.items() if count)
 
 
 def token_counts(task: Task, examples: Sequence[Example], tokenizer) -> list[list[int]]:

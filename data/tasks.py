@@ -13,7 +13,6 @@ from textwrap import shorten
 from typing import Any
 
 from runtime.errors import check_name
-from runtime.settings import of_type
 
 SPLITS = ("train", "dev", "test")
 NAME = re.compile("[A-Za-z0-9_-]{1,99}")  # of a task: in options, metrics and file names
@@ -114,19 +113,12 @@ class Task:
         return shorten(self.expected, 190, placeholder=" ...") + f" ({self.meaning})" * bool(self.meaning)
 
     def to_json(self, files: bool = True) -> dict:
-        """The task for JSON. files: False leaves out its files and folder, for a model that may go to other people."""
+        """The task for JSON, as `read_task` (heads/files.py) takes it.
+
+        files: False leaves out its files and folder, for a model that may go to other people.
+        """
         content = asdict(self)
         return content if files else content | {"files": {}, "folder": None}
-
-    @classmethod
-    def from_json(cls, content: dict) -> "Task":
-        """The task that `to_json` wrote. Raises ValueError or KeyError for anything else."""
-        task = of_type({"meaning": ""} | content, cls)  # older models have none
-        shares = [split for split, file in task.files.items() if not isinstance(file, str)]
-        fits = NAME.fullmatch(task.name) and len(task.texts) in (1, 2) and task.pairs in PAIRS
-        if not fits or shares not in ([], ["dev"]):
-            raise ValueError(f"{task.name!r:.99} with texts {task.texts!r:.99} and files {task.files!r:.300}")
-        return task
 
 
 def number(cell: object) -> float:

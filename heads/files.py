@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from bert.checkpoint import check_fit, read_tensors, save_folder, write_tensors
-from data.tasks import Task
+from data.tasks import NAME, PAIRS, Task
 from heads.config import HeadsConfig
 from heads.kinds import KINDS
 from runtime.errors import CheckpointError, UsageError
@@ -48,13 +48,15 @@ def model_folder(run: Path) -> Path:
 
 
 def read_task(content: dict) -> Task:
-    """The task in a JSON object. Raises ValueError or KeyError where it is no task, or fits no kind."""
-    task = Task.from_json(content)
+    """The task that `to_json` wrote. Raises ValueError or KeyError for anything else, and where it fits no kind."""
+    task = of_type({"meaning": ""} | content, Task)  # older models have none
     if task.kind not in KINDS:
         raise ValueError(f"kind {task.kind!r:.99}, not one of {', '.join(KINDS)}")
     kind, count = KINDS[task.kind], len(task.classes)
     is_number = kind.labels == "number"
     fits = (
+        NAME.fullmatch(task.name) and len(task.texts) in (1, 2) and task.pairs in PAIRS,
+        [split for split, file in task.files.items() if not isinstance(file, str)] in ([], ["dev"]),
         bool(task.range) == is_number and (not is_number or task.range[0] < task.range[1]),
         count == 0 if is_number else count == 2 if task.kind == "binary" else count >= 2,
         task.several == (kind.labels == "classes"),

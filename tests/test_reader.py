@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.reader import Example, label_counts, overlap, read
+from data.reader import Example, label_counts, overlaps, read
 from data.tasks import SPLITS, TASKS, Task
 from runtime.errors import DataError
 from tests.own_tasks import write_rows
@@ -80,12 +80,11 @@ def test_a_text_of_any_length_is_read(tmp_path):
         assert read(TASKS["sst"], "dev", tmp_path).examples[0].texts == ("a " * length,)
 
 
-def test_overlap_counts_the_different_texts_of_both_whatever_their_case(tmp_path):
+def test_overlaps_count_the_different_texts_of_both_whatever_their_case(tmp_path):
     write(tmp_path, "sts", "train", [STS[0], "0\ta\tX\tY\t1", "1\tb\tX\tY\t2", "2\tc\tQ\tR\t3", "3\td\tOnly\tHere\t4"])
     write(tmp_path, "sts", "dev", [STS[0], "0\te\tx \ty\t1", "1\tf\tq\tR\t2", "2\tg\tX\tother\t3"])
     train, dev = (read(TASKS["sts"], split, tmp_path) for split in ("train", "dev"))
-    assert overlap(train, dev) == 2
-    assert overlap(dev, dev) == 3
+    assert overlaps([train, dev], dev) == "train of sts: sts-train.csv (2) and in dev of sts: sts-dev.csv (3)"
 
 
 @pytest.mark.fault(29)
