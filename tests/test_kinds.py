@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from every_kind import EVERY, LABELS, task_of
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from small_bert import assert_same
 from torch import Tensor
 
 from heads.kinds import KINDS
@@ -39,10 +40,6 @@ def rows(task, seed: int = 0) -> tuple[Tensor, Tensor]:
     return f, KINDS[task.kind].target(task, labels)
 
 
-def assert_close(actual, expected) -> None:
-    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
-
-
 @each_task
 def test_who_is_certain_says_the_labels_and_has_no_loss(task):
     """Through everything that a kind does: parse, target, output, loss, predict, metrics, names."""
@@ -72,16 +69,16 @@ def test_losses_are_torchs(task):
     else:
         logits = f[:, 0] if task.kind == "binary" else f
         expected = F.binary_cross_entropy_with_logits(logits, target.double())
-    assert_close(kind.loss(task, y, target, settings), expected)
+    assert_same(kind.loss(task, y, target, settings), expected)
 
 
 def test_probabilities():
     f = torch.tensor([[0.0, 1.0, -2.0], [3.0, 3.0, 3.0]], dtype=torch.float64)
     one, two, several = (task_of(kind, 1) for kind in ("classes", "binary", "labels"))
-    assert_close(KINDS["classes"].probabilities(one, f), f.exp() / f.exp().sum(dim=1, keepdim=True))
+    assert_same(KINDS["classes"].probabilities(one, f), f.exp() / f.exp().sum(dim=1, keepdim=True))
     p = KINDS["binary"].output(two, f[:, :1])
-    assert_close(KINDS["binary"].probabilities(two, p), torch.stack([1 / (1 + f[:, 0].exp()), p], dim=1))
-    assert_close(KINDS["labels"].probabilities(several, KINDS["labels"].output(several, f)), 1 / (1 + (-f).exp()))
+    assert_same(KINDS["binary"].probabilities(two, p), torch.stack([1 / (1 + f[:, 0].exp()), p], dim=1))
+    assert_same(KINDS["labels"].probabilities(several, KINDS["labels"].output(several, f)), 1 / (1 + (-f).exp()))
 
 
 def test_a_cosine_as_a_probability_and_as_a_score():

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from small_bert import assert_same, seeded
 from torch import Tensor, nn
 
 from heads.losses import EDGE, LossSettings, PreviousStep, binary_cross_entropy, contrastive_loss
@@ -15,16 +16,8 @@ B, D = 11, 7
 LABELS = torch.tensor([1, 0, 1, 1, 0, 0, 1, 0, 0, 1, 0])
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=seeded(seed))
-
-
-def assert_close(actual: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(EDGE, 1 - EDGE)), min_size=1, max_size=31))
@@ -33,8 +26,8 @@ def test_binary_cross_entropy_is_torchs_away_from_0_and_1(rows):
     labels, p = (torch.tensor(column, dtype=torch.float64) for column in zip(*rows, strict=True))
     p.requires_grad_(True)
     found, expected = binary_cross_entropy(p, labels), F.binary_cross_entropy(p, labels)
-    assert_close(found, expected)
-    assert_close(*(torch.autograd.grad(loss, p)[0] for loss in (found, expected)))
+    assert_same(found, expected)
+    assert_same(*(torch.autograd.grad(loss, p)[0] for loss in (found, expected)))
 
 
 def logarithm(p: float) -> tuple[float, float]:
@@ -63,9 +56,9 @@ def test_the_contrastive_loss_is_torchs_cosine_embedding_and_triplets(cosine_mar
     assert nn.TripletMarginWithDistanceLoss().margin == LossSettings().triplet_margin
     settings, (a, b, negatives) = LossSettings("full", 0.5, cosine_margin, triplet_margin), randn(3, B, D, seed=seed)
     expected = nn.CosineEmbeddingLoss(margin=cosine_margin)(a, b, 2 * LABELS - 1)
-    assert_close(contrastive_loss(a, b, LABELS, None, settings), expected)
+    assert_same(contrastive_loss(a, b, LABELS, None, settings), expected)
     expected = expected + torchs_triplets(a, b, negatives, triplet_margin)
-    assert_close(contrastive_loss(a, b, LABELS, negatives, settings), expected)
+    assert_same(contrastive_loss(a, b, LABELS, negatives, settings), expected)
 
 
 @pytest.mark.parametrize("label", [0, 1])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_bert import seeded
 from torch import Tensor
 
 from optim import pcgrad, pcgrad_weights
@@ -18,10 +19,6 @@ SPAN = 512  # columns that are summed in float32 on a CPU
 GOLDEN = torch.tensor([[3, 0, 0, 1], [-1, 2, 0, 0], [-2, -1, 1, 0]], dtype=torch.float64)
 OUTCOMES = {(1.9, 1.6, 2.0), (1.9, 1.6, 2.3), (1.9, 1.96, 2.0), (1.9, 1.96, 2.3)}
 MEAN = torch.tensor([1.9, 1.78, 2.15], dtype=torch.float64)
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def algorithm_1(jacobian: Tensor, orders: list[list[int]]) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import pytest
 import torch
 import torch.nn.functional as F
+from small_bert import assert_same, seeded
 from torch import Tensor, nn
 
 from optim import TaskGradients, pcgrad
@@ -62,14 +63,6 @@ def sizes(tasks=TASKS) -> tuple[list[int], list[int]]:
     return sentences, [WORDS * count for count in sentences]
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def assert_close(actual, expected) -> None:
-    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
-
-
 def jacobian(losses: Iterable[Tensor], parameters: Iterable[Tensor]) -> Tensor:
     """(T, P), by torch.autograd.grad."""
     settings = {"retain_graph": True, "materialize_grads": True}
@@ -117,10 +110,10 @@ def test_each_tasks_gradient_is_autograds(way, sparse):
     expected = shared_jacobian(Net(sparse))
     for t, weights in enumerate(torch.eye(3)):
         net, gradients = made(way, sparse)
-        assert_close(gradients.gramian(), expected @ expected.mT)
+        assert_same(gradients.gramian(), expected @ expected.mT)
         gradients.combine(weights)
         assert net.word.weight.grad.is_sparse == sparse
-        assert_close(shared_gradient(net), expected[t])
+        assert_same(shared_gradient(net), expected[t])
 
 
 @both_ways
@@ -129,9 +122,9 @@ def test_a_sparse_gradient_that_was_not_announced_is_as_good(way):
     gradients = TaskGradients(TASKS, net.shared())
     add_all(gradients, net, way)
     expected = shared_jacobian(net)
-    assert_close(gradients.gramian(), expected @ expected.mT)
+    assert_same(gradients.gramian(), expected @ expected.mT)
     gradients.combine(torch.ones(3))
-    assert_close(shared_gradient(net), expected.sum(0))
+    assert_same(shared_gradient(net), expected.sum(0))
 
 
 def test_backward_of_losses_that_share_a_forward_pass():
@@ -141,7 +134,7 @@ def test_backward_of_losses_that_share_a_forward_pass():
         again.backward("d", net.losses()["a"])
     for task, loss in net.losses().items():
         again.backward(task, loss, retain_graph=True)
-    assert_close(again.gramian(), gradients.gramian())
+    assert_same(again.gramian(), gradients.gramian())
 
 
 @both_ways
@@ -157,9 +150,9 @@ def test_micro_batches_add_up_with_dropout_and_without_a_task(way, sparse):
         gradients.forget()
         add_all(gradients, net, way)
         add_all(gradients, net, way, tasks=("a", "c"), seed=1)
-        assert_close(gradients.gramian(), expected @ expected.mT)
+        assert_same(gradients.gramian(), expected @ expected.mT)
         gradients.combine(weights)
-        assert_close(shared_gradient(net), weights @ expected)
+        assert_same(shared_gradient(net), weights @ expected)
 
 
 @pytest.mark.parametrize("reached_by", [("a", "c"), ("b",), ()])
@@ -243,12 +236,12 @@ def test_a_weight_that_is_used_otherwise_is_refused_by_name(use):
     name = {"tied": "tied", "tied embedding": "table", "keyword": "second"}.get(use, "first")
     with pytest.raises(ValueError, match=rf"^{name}.weight: expected .* found (another|0).*take TaskGradients"):
         gramian_of(use, "by_rows")
-    assert_close(gramian_of(use, "backward"), gramian_of(use, "autograd"))  # the way out
+    assert_same(gramian_of(use, "backward"), gramian_of(use, "autograd"))  # the way out
 
 
 @pytest.mark.parametrize("use", ["once", "without gradients"])
 def test_a_call_without_gradients_counts_for_nothing(use):
-    assert_close(gramian_of(use, "by_rows"), gramian_of(use, "autograd"))
+    assert_same(gramian_of(use, "by_rows"), gramian_of(use, "autograd"))
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -261,7 +254,7 @@ def test_a_layers_output_may_be_written_to_and_changed_by_a_hook(bias):
     with gradients.by_rows(model, [3, 2]):
         model(x).square().sum().backward()
     losses = [model(x[rows]).square().sum() for rows in (slice(3), slice(3, 5))]
-    assert_close(gradients.gramian(), gramian(jacobian(losses, parameters)))
+    assert_same(gradients.gramian(), gramian(jacobian(losses, parameters)))
 
 
 def test_a_parameter_that_is_frozen_later_stays_so():
@@ -417,7 +410,7 @@ def test_surgery_and_clipping_are_pcgrad_and_torchs_clipping(way, sparse, max_no
         parameter.grad = part.view_as(parameter)
     norm = torch.nn.utils.clip_grad_norm_(expected.parameters(), max_norm).item()
     assert conflict.norm == pytest.approx(norm, rel=1e-12) and not conflict.infinite and conflict.gramian.min() < 0
-    assert_close(conflict.gramian, gramian(stacked))
+    assert_same(conflict.gramian, gramian(stacked))
     assert_same_gradients(net, expected)
 
 
