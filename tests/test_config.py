@@ -1,11 +1,13 @@
 """bert/config.py: what is refused, and that transformers reads what we write, and we what it writes."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import FrozenInstanceError, asdict, replace
 from pathlib import Path
 
 import pytest
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bert import BertConfig
 from runtime.errors import CheckpointError
@@ -32,6 +34,8 @@ def fields_of(theirs: transformers.BertConfig) -> dict:
 
 def test_the_defaults_are_bert_base_uncaseds():
     assert asdict(BertConfig()) == fields_of(transformers.BertConfig())
+    with pytest.raises(FrozenInstanceError):
+        CONFIG.hidden_size = 2
 
 
 @pytest.mark.parametrize("name", [*SIZES, *OTHERS, *RATES])
@@ -82,10 +86,17 @@ def test_a_file_that_is_no_json_object_is_refused(tmp_path, content):
         BertConfig.from_json(path)
 
 
+@given(heads=st.integers(1, 97), size=st.integers(1, 1000), rate=st.floats(0, 1, exclude_max=True))
+def test_what_is_written_is_read_again(tmp_path_factory, heads, size, rate):
+    path = tmp_path_factory.getbasetemp() / "round_trip.json"
+    config = BertConfig(size, 7 * heads, size, heads, size, size, size, rate, rate, rate, rate, size)
+    path.write_text(config.to_json(), encoding="utf-8")
+    assert BertConfig.from_json(path) == config
+
+
 @pytest.mark.parametrize("config", SOME, ids=["defaults", "nothing default", "whole rates"])
 def test_transformers_reads_what_we_write_and_we_what_it_writes(tmp_path, config):
     write(tmp_path, config.to_json().encode())
-    assert BertConfig.from_json(tmp_path / "config.json") == config
     theirs = transformers.AutoConfig.from_pretrained(tmp_path)
     assert type(theirs) is transformers.BertConfig
     assert fields_of(theirs) == asdict(config)

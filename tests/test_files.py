@@ -152,6 +152,18 @@ def test_a_folder_that_may_not_be_written():
         assert child.run(refused) == 0
 
 
+@pytest.mark.fault(14)
+def test_space(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**10, 0, 5_000_000))
+    check_space(tmp_path / "not" / "yet", 5_000_000)
+    with pytest.raises(DiskError, match=r"--output_dir: expected 5\.1 MB of free space; found 5\.0 MB at"):
+        check_space(tmp_path, 5_100_000)
+    fill(tmp_path, "x")
+    for path in (tmp_path / "x", tmp_path / "x" / "deep" / "er"):
+        with pytest.raises(DiskError, match=f"--output_dir: expected a folder .* {tmp_path / 'x'};"):
+            check_space(path, 0)
+
+
 def test_without_what_posix_alone_has(tmp_path):
     """As on Windows: no fcntl, no SIGHUP, no fork, folders that cannot be opened; the program's help among the rest."""
     code = f"""

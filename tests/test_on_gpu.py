@@ -48,7 +48,18 @@ def test_a_check_that_fails_is_written_down_and_the_rest_goes_on(tmp_path):
 
 
 def test_after_the_deadline_no_check_begins(tmp_path):
-    closed, book = [], Book(tmp_path, "the command", minutes=1)
+    closed = []
+
+    def checks():
+        try:
+            yield "never", left_out
+        finally:
+            closed.append(True)
+
+    book = Book(tmp_path, "the command", minutes=0)
+    book.fill("late", checks())
+    assert [(check["name"], check["left out"]) for check in book.checks] == [("the rest", "no time")]
+    book = Book(tmp_path, "the command", minutes=1)
 
     def too_long():
         book.deadline = 0

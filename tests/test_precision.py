@@ -5,7 +5,7 @@ import platform
 import pytest
 import torch
 
-from bert.precision import resolve_device, resolve_precision
+from bert.precision import autocast, make_scaler, resolve_device, resolve_precision
 from runtime.errors import UnavailableError, UsageError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -70,3 +70,11 @@ def test_devices(hardware):
     hardware(gpu=(9, 0))
     assert resolve_device("auto") == resolve_device("cuda") == GPU
     assert resolve_device("cpu") == CPU
+
+
+@pytest.mark.parametrize("mode, dtype", [("off", torch.float32), ("bf16", torch.bfloat16)])
+def test_autocast_and_the_scaler_that_a_cpu_does_not_need(mode, dtype):
+    x = torch.ones(2, 3)
+    with autocast(CPU, mode):
+        assert (x @ x.mT).dtype == dtype
+    assert make_scaler(mode).state_dict() == {} and make_scaler(mode).scale(x) is x

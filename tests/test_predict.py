@@ -71,6 +71,13 @@ def test_a_file_comes_back_with_the_models_predictions(run, model, tmp_path, kin
     assert not leftovers(tmp_path)
 
 
+def test_a_tasks_own_columns_need_not_be_named(run, model, tmp_path):
+    rows = [{"sentence": row["a"]} for row in ROWS]
+    source, out = write(tmp_path / "rows.csv", rows), tmp_path / "out.csv"
+    assert called(run, "--input", source, "--task", "sst", "--output", out) == 0
+    assert [int(row["sst"]) for row in read(out)] == model.predict("sst", [row["a"] for row in ROWS]).tolist()
+
+
 def test_the_courses_files_have_tabs(run, model, home, tmp_path):
     out = tmp_path / "out.csv"
     assert called(run, "--input", home / "data" / "ids-sst-test-student.csv", "--task", "sst", "--output", out) == 0
@@ -189,6 +196,7 @@ def test_two_texts_are_no_pair_for_a_model_that_reads_single_ones(home, capsys):
         (("x", " ", "--task", "sst"), 2, "expected texts; found ' '"),
         (("x", "--task", "stt"), 2, "--task: expected one of sst, para"),
         (("x", "--task", "para"), 2, "para: expected pairs; found single texts"),
+        (("x", "y", "z", "--task", "para"), 2, "para: expected pairs; found single texts"),
         (("x", "y", "--task", "sst,para"), 2, "para: expected pairs; found single texts"),
         (("x", "--output", "out.csv"), 2, "--output: belongs to --input; found texts"),
         (("x", "--probabilities"), 2, "--probabilities: belongs to --input; found texts"),
@@ -196,6 +204,7 @@ def test_two_texts_are_no_pair_for_a_model_that_reads_single_ones(home, capsys):
         (("--input", "rows.csv", "--text_columns", "a,b,c"), 2, "--text_columns: expected A or A,B, the column of the"),
         (("--input", "rows.csv", "--text_columns", "a,a"), 2, "--text_columns: expected names with commas"),
         (("--input", "semi.csv", "--task", "sst"), 3, "semi.csv:1: expected commas between the columns; found semico"),
+        (("--input", "empty.csv", "--task", "sst"), 3, "empty.csv: expected rows; found an empty file"),
         (("--input", "rows.csv", "--text_columns", "a", "--task", "nli"), 2, "nli: expected pairs; found single texts"),
         (("--input", "rows.xlsx", "--text_columns", "a"), 2, "--input: expected a .csv, .tsv or .jsonl file, or -"),
         (("--input", "rows.csv", "--text_columns", "a", "--output", "out.txt"), 2, "--output: expected a .csv"),
@@ -232,6 +241,7 @@ def test_what_is_refused_leaves_the_output_as_it_was(run, tmp_path, capsys, monk
     os.mkfifo("pipe.csv")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a,b\n")))
     Path("semi.csv").write_text('id;sentence\n1;"x, ""y"""\n')
+    Path("empty.csv").write_text("")
     Path("short.csv").write_text("id,a,b\n1,x,y\n2,x,y\n3,x\n")
     Path("latin.csv").write_bytes("a\nx\nü\n".encode("latin-1"))
     Path("zero.csv").write_bytes(b"a\nx\0y\n")

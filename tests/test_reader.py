@@ -185,7 +185,6 @@ def test_all_rows_with_a_fault_are_named_at_once(tmp_path):
 @pytest.mark.parametrize(("task", "cell"), [
     ("sst", "5"), ("sst", "2.7"), ("sst", "nan"), ("sst", "good"), ("sst", "0_1"), ("para", "0.5"), ("para", "2"),
     ("para", "yes"), ("sts", "5.1"), ("sts", "-0.1"), ("sts", "3,4"), ("sts", "-inf"), ("sts", "9" * 400),
-    ("sst", "inf"), ("sst", "1e400"), ("sts", "nan"),
 ])  # fmt: skip
 def test_a_label_that_is_none_of_the_task_s(tmp_path, task, cell):
     row = "\t".join(["2", "id2"] + ["A"] * len(TASKS[task].texts) + [cell])
@@ -328,7 +327,6 @@ def test_several_labels_in_a_cell(tmp_path):
     ('"high"', {"range": (1.0, 7.0)}, "a number from 1 to 7"), ("true", {"range": (0.0, 1.0)}, "a number from 0 to 1"),
     ('"maybe"', {}, "one of no, yes"), ("[]", {}, "one of no, yes"), ('"yess"', {}, "did you mean yes?"),
     ('["no", "yess"]', {"several": True}, "some of no, yes"), ("{}", {"several": True}, "some of no, yes"),
-    ('["no", null]', {"several": True}, "some of no, yes"), ('"no;yess"', {"several": True}, "some of no, yes"),
     ("NaN", {"range": (1.0, 7.0)}, "a number from 1 to 7"), ("1" * 4000, {"range": (1.0, 7.0)}, "a number from 1 to 7"),
 ])  # fmt: skip
 def test_a_label_that_no_kind_takes_is_named_by_its_line(tmp_path, cell, kind, expected):

@@ -41,6 +41,16 @@ def test_labels_are_numbers_of_classes_or_numbers(whole, number, several):
     assert NAMES.parse(names) == NAMES.parse(" ; ".join(names)) == tuple(sorted(set(several)))
 
 
+@pytest.mark.parametrize(("task", "cell"), [
+    *(("sst", cell) for cell in ("5", "-1", "2.7", "nan", "inf", "good", "0_1", "1e400", [1], {}, True)),
+    *(("sts", cell) for cell in ("5.1", "-0.1", "3,4", "nan", "1_0", "9" * 400, [1.0], True, 10**400)),
+    ("own", "x;z"), ("own", ["x", None]), ("own", 3),
+])  # fmt: skip
+def test_what_is_no_label_is_a_value_error(task, cell):
+    with pytest.raises(ValueError):
+        {**TASKS, "own": NAMES}[task].parse(cell)
+
+
 def test_the_course_files_are_taken_where_all_of_these_tasks_are_there(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "DEFAULT_DIR", tmp_path)
     tasks = [TASKS[name] for name in LEADERBOARD]

@@ -35,6 +35,13 @@ def trained(name: str, steps: int, scales: dict[str, float] = ONES, **settings) 
     return weigh
 
 
+def test_fixed_factors_weigh_the_losses_that_are_there():
+    weigh, loss = Fixed({"a": 2.0, "b": 3.0}), torch.tensor(5.0, requires_grad=True)
+    weighed = weigh({"b": loss**2})
+    weighed["b"].backward()
+    assert weighed == {"b": torch.tensor(75.0)} and loss.grad == 30
+
+
 @pytest.mark.parametrize("name", WEIGHINGS)
 def test_the_scales_multiply_every_way(name):
     plain, scaled = trained(name, 20), trained(name, 20, SCALES)
