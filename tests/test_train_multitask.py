@@ -730,7 +730,7 @@ def test_folders_that_cannot_be_written_are_named_before_training(home, tmp_path
     weights = 4 * sum(weight.numel() for weight in BertModel(CONFIG).parameters())
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 11 * weights - 1))
     assert train(home, tmp_path / "other") == 7
-    assert "free space" in capsys.readouterr().err
+    assert "MB of free space; found" in capsys.readouterr().err
 
 
 @pytest.mark.fault(16)
