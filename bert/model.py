@@ -8,6 +8,7 @@ token.
 """
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -134,6 +135,13 @@ class BertModel(nn.Module):
                 attentions.append(attention)
         pooled = None if self.pooler is None else torch.tanh(self.pooler(x[:, 0]))  # (B, D)
         return BertOutput(x, pooled, tuple(attentions) if output_attentions else None)
+
+    def set_dropout(self, p: float) -> None:
+        """Replace both rates of the config, 0 <= p < 1; a saved model keeps them."""
+        self.config = replace(self.config, hidden_dropout_prob=p, attention_probs_dropout_prob=p)
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = p
 
     def embed(
         self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None

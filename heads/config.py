@@ -20,7 +20,7 @@ class HeadsConfig:
     arch: str = setting("v3a", "the paper's architecture", usual=True, choices=ARCHITECTURES)
     pooling: str = setting("mean", "from tokens to a vector (default: mean; cls for v1)", usual=True, choices=POOLINGS)
     layer: int = setting(-1, "layer that is pooled: -1 the last, -2, ...", negative_int, metavar="N")
-    hidden_dropout_prob: float = setting(0.3, "dropout of the heads; BERT keeps its checkpoint's", rate, metavar="X")
+    hidden_dropout_prob: float = setting(0.3, "dropout of the heads", rate, metavar="X")
     max_length: int = setting(128, "most tokens of a sentence; longer ones are cut", positive_int, metavar="N")
 
     def __post_init__(self):

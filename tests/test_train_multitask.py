@@ -334,7 +334,7 @@ def test_a_cased_vocabulary_sees_one_text_in_training_and_predictions(home, tmp_
 BASE = ("--max_steps", 8)
 SEEN_IN_TWO_STEPS = [
     *("--option pretrain", "--strategy mtl", "--tasks sst,sts", "--task_file {home}/own/tasks.toml"),
-    *("--checkpoint {home}/bert-1", "--data_dir {home}/data-1", "--lora 2"),
+    *("--checkpoint {home}/bert-1", "--data_dir {home}/data-1", "--lora 2", "--bert_dropout_prob 0"),
     *("--init_from {home}/run --pooling mean", "--arch v1", "--arch v2", "--arch v3b", "--layer -2", "--seed 3"),
     *("--pooling cls", "--pooling attention_mean", "--pooling cnn", "--hidden_dropout_prob 0.1", "--max_length 5"),
     *("--epochs 1", "--max_steps 5", "--batch_size 7", "--batch_size sts=5", "--grad_accum 2"),
@@ -368,6 +368,22 @@ def usual(home, run):
 def test_an_option_shows_in_two_steps(home, usual, option):
     losses, after = two_steps(home, *option.format(home=home).split())
     assert losses != usual[0] or moved(usual[1], after)
+
+
+def test_berts_dropout_is_the_checkpoints_or_the_one_given(home, usual, tmp_path):
+    shutil.copytree(home / "bert", tmp_path / "dropping")
+    config = tmp_path / "dropping" / "config.json"
+    config.write_text(config.read_text().replace('dropout_prob": 0.1', 'dropout_prob": 0.2'))
+    dropping = ("--checkpoint", tmp_path / "dropping")
+    for expected, *options in (
+        (two_steps(home, *dropping), "--bert_dropout_prob", 0.2),
+        (usual, *dropping, "--bert_dropout_prob", 0.1),
+    ):
+        losses, after = two_steps(home, *options)
+        assert losses == expected[0] and not moved(expected[1], after)
+    make_session(home, "--bert_dropout_prob", 0.2).model.save(tmp_path / "saved")
+    assert (tmp_path / "saved" / "config.json").read_text() == config.read_text()
+    assert train(home, tmp_path / "run", "--option", "pretrain", "--bert_dropout_prob", 0.2) == 2
 
 
 @pytest.mark.parametrize(

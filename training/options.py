@@ -65,6 +65,7 @@ class Options:
     task_file: Path | None = free(None, "tasks of your own: docs/tasks.md", Path, usual=True, metavar="TOML")
     pairs: Mapping[str, str] = usual(None, PAIRS_HELP, by_name(str), metavar="WAY|TASK=WAY,TASK=WAY")
     lora: int | None = setting(None, LORA_HELP, positive_int, **N)
+    bert_dropout_prob: float | None = setting(None, "dropout of BERT (default: its checkpoint's)", rate, **X)
     checkpoint: str = usual("minilm", "minilm, bert-base-uncased, a folder or a Hub id", metavar="SOURCE")
     init_from: Path | None = free(None, "start from a run's best model, heads too", Path, usual=True, metavar="RUN")
 
@@ -259,8 +260,9 @@ def check_options(options: Options) -> None:
         raise UsageError(f"--strategy {strategy}: expected {expected}; found {chosen}; {advice}")
     if options.surgery and strategy != "gs":
         raise UsageError(f"--surgery {options.surgery}: belongs to --strategy gs; found --strategy {strategy}")
-    if options.lora and options.option == "pretrain":
-        raise UsageError("--lora: trains the encoder, which --option pretrain leaves as it is; take one of the two")
+    for name in ("lora", "bert_dropout_prob"):
+        if getattr(options, name) is not None and options.option == "pretrain":
+            raise UsageError(f"--{name}: trains the encoder, which --option pretrain leaves alone; take one of the two")
     if options.surgery:
         built("--surgery", SURGERIES, options.surgery)
     built("--weigh", WEIGHINGS, options.weigh, options.loss_scale)

@@ -70,6 +70,8 @@ class Session:
         self.scaler = precision.make_scaler(self.amp)
         with seeded(seed, "heads"):
             model = MultitaskBert.from_pretrained(options.checkpoint, options.tasks, options.heads)
+        if options.bert_dropout_prob is not None:
+            model.bert.set_dropout(options.bert_dropout_prob)
         if options.lora:
             with seeded(seed, "lora"):
                 add_low_rank(model.bert, options.lora)
