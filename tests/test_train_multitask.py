@@ -370,7 +370,7 @@ def test_an_option_shows_in_two_steps(home, usual, option):
     assert losses != usual[0] or moved(usual[1], after)
 
 
-def test_berts_dropout_is_the_checkpoints_or_the_one_given(home, usual, tmp_path):
+def test_berts_dropout_is_the_checkpoints_or_the_one_given(home, usual, tmp_path, capsys):
     shutil.copytree(home / "bert", tmp_path / "dropping")
     config = tmp_path / "dropping" / "config.json"
     config.write_text(config.read_text().replace('dropout_prob": 0.1', 'dropout_prob": 0.2'))
@@ -384,6 +384,7 @@ def test_berts_dropout_is_the_checkpoints_or_the_one_given(home, usual, tmp_path
     make_session(home, "--bert_dropout_prob", 0.2).model.save(tmp_path / "saved")
     assert (tmp_path / "saved" / "config.json").read_text() == config.read_text()
     assert train(home, tmp_path / "run", "--option", "pretrain", "--bert_dropout_prob", 0.2) == 2
+    assert "--bert_dropout_prob: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -262,7 +262,7 @@ def check_options(options: Options) -> None:
         raise UsageError(f"--surgery {options.surgery}: belongs to --strategy gs; found --strategy {strategy}")
     for name in ("lora", "bert_dropout_prob"):
         if getattr(options, name) is not None and options.option == "pretrain":
-            raise UsageError(f"--{name}: trains the encoder, which --option pretrain leaves alone; take one of the two")
+            raise UsageError(f"--{name}: --option pretrain leaves the encoder as it is; take one of the two")
     if options.surgery:
         built("--surgery", SURGERIES, options.surgery)
     built("--weigh", WEIGHINGS, options.weigh, options.loss_scale)
