@@ -1,4 +1,4 @@
-"""SST's train file with the treebank's phrases: 156,823 rows instead of 8,544.
+"""SST's train file with the treebank's longer phrases: 93,271 rows instead of 8,544.
 
     python -m experiments.phrases --trees trees/train.txt --data_dir DATA --dest DATA_PHRASES
     python -m experiments.best --data_dir DATA_PHRASES --output_dir RUN
@@ -6,10 +6,11 @@
 The Stanford Sentiment Treebank (Socher et al. 2013) has a label for every phrase of a sentence; the course's files keep
 that of the whole sentence alone. trees/train.txt lies in https://nlp.stanford.edu/sentiment/trainDevTestTrees_PTB.zip.
 
---dest gets a copy of the course's files in --data_dir, with a row more in ids-sst-train.csv for each different phrase.
-Only trees of sentences that are in DATA's train, and not in dev or test, are used: some copies of trees/train.txt hold
-dev's, too. What is a whole sentence of train, dev or test gets no row. Of a phrase with several labels the most
-frequent one counts, of equals the first. docs/recipes.md says what that gains.
+--dest gets a copy of the course's files in --data_dir, with a row more in ids-sst-train.csv for each different phrase
+of four words and more (--min_words), full stops and commas counted. Only trees of sentences that are in DATA's train,
+and not in dev or test, are used: some copies of trees/train.txt hold dev's, too. What is a whole sentence of train, dev
+or test gets no row. Of a phrase with several labels the most frequent one counts, of equals the first. docs/recipes.md
+says what that gains.
 """
 
 import re
@@ -26,7 +27,7 @@ from data.table import csv_writer, data_error, rows_of, text_lines
 from data.tasks import TASKS
 from runtime.errors import UsageError, run_cli, say
 from runtime.files import new_folder, read_plain
-from runtime.settings import OptionParser
+from runtime.settings import OptionParser, positive_int
 
 SST, PHRASE_ID = TASKS["sst"], "phrase-{}"
 
@@ -62,8 +63,9 @@ def has_phrases(train: Split) -> bool:
     return PHRASE_ID.format(1) in {example.id for example in train.examples}
 
 
-def labelled_phrases(path: Path, sentences: set[str], apart: set[str]) -> tuple[int, dict[str, int]]:
-    """How many trees of the file are of these sentences, and the label of each of their phrases, none of `apart`.
+def labelled_phrases(path: Path, sentences: set[str], apart: set[str], min_words: int) -> tuple[int, dict[str, int]]:
+    """How many trees of the file are of these sentences, and the label of each of their phrases of so many words or
+    more, none of `apart`.
 
     Raises: DataError, with path and line: a file that cannot be read, a line that is not a tree.
     """
@@ -81,7 +83,7 @@ def labelled_phrases(path: Path, sentences: set[str], apart: set[str]) -> tuple[
         if nodes and nodes[-1][0] in sentences:
             trees += 1
             for text, label in nodes:
-                if text not in apart:
+                if text not in apart and len(text.split()) >= min_words:
                     labels.setdefault(text, Counter())[label] += 1
     return trees, {text: counts.most_common(1)[0][0] for text, counts in labels.items()}
 
@@ -91,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--trees", type=Path, required=True, metavar="FILE", help="the treebank's train.txt")
     parser.add_argument("--data_dir", type=Path, required=True, metavar="DIR", help="folder of the course's files")
     parser.add_argument("--dest", type=Path, required=True, metavar="DIR", help="a new folder for the files")
+    words_help = "words of the shortest phrase (default: %(default)s)"
+    parser.add_argument("--min_words", type=positive_int, default=4, metavar="N", help=words_help)
     args = parser.parse_args(argv)
     if args.dest.exists():
         raise UsageError(f"{args.dest}: expected a new folder; found one; choose another --dest")
@@ -99,10 +103,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = f"phrases in {splits[0].path}"
         raise UsageError(f"--data_dir: expected the course's rows; found {found}; give the folder without them")
     train, dev, test = ({folded(example)[0] for example in split.examples} for split in splits)
-    trees, labels = labelled_phrases(args.trees, train - dev - test, train | dev | test)
+    trees, labels = labelled_phrases(args.trees, train - dev - test, train | dev | test, args.min_words)
     source = splits[0].path
     if not trees:
         raise data_error(args.trees, f"trees of sentences in {source}", "none", "give the treebank's trees/train.txt")
+    if not labels:
+        raise UsageError(f"--min_words: expected a phrase of {args.min_words} words or more; found none; lower it")
     content = read_plain(source)
     (_, columns), _ = rows_of(text_lines(BytesIO(content), source), source, "\t")
     with new_folder(args.dest) as folder:

@@ -27,15 +27,18 @@ def test_a_run_by_the_recipe_with_all_prediction_files(tmp_path, capsys):
     assert "para_acc" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("phrases, rows", [(True, 64), (False, 8)])
-def test_larger_batches_of_sst_with_its_phrases(tmp_path, monkeypatch, phrases, rows):
+@pytest.mark.parametrize("phrases, rows, dropout", [(True, 64, 0), (False, 8, None)])
+def test_with_ssts_phrases_the_recipe_is_another(tmp_path, monkeypatch, phrases, rows, dropout):
     given = []
     monkeypatch.setattr(train_multitask, "main", lambda words, description: given.append(parse(words)))
-    (tmp_path / "ids-sst-train.csv").write_text("\tid\tsentence\tsentiment\n0\tx1\tA gem .\t4\n")
+    (tmp_path / "ids-sst-train.csv").write_text("\tid\tsentence\tsentiment\n0\tx1\tA gem of a film\t4\n")
     for split in ("dev", "test-student"):
         (tmp_path / f"ids-sst-{split}.csv").write_text("id\tsentence\tsentiment\nx2\tA bore .\t0\n")
-    (tmp_path / "train.txt").write_text("(4 (2 A) (4 (4 gem) (2 .)))\n")
+    (tmp_path / "train.txt").write_text("(4 (2 A) (4 (3 gem) (2 (2 of) (2 (2 a) (2 film)))))\n")
     names = {"trees": "train.txt", "data_dir": ".", "dest": "with"}
     experiments.phrases.main([word for name, path in names.items() for word in (f"--{name}", str(tmp_path / path))])
-    main(["--data_dir", str(tmp_path / ("with" if phrases else "."))])
+    words = ["--data_dir", str(tmp_path / ("with" if phrases else "."))]
+    main(words)
     assert given[0].batch_size == {"sst": rows, "para": 32, "sts": 16}
+    assert given[0].bert_dropout_prob == dropout
+    main([*words, "--option", "pretrain"])  # not refused for an option that nobody gave

@@ -38,12 +38,13 @@ def sentences(split: str) -> list[str]:
     return [example.texts[0] for example in read(TASKS["sst"], split, SAMPLE_DIR).examples]
 
 
-def run(folder: Path, *trees: str, data: Path = SAMPLE_DIR, dest: str = "dest") -> int:
+def run(folder: Path, *trees: str, data: Path = SAMPLE_DIR, dest: str = "dest", min_words: int = 1) -> int:
     """The exit code of a run with a file of these trees, or without a file."""
     (folder / "train.txt").unlink(missing_ok=True)
     if trees:
         (folder / "train.txt").write_text("\n".join(trees) + "\n")
     words = ["--trees", folder / "train.txt", "--data_dir", data, "--dest", folder / dest]
+    words += ["--min_words", min_words]
     return run_cli(main, [str(word) for word in words])
 
 
@@ -69,7 +70,7 @@ def test_phrases_of_train_become_rows(tmp_path, capsys):
     assert "expected the course's rows; found phrases in" in capsys.readouterr().err
 
 
-def test_the_columns_of_the_file(tmp_path):
+def test_the_columns_of_the_file(tmp_path, capsys):
     """Phrases have their cells under the header's names, whatever stands before it and in whichever order."""
     data = tmp_path / "data"
     data.mkdir()
@@ -86,6 +87,11 @@ def test_the_columns_of_the_file(tmp_path):
         ("phrase-3", ".", 2),
         ("phrase-4", "gem .", 4),
     ]
+    assert run(tmp_path, "(4 (2 A) (4 (4 gem) (2 .)))", data=data, dest="longer", min_words=2) == 0
+    rows = read(TASKS["sst"], "train", tmp_path / "longer").examples
+    assert [(row.id, row.texts[0], row.label) for row in rows] == [("x1", "A gem .", 4), ("phrase-1", "gem .", 4)]
+    assert run(tmp_path, "(4 (2 A) (4 (4 gem) (2 .)))", data=data, dest="none", min_words=3) == 2
+    assert "expected a phrase of 3 words or more; found none; lower it" in capsys.readouterr().err
 
 
 def test_trees_of_no_sentence_and_lines_without_a_tree(tmp_path, capsys):
