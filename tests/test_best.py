@@ -37,6 +37,7 @@ def test_with_ssts_phrases_the_recipe_is_another(tmp_path, monkeypatch, phrases,
     (tmp_path / "train.txt").write_text("(4 (2 A) (4 (3 gem) (2 (2 of) (2 (2 a) (2 film)))))\n")
     names = {"trees": "train.txt", "data_dir": ".", "dest": "with"}
     experiments.phrases.main([word for name, path in names.items() for word in (f"--{name}", str(tmp_path / path))])
+    assert (tmp_path / "with" / "ids-sst-train.csv").read_text().count("\n") == 3  # one phrase has four words
     words = ["--data_dir", str(tmp_path / ("with" if phrases else "."))]
     main(words)
     assert given[0].batch_size == {"sst": rows, "para": 32, "sts": 16}

@@ -261,7 +261,7 @@ def check_options(options: Options) -> None:
     if options.surgery and strategy != "gs":
         raise UsageError(f"--surgery {options.surgery}: belongs to --strategy gs; found --strategy {strategy}")
     for name in ("lora", "bert_dropout_prob"):
-        if getattr(options, name) and options.option == "pretrain":  # it has no dropout then
+        if getattr(options, name) and options.option == "pretrain":  # a dropout of 0 it has anyway
             raise UsageError(f"--{name}: --option pretrain leaves the encoder as it is; take one of the two")
     if options.surgery:
         built("--surgery", SURGERIES, options.surgery)
