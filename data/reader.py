@@ -27,7 +27,7 @@ SHOWN = 10  # line numbers in a message
 class Example:
     id: str
     texts: tuple[str, ...]  # one, or two
-    label: int | float | tuple[int, ...] | None  # as Task.parse gives it; None: the file has none
+    label: int | float | tuple[int, ...] | tuple[float, ...] | None  # as Task.parse gives it; None: the file has none
     line: int
 
 
@@ -75,13 +75,18 @@ def token_counts(task: Task, examples: Sequence[Example], tokenizer) -> list[lis
     return [tokenizer.lengths(*columns)] if task.at_once else [tokenizer.lengths(column) for column in columns]
 
 
+def likeliest(label: int | tuple[float, ...]) -> int:
+    """The class of a label, or that to which a soft one gives most."""
+    return label.index(max(label)) if isinstance(label, tuple) else label
+
+
 def label_counts(task: Task, examples: Iterable[Example]) -> dict[str, int]:
     """Rows of each class, or of each fifth of the range."""
     labels = [example.label for example in examples if example.label is not None]
     if task.range:
         counts, edges = np.histogram(labels, bins=5, range=task.range)
         return {f"{edges[i]:.6g}..{edges[i + 1]:.6g}": count for i, count in enumerate(counts)}
-    counts = Counter(number for label in labels for number in (label if task.several else [label]))
+    counts = Counter(number for label in labels for number in (label if task.several else [likeliest(label)]))
     return {str(name): counts[number] for number, name in enumerate(task.classes)}
 
 
@@ -97,8 +102,8 @@ def read(task: Task, split: str, data_dir: str | Path = "", seed: int = 0) -> Sp
     is a share of train, the task's name and the seed decide which rows are dev's; train is the rest.
     Args:   data_dir: of the course files, for tasks without a folder of their own.
     Raises: DataError, with path and line: a missing file or column, no rows; a malformed row, text that is not UTF-8, a
-            label that is not the task's; an id that a prediction file cannot hold, or a repeated one where each gets a
-            prediction; over 1 % of train without a label.
+            label that is not the task's, or soft where rows are dev's; an id that a prediction file cannot hold, or a
+            repeated one where each gets a prediction; over 1 % of train without a label.
     """
     share = task.files["dev"] if isinstance(task.files.get("dev"), float) else 0.0
     path, from_train = task.path(split, data_dir), split == "train" or (split == "dev" and share > 0)
@@ -115,13 +120,19 @@ def read(task: Task, split: str, data_dir: str | Path = "", seed: int = 0) -> Sp
     if faults:
         others = f"; the first lines with a fault: {', '.join(map(str, faults))}" * (len(faults) > 1)
         raise DataError(f"{next(iter(faults.values()))}{others}")
+    soft = [e.line for e in examples if isinstance(e.label, tuple) and not task.several]
+    if soft and (split == "dev" or share):
+        expected, advice = "one class as a label where rows are dev's", "give dev a file with one class for each row"
+        raise data_error(f"{path}:{soft[0]}", expected, "a share for each class", advice)
     incomplete, warnings = _check_rows(task, split, path, examples, from_train)
     if from_train:
         examples = [example for example in examples if example.line not in incomplete]
         # Dev gets its share of every label, give or take a row; among the rows of one label, by chance.
         generator = np.random.default_rng([seed, zlib.crc32(f"dev of {task.name}".encode())])
-        by_label = sorted(generator.permutation(len(examples)).tolist(), key=lambda row: examples[row].label)
+        by_label = generator.permutation(len(examples)).tolist()
         count = min(len(examples), max(1, round(share * len(examples)))) if share else 0
+        if count:
+            by_label.sort(key=lambda row: examples[row].label)
         dev_rows = {by_label[int((n + 0.5) * len(examples) / count)] for n in range(count)}
         examples = [example for row, example in enumerate(examples) if (row in dev_rows) == (split == "dev")]
         if not examples:

@@ -5,6 +5,7 @@ task means.
 """
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -83,8 +84,9 @@ class Task:
         course_names = self.course.metric_names if self.course else {}
         return f"{self.name}_{course_names.get(metric, metric)}"
 
-    def parse(self, cell: object) -> int | float | tuple[int, ...]:
-        """A file's label -> its class's number, those of several classes, or the number itself. Raises ValueError."""
+    def parse(self, cell: object) -> int | float | tuple[int, ...] | tuple[float, ...]:
+        """A file's label -> its class's number, a share for each class where it is soft ("0.1 0.7 0.2"), the numbers of
+        several classes, or the number itself. Raises ValueError."""
         if self.range is not None:
             value = number(cell)
             if not self.range[0] <= value <= self.range[1]:
@@ -93,12 +95,23 @@ class Task:
         if self.several:
             parts = cell if isinstance(cell, list) else str(cell).split(self.separator)
             return tuple(sorted({self._class(part) for part in parts if str(part).strip()}))
-        return self._class(cell)
+        try:
+            return self._class(cell)
+        except ValueError:
+            return self._shares(cell)
 
     def _class(self, cell: object) -> int:
         """The number of the class that a cell names: "2", "2.0" and 2 are the class 2."""
         names, text = [str(name) for name in self.classes], str(cell).strip()
         return names.index(text if text in names else str(number(text) + 0.0).removesuffix(".0"))  # -0.0 + 0.0 is 0.0
+
+    def _shares(self, cell: object) -> tuple[float, ...]:
+        """The share that a soft label gives to each class. Only the loss of `classes` takes such labels."""
+        shares = tuple(number(part) for part in (cell if isinstance(cell, list) else str(cell).split()))
+        whole = math.isclose(sum(shares), 1, abs_tol=0.01)  # they are rounded
+        if self.kind != "classes" or len(shares) != len(self.classes) or not whole or min(shares) < 0:
+            raise ValueError(f"{cell} are not shares of the classes")
+        return shares
 
     @property
     def expected(self) -> str:

@@ -88,6 +88,12 @@ def labelled_phrases(path: Path, sentences: set[str], apart: set[str], min_words
     return trees, {text: counts.most_common(1)[0][0] for text, counts in labels.items()}
 
 
+def copy_course_files(source: Path, dest: Path) -> None:
+    for name in BLOB_IDS:
+        if (source / name).exists():
+            shutil.copyfile(source / name, dest / name)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = OptionParser(__doc__)
     parser.add_argument("--trees", type=Path, required=True, metavar="FILE", help="the treebank's train.txt")
@@ -112,9 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     content = read_plain(source)
     (_, columns), _ = rows_of(text_lines(BytesIO(content), source), source, "\t")
     with new_folder(args.dest) as folder:
-        for name in BLOB_IDS:
-            if (args.data_dir / name).exists():
-                shutil.copyfile(args.data_dir / name, folder / name)
+        copy_course_files(args.data_dir, folder)
         with open(folder / source.name, "a", encoding="utf-8", newline="") as file:
             file.write("" if content.endswith(b"\n") else "\n")
             writer = csv_writer(file.write, "\t")

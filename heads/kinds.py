@@ -50,7 +50,11 @@ class Classes(Kind):
     metrics = {"acc": accuracy, "macro_f1": macro_f1}  # the first is the default for the best model
 
     def target(self, task: Task, labels: Sequence) -> Tensor:
-        """Labels from Task.parse -> targets of the loss and the metrics, (B,) int64"""
+        """Labels from Task.parse -> targets of the loss and the metrics, (B,) int64; of the loss alone (B, K) float32,
+        where a label is soft"""
+        if any(isinstance(label, tuple) for label in labels):
+            sure = torch.eye(len(task.classes)).tolist()
+            return torch.tensor([label if isinstance(label, tuple) else sure[label] for label in labels])
         return torch.tensor(labels, dtype=torch.int64)
 
     def output(self, task: Task, f: Tensor) -> Tensor:
