@@ -75,19 +75,18 @@ def token_counts(task: Task, examples: Sequence[Example], tokenizer) -> list[lis
     return [tokenizer.lengths(*columns)] if task.at_once else [tokenizer.lengths(column) for column in columns]
 
 
-def likeliest(label: int | tuple[float, ...]) -> int:
-    """The class of a label, or that to which a soft one gives most."""
-    return label.index(max(label)) if isinstance(label, tuple) else label
-
-
 def label_counts(task: Task, examples: Iterable[Example]) -> dict[str, int]:
-    """Rows of each class, or of each fifth of the range."""
+    """Rows of each class, or of each fifth of the range. To soft labels' classes their shares are added, rounded."""
     labels = [example.label for example in examples if example.label is not None]
     if task.range:
         counts, edges = np.histogram(labels, bins=5, range=task.range)
         return {f"{edges[i]:.6g}..{edges[i + 1]:.6g}": count for i, count in enumerate(counts)}
-    counts = Counter(number for label in labels for number in (label if task.several else [likeliest(label)]))
-    return {str(name): counts[number] for number, name in enumerate(task.classes)}
+    soft = [label for label in labels if isinstance(label, tuple) and not task.several]
+    counts = Counter(number for label in labels for number in (label if task.several else [label]))
+    return {
+        str(name): counts[number] + round(sum(label[number] for label in soft))
+        for number, name in enumerate(task.classes)
+    }
 
 
 def read_splits(tasks: Iterable[Task], names: Sequence[str], data_dir: Path, seed: int) -> dict[str, dict[str, Split]]:
@@ -160,7 +159,10 @@ def _example(task: Task, path: Path, number: int, line: int, cells: list) -> Exa
         return Example(row_id, tuple(texts), task.parse(label) if has_label else None, line)
     except ValueError:
         found = f"{reprlib.repr(label)}{nearest(str(label), map(str, task.classes))}"
-        raise data_error(place, f"{task.expected} as {task.label}", found, "correct the row") from None
+        expected = f"{task.expected} as {task.label}"
+        if task.kind == "classes" and (isinstance(label, list) or len(str(label).split()) > 1):
+            expected += ", or in train a share for each, together 1"
+        raise data_error(place, expected, found, "correct the row") from None
 
 
 def _check_rows(task: Task, split: str, path: Path, examples: list[Example], from_train: bool) -> tuple[set, list[str]]:

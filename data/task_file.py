@@ -2,6 +2,7 @@
 
 import math
 import re
+import reprlib
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data.table import DELIMITERS, data_error, read_table
-from data.tasks import NAME, NONE, PAIRS, SPLITS, TASKS, Task, number
+from data.tasks import NAME, NONE, PAIRS, SPLITS, TASKS, Task, number, shares
 from runtime.errors import UsageError, check_name
 from runtime.files import read_plain
 
@@ -95,6 +96,9 @@ def _task(path: Path, name: str, table: dict[str, Any], kinds: Mapping[str, Any]
 def _from_labels(train: Path, kinds: Mapping[str, Any], table: dict[str, Any]) -> dict[str, Any]:
     """A task's kind, and its range or classes, from the labels in train, where the task's table leaves them out."""
     labels = [cell for _, (cell,) in read_table(train, [table["label"]])[1] if str(cell).strip()]
+    if soft := [label for label in labels if _is_soft(label)]:
+        expected, advice = "kind and classes in the task file, for soft labels", "add both, classes in their order"
+        raise data_error(train, expected, f"a label such as {reprlib.repr(soft[0])} without them", advice)
     numbers = []
     for label in labels:  # among scores the reader refuses one that is no number, and names its line
         with suppress(ValueError):
@@ -116,6 +120,13 @@ def _from_labels(train: Path, kinds: Mapping[str, Any], table: dict[str, Any]) -
     if key not in table and len(set(values)) < 2:
         raise data_error(train, f"two different labels or more in {table['label']!r}", values, "add some")
     return {"kind": kind, key: values}
+
+
+def _is_soft(label: object) -> bool:
+    try:
+        return any(share % 1 for share in shares(label))
+    except ValueError:
+        return False
 
 
 def _classes_of(labels: list, separator: str | None) -> list[int] | list[str]:

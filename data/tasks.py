@@ -5,7 +5,6 @@ task means.
 """
 
 import argparse
-import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -33,7 +32,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Task:
-    """One task. A label is one of `classes`, several of them, or a number in `range`."""
+    """One task. A label is one of `classes`, or in train a share for each, several of them, or a number in `range`."""
 
     name: str  # matches NAME
     kind: str  # a name in heads.kinds.KINDS
@@ -98,20 +97,14 @@ class Task:
         try:
             return self._class(cell)
         except ValueError:
-            return self._shares(cell)
+            if self.kind == "classes" and len(parts := shares(cell)) == len(self.classes):
+                return parts
+            raise
 
     def _class(self, cell: object) -> int:
         """The number of the class that a cell names: "2", "2.0" and 2 are the class 2."""
         names, text = [str(name) for name in self.classes], str(cell).strip()
         return names.index(text if text in names else str(number(text) + 0.0).removesuffix(".0"))  # -0.0 + 0.0 is 0.0
-
-    def _shares(self, cell: object) -> tuple[float, ...]:
-        """The share that a soft label gives to each class. Only the loss of `classes` takes such labels."""
-        shares = tuple(number(part) for part in (cell if isinstance(cell, list) else str(cell).split()))
-        whole = math.isclose(sum(shares), 1, abs_tol=0.01)  # they are rounded
-        if self.kind != "classes" or len(shares) != len(self.classes) or not whole or min(shares) < 0:
-            raise ValueError(f"{cell} are not shares of the classes")
-        return shares
 
     @property
     def expected(self) -> str:
@@ -137,6 +130,17 @@ class Task:
 def number(cell: object) -> float:
     """The number in a cell. Raises ValueError for anything else, also for 0_1, which Python reads as 1."""
     return float(str(cell).replace("_", "x"))
+
+
+def shares(cell: object) -> tuple[float, ...]:
+    """The share of each class in a soft label: two numbers or more, together 1 but for rounding to two digits.
+
+    Raises ValueError for anything else.
+    """
+    parts = tuple(number(part) for part in (cell if isinstance(cell, list) else str(cell).split()))
+    if len(parts) < 2 or min(parts) < 0 or not abs(sum(parts) - 1) < 0.0051 * len(parts):
+        raise ValueError(f"{cell} are not shares")
+    return parts
 
 
 def course_task(name: str, kind: str, texts: tuple[str, ...], label: str, files: str, **settings: Any) -> Task:

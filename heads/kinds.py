@@ -9,9 +9,9 @@ data/task_file.py guesses among these four, and heads/pairs.py has their alphas 
 | score   | a number in its range | a number            | gamma squared + (1 - gamma) abs.  | Pearson, Spearman, EM   |
 | labels  | any of K names        | K probabilities     | binary cross-entropy              | micro-F1, macro-F1      |
 
-A head computes f, `width` numbers a row; `output` turns f into y. Kinds whose y is a single number can also compute it
-from the cosine of a pair's two vectors, `of_cosine`; equation (1) mixes the two (heads/pairs.py).
-Letters: B rows, K classes.
+In train a label of `classes` may be soft, K shares (data/tasks.py). A head computes f, `width` numbers a row; `output`
+turns f into y. Kinds whose y is a single number can also compute it from the cosine of a pair's two vectors,
+`of_cosine`; equation (1) mixes the two (heads/pairs.py). Letters: B rows, K classes.
 """
 
 from collections.abc import Sequence
@@ -50,8 +50,7 @@ class Classes(Kind):
     metrics = {"acc": accuracy, "macro_f1": macro_f1}  # the first is the default for the best model
 
     def target(self, task: Task, labels: Sequence) -> Tensor:
-        """Labels from Task.parse -> targets of the loss and the metrics, (B,) int64; of the loss alone (B, K) float32,
-        where a label is soft"""
+        """Labels from Task.parse -> targets (B,) int64; (B, K) float32, for the loss alone, where a label is soft"""
         if any(isinstance(label, tuple) for label in labels):
             sure = torch.eye(len(task.classes)).tolist()
             return torch.tensor([label if isinstance(label, tuple) else sure[label] for label in labels])
