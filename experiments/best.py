@@ -3,7 +3,8 @@
     python -m experiments.phrases --trees trees/train.txt --data_dir DATA --dest DATA_PHRASES
     python -m experiments.best --data_dir DATA_PHRASES --output_dir RUN --seed N
 
-With what experiments.soft_labels makes of DATA_PHRASES it is better still. It runs train_multitask.py with these options; all its options can be given, and replace those of the recipe:
+What experiments.soft_labels makes of DATA_PHRASES is better still, and takes half as long again in all. The recipe is
+train_multitask.py with these options; all its options can be given, and replace those of the recipe:
 
     {with_phrases}
 
