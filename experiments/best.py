@@ -3,7 +3,7 @@
     python -m experiments.phrases --trees trees/train.txt --data_dir DATA --dest DATA_PHRASES
     python -m experiments.best --data_dir DATA_PHRASES --output_dir RUN --seed N
 
-What experiments.soft_labels makes of DATA_PHRASES is better still, and takes half as long again in all. The recipe is
+What experiments.soft_labels makes of DATA_PHRASES is better still, and costs twenty minutes more. The recipe is
 train_multitask.py with these options; all its options can be given, and replace those of the recipe:
 
     {with_phrases}
