@@ -94,6 +94,12 @@ def copy_course_files(source: Path, dest: Path) -> None:
             shutil.copyfile(source / name, dest / name)
 
 
+def sst_row(columns: Sequence[str], row_id: str, text: str, label: object) -> list[object]:
+    """A new row's cells, in the order of the file's columns; a column that training does not read is empty."""
+    row = {SST.id: row_id, SST.texts[0]: text, SST.label: label}
+    return [row.get(column, "") for column in columns]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = OptionParser(__doc__)
     parser.add_argument("--trees", type=Path, required=True, metavar="FILE", help="the treebank's train.txt")
@@ -123,8 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             file.write("" if content.endswith(b"\n") else "\n")
             writer = csv_writer(file.write, "\t")
             for number, (text, label) in enumerate(labels.items(), start=1):
-                row = {SST.id: PHRASE_ID.format(number), SST.texts[0]: text, SST.label: label}
-                writer.writerow([row.get(column, "") for column in columns])
+                writer.writerow(sst_row(columns, PHRASE_ID.format(number), text, label))
     say(f"{args.dest}: {len(labels):,} phrases of {trees:,} trees beside the rows of {source}")
 
 

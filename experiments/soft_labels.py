@@ -26,7 +26,7 @@ from data.reader import folded, read
 from data.table import check_columns, csv_writer, rows_of, text_lines
 from data.tasks import TASKS
 from evaluate import load_model
-from experiments.phrases import SST, copy_course_files, has_phrases
+from experiments.phrases import SST, copy_course_files, has_phrases, sst_row
 from heads import MultitaskBert
 from runtime.errors import UsageError, check_name, run_cli, say
 from runtime.files import new_folder, read_plain
@@ -90,8 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for line, row in rows:  # one that training leaves out stays as it is
                 writer.writerow((row | {SST.label: by_line.get(line, row[SST.label])}).values())
             for number, (text, label) in enumerate(zip(new, labels[len(own) :], strict=True), start=1):
-                row = {SST.id: f"cfimdb-{number}", SST.texts[0]: text, SST.label: label}
-                writer.writerow([row.get(column, "") for column in columns])
+                writer.writerow(sst_row(columns, f"cfimdb-{number}", text, label))
     say(f"{args.dest}: soft labels for {len(own):,} rows of {train.path}, and {len(new):,} new sentences")
 
 

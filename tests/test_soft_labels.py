@@ -26,9 +26,8 @@ SHARES = (0.1, 0.0, 0.2, 0.65, 0.05)
 
 
 def write(path: Path, rows: list[dict]) -> None:
-    """A file of the course, of cells without quotes."""
-    lines = ["\t".join(map(str, cells)) for cells in (rows[0], *(row.values() for row in rows))]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    """A file of the course: its .csv has tabs."""
+    write_rows(path.with_suffix(".tsv"), rows).replace(path)
 
 
 @pytest.mark.parametrize("cell", ["0.1 0 0.2 0.65 0.05", " 0.1  0.0 0.2 .65 0.05 ", [*SHARES], [*map(str, SHARES)]])
@@ -131,7 +130,7 @@ def shop(tmp_path_factory) -> Iterator[Path]:
             assert tiny_run.train(home, home / f"teacher-{seed}", *options) == 0
         texts = ["I knew that film .", " ", 'A film , "very" good !', "the dog"]
         rows = [{"": n, "id": f"phrase-{n + 1}", "sentence": text, "sentiment": n} for n, text in enumerate(texts)]
-        write_rows(home / "train.tsv", rows).replace(home / "data" / SST.files["train"])
+        write(home / "data" / SST.files["train"], rows)
         write(home / "data" / SST.files["dev"], [{"id": "d", "sentence": "It was A dog .", "sentiment": 1}])
         write(home / "data" / SST.files["test"], [{"id": "t", "sentence": "The cat was old ."}])
         review = "Film of light . I knew  that film . It was a dog . The cat was old . What a story ! Film  of light ."
