@@ -3,7 +3,8 @@
 Source: "Exploring Multi-Task Learning for Robust Language Encoding with BERT" (Stanford CS224N), tables 2 and 3 and its
 list of settings. Where it is silent: mtl has the settings of gs; early stopping waits for 8 evaluations, two epochs or
 more; table 2's architectures are one run a task, its `cnn` and `cls` ("embeddings") one gs run over all. Rows 14 to 16
-of table 3 are ours, for claims of the paper that it has no row for.
+of table 3 are ours, for claims of the paper that it has no row for. So are the comparison of surgeries, and the parts
+of the recipe of experiments.best.
 """
 
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ class Row:
     layer: int = -2
     options: Mapping[str, object] = field(default_factory=dict)  # more of them: loss_scale, surgery, ...
     after: int | None = None  # the row whose best weights it starts from
+    data: str = ""  # the folder of its files, in --data_dir
 
     def parts(self) -> list[tuple[str, ...]]:
         """The tasks of each of its runs."""
@@ -43,9 +45,9 @@ class Row:
     def settings(self, preset: str, tasks: tuple[str, ...]) -> Settings:
         """The options of a run, without paths, seed and --init_from."""
         options = {"strategy": self.strategy, "tasks": ",".join(tasks)}
-        options |= {"arch": self.arch, "pooling": self.pooling, "layer": self.layer, **self.options}
+        options |= {"arch": self.arch, "pooling": self.pooling, "layer": self.layer}
         options |= {"head_lr_scale": 1, "no_test": True}  # one learning rate for all weights, as the paper has it
-        return options | PRESETS[preset][""] | PRESETS[preset].get(self.kind, {})
+        return options | self.options | PRESETS[preset][""] | PRESETS[preset].get(self.kind, {})
 
 
 def architecture(number: int, arch: str, pooling: str, *paper: float | None, kind: str = "architecture") -> Row:
@@ -65,6 +67,17 @@ def way(number: int, name: str, strategy: str, **options: str) -> Row:
     return Row(number, name, "way", NONE, strategy, options=options)
 
 
+def part(number: int, name: str, data: str, strategy: str, **options: object) -> Row:
+    """A row of the recipe's parts."""
+    return Row(number, name, "part", NONE, strategy, pooling="mean", layer=-1, options=options, data=data)
+
+
+NOTHING = {"strategy": "mtl", "head_lr_scale": 1, "batch_size": "sst=8,para=24,sts=8", "pairs": "siamese"}
+WHOLE = {"strategy": "gs", "head_lr_scale": 10, "batch_size": "sst=64,para=32,sts=16", "pairs": "both"}
+NOTHING |= {"loss_scale": "sst=1", "bert_dropout_prob": 0.1, "data": ""}
+WHOLE |= {"loss_scale": "sst=2", "bert_dropout_prob": 0, "data": "soft"}  # the recipe of experiments.best
+PARTS = {"surgery": "strategy", "heads' rate": "head_lr_scale", "batches": "batch_size", "both": "pairs"}
+PARTS |= {"sst=2": "loss_scale", "no dropout": "bert_dropout_prob"}
 SCALES = ("sst=2,para=1,sts=1", "sst=1,para=2,sts=1", "sst=1,para=1,sts=2", "sst=4,para=1,sts=1", "sst=1,para=1,sts=4")
 WEIGHED = [name for name in WEIGHINGS if name != "fixed"]
 TABLES: dict[str, tuple[Row, ...]] = {
@@ -101,11 +114,22 @@ TABLES: dict[str, tuple[Row, ...]] = {
         *(way(number, name, "gs", surgery=name) for number, name in enumerate(SURGERIES, start=8)),
         *(way(n, name, "mtl", weigh=name) for n, name in enumerate(WEIGHED, start=8 + len(SURGERIES))),
     ),
+    "ablation": (
+        part(1, "the whole", **WHOLE),
+        part(2, "nothing", **NOTHING),
+        *(part(n, f"- {x}", **(WHOLE | {key: NOTHING[key]})) for n, (x, key) in enumerate(PARTS.items(), start=3)),
+        part(9, "- phrases", **(WHOLE | {"data": ""})),
+        part(10, "- soft labels", **(WHOLE | {"data": "phrases"})),
+        *(part(n, f"+ {x}", **(NOTHING | {key: WHOLE[key]})) for n, (x, key) in enumerate(PARTS.items(), start=11)),
+        part(17, "+ phrases", **(NOTHING | {"data": "phrases"})),
+        part(18, "+ soft labels", **(NOTHING | {"data": "soft"})),
+    ),
 }
 TITLES = {
     "table2": "Table 2 of the paper, architectures",
     "table3": "Table 3 of the paper, strategies",
     "surgeries": "Ways to combine tasks",
+    "ablation": "The parts of the recipe of experiments.best",
 }
 KEYS = {
     "table2": "v1, v2, v3a, v3b: one run a task, each cell of its task's run. cnn and cls of v3a: gs over all tasks.",
@@ -113,6 +137,9 @@ KEYS = {
     "Tasks that a row never trained have fresh heads, as in the paper. Rows 14 to 16 are not in the paper.",
     "surgeries": "single: one run a task. mtl 211: the sum of the losses, sst's counted twice, and so on. From pcgrad "
     "to random: gs with this surgery. The last five: mtl with losses weighed this way. See docs/surgery.md.",
+    "ablation": "-: left out of the whole. +: added to nothing, the plain sum with one learning rate. phrases and "
+    "soft labels: the folders phrases and soft in --data_dir, as experiments.phrases and experiments.soft_labels write "
+    'them. Soft labels are of phrases, so "+ soft labels" has both, and "- phrases" neither. See docs/recipes.md.',
 }
 
 
@@ -132,6 +159,7 @@ PAPER = {
     "pair": settings(10, 2e-6, 16, 1, 0.7),
     "untrained": UNTRAINED,
     "way": settings(15, 8e-6, 8, 4, 0.65),
+    "part": {"epochs": 15, "lr": 8e-6},
 }
 # By preset and kind of row; "" is for all kinds. --epochs 100: the steps alone end a run, however small the data.
 # laptop evaluates once, at the end, so that no number is the best of several.
@@ -142,6 +170,7 @@ PRESETS: dict[str, dict[str, Settings]] = {
         "then": {"lr": 1e-5},  # a tenth, as the paper's
         "untrained": UNTRAINED,
         "way": {"max_steps": 200, "eval_every": 200},
+        "part": {"max_steps": 354, "eval_every": 354},  # a quarter of the recipe's
     },
     "smoke": {"": {"checkpoint": "minilm", "epochs": 1, "max_steps": 4, "eval_every": 4, "batch_size": 4}},
 }

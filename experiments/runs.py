@@ -113,7 +113,7 @@ def plan(args: argparse.Namespace, table: str) -> list[Run]:
                 start = seed_folder / f"{table}-row-{row.after}" if row.after else None
                 folder, settings = seed_folder / f"{table}-row-{row.number}{part}", row.settings(args.preset, tasks)
                 settings |= {"checkpoint": args.checkpoint} if args.checkpoint else {}
-                runs.append(Run(row, seed, tasks, folder, start, data_dir, settings))
+                runs.append(Run(row, seed, tasks, folder, start, data_dir / row.data, settings))
     return runs
 
 

@@ -20,6 +20,7 @@ from runtime.errors import run_cli
 
 MTL, SCALED = 2, range(3, 8)  # numbers of rows: the plain sum; with other scales
 TUNED = {"row": 0, "name": "mtl, tuned"}
+Cells = Mapping[int, Mapping[str, float | None]]  # seed -> column -> percent
 
 
 def tuned(rows: Sequence[Mapping], seeds: Sequence[int]) -> dict:
@@ -51,14 +52,19 @@ def compared(runs: Sequence[Run]) -> list[dict]:
         rows.append(TUNED | tables.with_means(tuned_seeds))
     for row in rows:
         row.pop("paper", None)
-        pairs = [(cells["average"], plain[seed]["average"]) for seed, cells in row["seeds"].items() if seed in plain]
-        pairs = [pair for pair in pairs if None not in pair]
-        row["difference"] = None
-        if row["row"] != MTL and len(pairs) > 1:
-            mean, _, interval = over_seeds(np.subtract(*zip(*pairs, strict=True)))
-            row["difference"] = {"mean": mean, "interval": interval}
+        row["difference"] = None if row["row"] == MTL else difference(row["seeds"], plain)
         row["seconds a step"] = seconds_a_step([run for run in runs if run.row.number == row["row"] and run.result()])
     return rows
+
+
+def difference(seeds: Cells, others: Cells) -> dict | None:
+    """By how much the average is better than the other row's, paired by seed: mean and 95 % interval."""
+    pairs = [(cells["average"], others[seed]["average"]) for seed, cells in seeds.items() if seed in others]
+    pairs = [pair for pair in pairs if None not in pair]
+    if len(pairs) < 2:
+        return None
+    mean, _, interval = over_seeds(np.subtract(*zip(*pairs, strict=True)))
+    return {"mean": mean, "interval": interval}
 
 
 def seconds_a_step(runs: Sequence[Run]) -> float | None:

@@ -1,6 +1,6 @@
 """A table, with the paper's numbers if it is one of the paper: rows.py defines its rows, runs.py runs them.
 
-It is started by table2.py, table3.py and surgeries.py. After an interruption the same command goes on.
+It is started by table2.py, table3.py, surgeries.py and ablation.py. After an interruption the same command goes on.
 """
 
 import json
@@ -33,8 +33,11 @@ HELP = """{title}, on dev{beside}.
 Given again, the same command goes on. The rows of the table (experiments/rows.py) are
 
 {rows}
+
+{key}
 """
 LAPTOP = {"table2": "50 minutes a seed", "table3": "80 minutes a seed", "surgeries": "28 runs a seed"}
+LAPTOP |= {"ablation": "80 minutes a seed"}
 Rows = Callable[[Sequence[Run]], list[dict]]
 WIDTH = 100  # of what is printed
 WHICH = "paper: its settings, bert-base-uncased; laptop: minilm, 400 steps, surgeries 200; smoke: 4 (default: laptop)"
@@ -199,8 +202,9 @@ def main(
     names = "; ".join(f"{row.number} {row.name}".replace(" ", "\0") for row in TABLES[table])  # keeps a row on a line
     names = textwrap.fill(names, 79, initial_indent="    ", subsequent_indent="    ").replace("\0", " ")
     beside = ": ours beside the paper's" if text == table_text else ""
+    key = textwrap.fill(KEYS[table], 79)
     help = {"table": table, "title": TITLES[table], "beside": beside, "laptop": LAPTOP[table], "rows": names}
-    parser = parser_for(HELP.format(**help))
+    parser = parser_for(HELP.format(key=key, **help))
     parser.add_argument("--rows", type=numbers, help="which of the table (default: all)", metavar="N,N")
     parser.add_argument("--dry_run", action="store_true", help="take two steps of each row, and print time and memory")
     args = parser.parse_args(argv)

@@ -20,7 +20,8 @@ from child import result, start
 from tiny_run import before_update, leftovers, workshop
 
 import train_multitask
-from experiments import claims, docs, surgeries, table1, table2, table3, tables
+from experiments import ablation, claims, docs, surgeries, table1, table2, table3, tables
+from experiments.best import WITH_PHRASES
 from experiments.rows import PRESETS, TABLES, UNTRAINED
 from experiments.runs import Run, in_subprocess, plan, split
 from experiments.tables import parser_for, table_text
@@ -437,3 +438,43 @@ def test_every_surgery_and_weighing_has_its_row():
     chosen = [row.options.get("surgery") or row.options.get("weigh") for row in rows[7:]]
     assert chosen == [*SURGERIES, *(name for name in WEIGHINGS if name != "fixed")]
     assert [row.number for row in rows] == [*range(1, len(rows) + 1)]
+
+
+def test_the_table_of_the_recipes_parts(home, tmp_path, capsys):
+    """Each row is read from its data, and compared with the whole or with nothing, paired by seed."""
+    data = shutil.copytree(home / "data", tmp_path / "data")
+    for name in ("phrases", "soft"):
+        shutil.copytree(home / "data", data / name)
+        with open(data / name / "ids-sst-train.csv", "a") as file:
+            file.write(f"a film for {name}\t1\t{name}\n")
+    words = ("--seeds", "0,1", "--rows", "1,2,6,17", "--data_dir", data)
+    assert called(partial(ablation.main, train=in_process), home, tmp_path / "out", *words) == 0
+    found = json.loads((tmp_path / "out" / "ablation-smoke.json").read_text())
+    read = {(cell["row"], Path(parse(shlex.split(cell["command"])[2:]).data_dir)) for cell in found["cells"]}
+    assert read == {(1, data / "soft"), (2, data), (6, data / "soft"), (17, data / "phrases")}
+    averages = {row["row"]: [cells["average"] for cells in row["seeds"].values()] for row in found["rows"]}
+    means = {row["row"]: row["difference"] and row["difference"]["mean"] for row in found["rows"]}
+    for row, base in ((6, 1), (17, 2)):
+        assert means[row] == pytest.approx(np.subtract(averages[row], averages[base]).mean())
+    assert means[1] is means[2] is None and all(row["minutes"] > 0 for row in found["rows"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].endswith("minutes") and max(map(len, lines)) <= 100
+    assert lines[5].split()[:3] == ["6", "-", "both"] and f"{means[6]:+.1f} (" in lines[5]
+
+
+def test_the_recipes_parts_are_its_options():
+    """The whole is the recipe of experiments.best, and a part is one option: all else is as in the whole, or nothing."""
+    rows = {row.name: {**row.settings("laptop", ALL), "data": row.data} for row in TABLES["ablation"]}
+    options = [f"--{key}={value}" for key, value in rows["the whole"].items() if key not in ("no_test", "data")]
+    same = "--no_test --output_dir out --epochs 9 --max_steps 9 --eval_every 9".split()
+    recipe, whole = (vars(parse([*words, *same])) for words in (WITH_PHRASES.split(), options))
+    assert [key for key in whole if whole[key] != recipe[key]] == ["command"]
+    base = {"-": rows["the whole"], "+": rows["nothing"]}
+    changed = {
+        name: [key for key in row if row[key] != base[name[0]][key]] for name, row in rows.items() if name[0] in base
+    }
+    assert all(len(keys) == 1 for keys in changed.values())
+    assert {name[2:]: keys for name, keys in changed.items() if name[0] == "+"} == {
+        name[2:]: keys for name, keys in changed.items() if name[0] == "-"
+    }
+    assert {*sum(changed.values(), [])} == {key for key in base["-"] if base["-"][key] != base["+"][key]}
