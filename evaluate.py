@@ -247,14 +247,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UsageError("--report: expected --split dev or all; found test, whose labels are never read; take one")
     with ExitStack() as locks:
         folder = args.run.resolve()
-        home = folder.parent if folder.name == "best" and is_run(folder.parent) else args.run
-        if any((home / name).is_dir() for name in ("best", "checkpoints")) and os.access(home, os.W_OK):
-            locks.enter_context(lock(home))  # a run that is training there replaces its model
-        evaluate(args, home)
+        if folder.name == "best" and is_run(folder.parent):
+            args.run = folder.parent  # it says which tasks and data the model is of
+        if any((args.run / name).is_dir() for name in ("best", "checkpoints")) and os.access(args.run, os.W_OK):
+            locks.enter_context(lock(args.run))  # a run that is training there replaces its model
+        evaluate(args)
 
 
-def evaluate(args: Namespace, home: Path) -> None:
-    """home: the run's folder, which the caller has locked if it can. args.run may be its best/."""
+def evaluate(args: Namespace) -> None:
+    """Call it with args.run locked, if possible."""
     model = load_model(args.run)
     config, tasks = read_run(args.run)
     with_data = {name: task for name, task in tasks.items() if name in model.tasks}
@@ -273,20 +274,22 @@ def evaluate(args: Namespace, home: Path) -> None:
         found = ", ".join(task.name for task in tasks)
         raise UsageError(f"--split {args.split}: expected a task with a file for it; found none for {found}")
     warnings = [line for by_task in splits.values() for split in by_task.values() for line in split.warnings]
-    for split in splits.get("dev", {}).values():
-        if config.get("data", {split.title: split.contents}).get(split.title) != split.contents:
-            warnings.append(f"{split.path}: not the rows that the run chose its best model by")
+    for split in (split for by_task in splits.values() for split in by_task.values()):
+        if config.get("data", {}).get(split.title, split.contents) != split.contents:
+            warnings.append(f"{split.path}: not the rows that the run had")
+            if not args.predictions_dir:
+                raise UsageError(f"{warnings[-1]}, whose own predictions would be lost; give --predictions_dir")
     for line in dict.fromkeys(warnings):
         say(f"warning: {line}")
     device = resolve_device(args.device)
     amp = resolve_precision(args.amp or config["machine"]["precision"], device)
-    out = args.predictions_dir or home / "predictions"
+    out = args.predictions_dir or args.run / "predictions"
     for folder in (out.resolve(), out.resolve().parent):
-        if folder != home.resolve() and is_run(folder):
+        if folder != args.run.resolve() and is_run(folder):
             raise UsageError(f"--predictions_dir: {out} is of another run, {folder}; choose another folder")
     check_own(out, READABLE)
     if not args.predictions_dir:
-        check_own(home, out.name)
+        check_own(args.run, out.name)
     check_space(out, 0, option="--predictions_dir")
     pages = [] if args.report else None
     metrics = predict_and_score(model.to(device), splits, amp, out, pages)

@@ -147,7 +147,8 @@ def test_a_run_on_tasks_of_ones_own(home, tmp_path, capsys):
     assert contents(tmp_path / "two").keys() == {*dev_files("urgency"), *dev_files("mood")}
     assert evaluate_run(tmp_path / "run", *options, "--split", "test") == 2
     assert "--split test: expected a task with a file for it; found none for urgency, mood" in capsys.readouterr().err
-    assert evaluate_run(tmp_path / "run" / "best") == 2
+    model = shutil.copytree(tmp_path / "run" / "best", tmp_path / "model")
+    assert evaluate_run(model) == 2
     assert "where the data of nli" in capsys.readouterr().err
 
 

@@ -2,6 +2,7 @@
 got wrong is one line with its own exit code. `python -m tools.abuse` looks for more."""
 
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -214,10 +215,17 @@ def test_a_killed_evaluation_leaves_nothing_for_good(run, tmp_path):
 
 @pytest.mark.fault(57)
 def test_evaluating_other_rows_than_the_runs_is_told(run, tmp_path, capsys):
-    assert evaluate_run(run) == 0 and "not the rows" not in capsys.readouterr().err
-    other = make_data_folder(tmp_path / "other", seed=1)
-    assert evaluate_run(run, "--data_dir", other) == 0
-    assert f"warning: {other / 'ids-sst-dev.csv'}: not the rows that the run" in capsys.readouterr().err
+    """And their predictions do not replace the run's."""
+    assert evaluate_run(run, "--split", "all") == 0 and "not the rows" not in capsys.readouterr().err
+    other, before = make_data_folder(tmp_path / "other", seed=1), contents(run)
+    for folder, split in itertools.product((run, run / "best"), ("dev", "test")):
+        words, found = (folder, "--split", split, "--data_dir", other), other / f"ids-sst-{split}.csv"
+        found = found if split == "dev" else found.with_name("ids-sst-test-student.csv")
+        assert evaluate_run(*words) == 2
+        refusal(capsys, 2, f"{found}: not the rows that the run had")
+        assert evaluate_run(*words, "--predictions_dir", tmp_path / "p") == 0
+        assert f"warning: {found}: not the rows that the run had" in capsys.readouterr().err
+    assert contents(run) == before
 
 
 @pytest.mark.fault(58)
