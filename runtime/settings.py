@@ -61,6 +61,11 @@ class OptionParser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
         words = list(sys.argv[1:] if args is None else args)
+        for word in words:
+            try:
+                word.encode()
+            except UnicodeEncodeError:
+                self.error(f"expected text in UTF-8; found {word!r}; correct the text, or rename the file")
         if self.rare and {"-h", "--help"} & {*words} and "all" not in words:
             self.epilog = f"{len(self.rare)} more options: --help all"
             for action in self.rare:

@@ -169,6 +169,7 @@ def test_a_run_to_resume_that_is_not_there(tmp_path, monkeypatch, capsys):
         ("--strategy pcgrad", ["pcgrad is a surgery; take --strategy gs --surgery pcgrad"]),
         ("--tasks sst sts", ["found 'sts'; several values have commas between: --tasks sst,sts"]),
         ("--batch_size sst:8", ["--batch_size: expected sst=8; found 'sst:8'"]),
+        ("--output_dir o\udcff", ["expected text in UTF-8; found 'o\\udcff'"]),
         ("--dir x", ["--dir: no such option; ", "did you mean --data_dir or --predictions_dir?"]),
         ("--batch 8", ["--batch: no such option; ", "--help all lists every one; did you mean --batch_size?"]),
         ("--data_name x", ["--data_name: no such option"]),  # a field of the options, but none of them
