@@ -388,7 +388,7 @@ def test_own_tasks_that_have_changed_are_refused(home, tmp_path, capsys):
     text = own.read_text()
     for old, new, code, message in (
         ("dev = 0.1", "dev = 0.2", 3, "mail.csv"),
-        ("range = [1, 7]", "range = [1, 8]", 2, "--task_definitions was "),
+        ("range = [1, 7]", "range = [1, 8]", 2, "urgency's range was [1, 7], is [1, 8]; take those, or --allow"),
         ('label = "urgency"', 'label = "urgency"\nmetric = "em"', 2, "'em'"),
     ):
         own.write_text(text.replace(old, new))

@@ -46,9 +46,7 @@ def check_same_run(options: Options, stored: dict, own: dict) -> None:
     if changed:
         fixed = [name for name in changed if name in NEVER_CHANGE]
         shown = fixed or changed  # what follows from the former goes without saying
-        changes = [(name, option_text(before.get(name)), option_text(now[name])) for name in shown]
-        names = {"checkpoint": "checkpoint (or --init_from)"}
-        differences = "; ".join(f"--{names.get(name, name)} was {old}, is {new}" for name, old, new in changes)
+        differences = "; ".join(difference_text(name, before.get(name), now[name]) for name in shown)
         advice = "take those" if fixed else f"take those, or --allow_change {','.join(changed)}"
         raise UsageError(f"--resume: the run was started with other options: {differences}; {advice}")
     old, new = stored["data"], own["data"]
@@ -56,6 +54,15 @@ def check_same_run(options: Options, stored: dict, own: dict) -> None:
     if different and "data_dir" not in allowed:
         advice = "bring those back, or --allow_change data_dir"
         raise DataError(f"--resume: {', '.join(different)}: not the files that the run was started with; {advice}")
+
+
+def difference_text(name: str, old: object, new: object) -> str:
+    """What an option was and is; of the tasks' definitions only what differs."""
+    if name == "task_definitions":
+        pairs = [(a, b, key) for a, b in zip(old, new, strict=True) for key in b if a.get(key) != b[key]]
+        return "; ".join(f"{a['name']}'s {key} was {a.get(key)!r}, is {b[key]!r}" for a, b, key in pairs)
+    name += " (or --init_from)" * (name == "checkpoint")
+    return f"--{name} was {option_text(old)}, is {option_text(new)}"
 
 
 def checked(
