@@ -135,7 +135,6 @@ def read_plain(path: Path, most: int = MOST) -> bytes:
 
 def read_json(path: Path) -> dict:
     """The JSON object in a file. Raises CheckpointError, also for half a surrogate pair in a text, as "\\ud800"."""
-    check_plain(path)
     try:
         content = json.loads(read_plain(path))
         json.dumps(content, ensure_ascii=False).encode()
@@ -144,12 +143,6 @@ def read_json(path: Path) -> dict:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object; found {content!r:.200}; copy it anew or take another")
     return content
-
-
-def check_plain(path: Path, links: bool = True) -> None:
-    """Raise CheckpointError unless it is a plain file: a pipe may never end. links: whether it may be a link."""
-    if not path.is_file() or (path.is_symlink() and not links):
-        raise CheckpointError(f"{path}: expected a plain file; found none; copy it anew or take another")
 
 
 def check_own(folder: Path, *names: str) -> None:
