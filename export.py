@@ -163,14 +163,12 @@ class OnnxModel:
 def dev_of(model: MultitaskBert, run: Path, data_dir: Path | None) -> dict[str, Split]:
     """The dev split of each task. Raises UsageError for a bare model, which does not say where its data are."""
     config, tasks = read_run(run)
-    if not (folder := data_dir or config["data_dir"]):
-        advice = "give that, or --data_dir"
+    folder, trained = data_dir or config["data_dir"], [task for name, task in tasks.items() if name in model.tasks]
+    if not folder or not trained:
+        advice = "give that" if folder else "give that, or --data_dir"
         raise UsageError(f"--int8: expected a run's folder, whose dev shows what 8 bits cost; found {run}; {advice}")
-    trained = [task for name, task in tasks.items() if name in model.tasks]
     if left_out := [name for name in model.tasks if name not in tasks]:
         say(f"left out: {', '.join(left_out)}; {run} does not say where their data are")
-    if not trained:
-        raise UsageError(f"--int8: expected a run's folder, whose dev shows what 8 bits cost; found {run}; give that")
     return read_splits(trained, ["dev"], Path(folder), config["seed"])["dev"]
 
 
@@ -181,6 +179,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--int8", action="store_true", help="also the encoder in 8 bits, and what that costs on dev")
     parser.add_argument("--data_dir", type=Path, metavar="DIR", help="where dev's files are (default: the run's own)")
     args = parser.parse_args(argv)
+    if args.data_dir and not args.int8:
+        raise UsageError("--data_dir: belongs to --int8, which reads dev; leave it out, or add that")
     if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if not find_spec(name)]:
         raise UsageError(f"expected the package {missing[0]}; found none; pip install -e '.[export]'")
     if args.output_dir.exists():

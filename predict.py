@@ -85,7 +85,8 @@ def rows_in(lines: Iterable[str], args: Namespace, new_columns: Sequence[str]) -
     if header:
         check_columns(f"{place}:{header[0]}", header[1], columns, "name the texts' columns by --text_columns")
         check_columns(f"{place}:{header[0]}", header[1], header[1])
-    is_jsonl, first_columns = args.output and not DELIMITERS[args.output.suffix], header and header[1]
+    to_jsonl = args.output and not DELIMITERS[args.output.suffix]
+    first_columns = header and header[1]
     for line, row in rows:
         if not all(isinstance(plain(row.get(name, 0)), str) for name in columns):
             found = f"{[row.get(name) for name in columns]!r:.60}"
@@ -94,7 +95,7 @@ def rows_in(lines: Iterable[str], args: Namespace, new_columns: Sequence[str]) -
             line = header[0] if header else line
             raise data_error(f"{place}:{line}", f"no column {min(clash)}, a prediction's name", "one", "rename it")
         first_columns = first_columns or [*row]
-        if not is_jsonl and (extra := [name for name in row if name not in first_columns]):
+        if not to_jsonl and (extra := [name for name in row if name not in first_columns]):
             raise data_error(f"{place}:{line}", "the first row's columns", extra[0], "take --output FILE.jsonl")
         yield row
 
@@ -140,7 +141,7 @@ def predict_file(model: MultitaskBert, tasks: Sequence[str], args: Namespace, am
     """Predict every row of --input into --output, CHUNK rows at a time; return their number. Before that, read
     a file once to check every row."""
     sides = [["a"]] * len(args.text_columns)
-    by_task = [cells_of(model, [task], sides, amp, args.probabilities)[0] for task in dict.fromkeys(tasks)]
+    by_task = [cells_of(model, [task], sides, amp, args.probabilities)[0] for task in tasks]
     new_columns = [column for cells in by_task for column in cells]
     if repeated := [column for column in new_columns if new_columns.count(column) > 1]:
         found = f"found {repeated[0]} twice; predict these tasks one by one"

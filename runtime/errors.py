@@ -145,7 +145,8 @@ def explain(error: BaseException, number: int = 0) -> tuple[int, str]:
     if hasattr(error, "exit_code"):
         return error.exit_code, text
     if is_out_of_memory(error):
-        return 6, f"out of memory ({text or 'no details'}); take a smaller --batch_size or --max_length"
+        advice = "give it more; in training take a smaller --batch_size or --max_length"
+        return 6, f"out of memory ({text or 'no details'}); {advice}"
     if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
         place = error.filename or "the disk"
         return 7, f"{place}: {error.strerror}; free some space, check the permissions or choose another folder"

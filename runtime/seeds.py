@@ -9,7 +9,7 @@ import torch
 
 
 def seed_of(seed: int, purpose: str, *position: int) -> int:
-    """A 64-bit seed from numbers in [0, 2^32). Another purpose, position or count of positions gives another seed."""
+    """A 64-bit seed from numbers of 0 or more. Another purpose, position or count of positions gives another seed."""
     # position as spawn_key, not in the list: SeedSequence pads a list with zeros, so [s, p] and [s, p, 0] would be one.
     sequence = np.random.SeedSequence([seed, zlib.crc32(purpose.encode())], spawn_key=position)
     return int(sequence.generate_state(1, np.uint64)[0])

@@ -99,6 +99,7 @@ def test_the_pages_program_needs_neither_torch_nor_us(exported, model):
     ("words", "code", "message"),
     [
         (("run", "--output_dir", "data"), 2, "--output_dir: expected a folder that is not there; found"),
+        (("run", "--output_dir", "new", "--data_dir", "data"), 2, "--data_dir: belongs to --int8"),
         (("run/best", "--output_dir", "new", "--int8"), 2, "--int8: expected a run's folder, whose dev"),
         (
             ("none", "--output_dir", "new"),

@@ -165,7 +165,7 @@ REFUSED = [
     ("/predict/sst", {"texts": "dog"}, 422, "texts: expected a valid list; found 'dog'; see /docs"),
     ("/predict/sst", {"texts": ["a", 3]}, 422, "texts.1: expected a valid string; found 3; see /docs"),
     ("/predict/sst", {"texts": ["a"], "text": "b"}, 422, "texts, texts_a, texts_b; found 'text'; did you mean texts"),
-    ("/predict/sst", {"texts": ["a"] * 9}, 413, "texts: expected 1 to 8 texts; found 9"),
+    ("/predict/sst", {"texts": ["a"] * 9}, 413, "texts: expected 1 to 8 texts; found 9; send fewer"),
     ("/predict/sst", {"texts": ["dog " * 25_000]}, 413, "expected 100,000 bytes at most; found 100,0"),
     ("/predict/sst", {"texts_a": ["a"], "texts_b": ["b"]}, 422, "sst: expected texts; found texts_a and texts_b"),
     ("/predict/sts", {"texts": ["a"]}, 422, "sts: expected texts_a and texts_b; found texts"),

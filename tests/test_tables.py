@@ -463,18 +463,15 @@ def test_the_table_of_the_recipes_parts(home, tmp_path, capsys):
 
 
 def test_the_recipes_parts_are_its_options():
-    """The whole is the recipe of experiments.best, and a part is one option: all else is as in the whole, or nothing."""
+    """The whole is the recipe of experiments.best. A part is one option: all else is as in the whole, or nothing."""
     rows = {row.name: {**row.settings("laptop", ALL), "data": row.data} for row in TABLES["ablation"]}
     options = [f"--{key}={value}" for key, value in rows["the whole"].items() if key not in ("no_test", "data")]
-    same = "--no_test --output_dir out --epochs 9 --max_steps 9 --eval_every 9".split()
+    same = ["--no_test", "--output_dir=out", "--epochs=9", "--max_steps=9", "--eval_every=9"]
     recipe, whole = (vars(parse([*words, *same])) for words in (WITH_PHRASES.split(), options))
     assert [key for key in whole if whole[key] != recipe[key]] == ["command"]
-    base = {"-": rows["the whole"], "+": rows["nothing"]}
-    changed = {
-        name: [key for key in row if row[key] != base[name[0]][key]] for name, row in rows.items() if name[0] in base
-    }
-    assert all(len(keys) == 1 for keys in changed.values())
-    assert {name[2:]: keys for name, keys in changed.items() if name[0] == "+"} == {
-        name[2:]: keys for name, keys in changed.items() if name[0] == "-"
-    }
-    assert {*sum(changed.values(), [])} == {key for key in base["-"] if base["-"][key] != base["+"][key]}
+    base, parts = {"-": rows["the whole"], "+": rows["nothing"]}, {"-": {}, "+": {}}
+    for (sign, _, *part), row in rows.items():
+        if sign in base:
+            (parts[sign]["".join(part)],) = (key for key in row if row[key] != base[sign][key])
+    assert parts["-"] == parts["+"]
+    assert {*parts["-"].values()} == {key for key in base["-"] if base["-"][key] != base["+"][key]}

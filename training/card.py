@@ -90,8 +90,8 @@ ids = Tokenizer.from_file("model/tokenizer.json").encode("A sentence.").ids
 ## What it is not for
 
 - Deciding about people: work, credit, health, law, what somebody may say; unless a person looks at each case.
-- Texts unlike those it was trained on: another language, another field, another time. Of a text it reads the first
-  {max_length} tokens.
+- Texts unlike those it was trained on: another language, another field, another time. Of a text it reads at
+  most the first {max_length} tokens.
 - Trusting its probabilities as they are: `python evaluate.py RUN --report` shows how far they are off.
 - Keeping its data secret: a model may give away rows that it was trained on. Share it where you may share those; see
   their licences, and that of {source}.

@@ -308,7 +308,8 @@ class Session:
 
 def versions() -> dict[str, str]:
     """Versions of Python and the libraries that a run's numbers depend on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy", "tokenizers")}}
+    names = ("torch", "numpy", "scipy", "tokenizers")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def sha256_of(weight: Tensor) -> str:

@@ -140,7 +140,8 @@ def checked_rows(sides: dict[str, list[str]], max_texts: int) -> list[tuple[str,
     many, and for sides that differ in number."""
     for name, texts in sides.items():
         if not 0 < len(texts) <= max_texts:
-            raise HTTPException(413 if texts else 422, f"{name}: expected 1 to {max_texts} texts; found {len(texts)}")
+            found = f"{name}: expected 1 to {max_texts} texts; found {len(texts)}"
+            raise HTTPException(413 if texts else 422, f"{found}; send {'fewer' if texts else 'some'}")
         for row, text in enumerate(texts):
             if is_blank(text) or SURROGATE.search(text):
                 raise HTTPException(
@@ -162,7 +163,7 @@ def make_app(model: MultitaskBert, name: str, batcher: Batcher, limits: Limits) 
         try:
             check_name("task", model.tasks, name)
         except UsageError as unknown:
-            raise HTTPException(404, str(unknown)) from None
+            raise HTTPException(404, f"{unknown}; see /docs") from None
         side_names = ["texts"] if len(model.tasks[name].texts) == 1 else ["texts_a", "texts_b"]
         sides = {side: texts for side, texts in body if texts}
         if [*sides] != side_names:
