@@ -40,8 +40,7 @@ def binary_cross_entropy(probabilities: Tensor, labels: Tensor) -> Tensor:
     tangent at EDGE replaces log p: log EDGE + (p - EDGE) / EDGE.
     """
     p = torch.where(labels > 0.5, probabilities, 1 - probabilities)  # the probability of each label
-    bounded = p.clamp(min=EDGE)
-    return -(bounded.log() + (p - bounded) / EDGE).mean()
+    return (F.relu(EDGE - p) / EDGE - p.clamp(min=EDGE).log()).mean()
 
 
 def score_loss(predictions: Tensor, labels: Tensor, gamma: float) -> Tensor:
@@ -84,12 +83,13 @@ class PreviousStep:
     def draw(self, task: str, places: Sequence[int], generator: Generator) -> Tensor | None:
         """Random vectors, with replacement: (B, D); None before the first batch is stored.
 
-        places: of the B rows in the step: row k takes the k-th draw. generator: new, with one seed for all of a step.
+        places: of the B rows in the step: row k takes the k-th draw. generator: the same state in all of a step; it is
+        left as it is.
         """
         if task not in self.vectors:
             return None
         vectors = self.vectors[task]
-        draws = torch.randint(len(vectors), (1 + max(places),), generator=generator)[[*places]]
+        draws = torch.randint(len(vectors), (1 + max(places),), generator=generator.clone_state())[[*places]]
         return vectors[draws.to(vectors.device, non_blocking=True)]
 
     def add(self, task: str, vectors: Tensor, number: int, places: Sequence[int]) -> None:

@@ -123,8 +123,9 @@ class MultitaskBert(nn.Module):
     ) -> dict[str, Tensor]:
         """Each task's loss, not scaled, a float32 scalar, from one pass over the rows of all tasks in `batches`.
 
-        Args: previous: the triplets' negatives, read and added to only by contrastive siamese tasks with the full loss.
-              generator: a CPU generator to draw negatives, new for each micro-batch, with one seed for all of a step.
+        Args: previous: the triplets' negatives, read and added to only by contrastive pairs that are not `cross`, with
+              the full loss.
+              generator: a CPU generator to draw negatives, in the same state for all micro-batches of a step.
         """
         tokens = [batch.tokens for batch in batches.values()]
         x = sentence_vectors(self.bert, self.cnn, tokens, self.config.pooling, self.config.layer)  # (up to 3 B, D) each

@@ -30,6 +30,16 @@ def test_binary_cross_entropy_is_torchs_away_from_0_and_1(rows):
     assert_same(*(torch.autograd.grad(loss, p)[0] for loss in (found, expected)))
 
 
+def test_the_gradient_in_float32_is_float64s():
+    p = torch.linspace(0.05, 0.95, 64, dtype=torch.float64)
+    labels = torch.arange(64) % 2
+    found, expected = (
+        torch.autograd.functional.jacobian(lambda x: binary_cross_entropy(x, labels), p.to(dtype))
+        for dtype in (torch.float32, torch.float64)
+    )
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+
+
 def logarithm(p: float) -> tuple[float, float]:
     """Value and slope of what the loss takes for log p."""
     x = torch.tensor([p], dtype=torch.float64, requires_grad=True)
@@ -110,6 +120,14 @@ def test_draws_are_stored_vectors_and_a_function_of_generator_and_place(places, 
     assert torch.equal(drawn, whole[places])
     assert torch.equal(whole, previous.vectors["para"][(whole[:, 0] / D).long()])  # row k begins with k * D
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_draws_of_two_tasks_do_not_depend_on_each_others_rows():
+    previous = stored(13)
+    previous.vectors["other"] = previous.vectors["para"]
+    draws, whole = seeded(), previous.draw("other", range(9), seeded())
+    previous.draw("para", range(4), draws)
+    assert torch.equal(previous.draw("other", range(9), draws), whole)
 
 
 def test_every_vector_is_drawn_about_as_often():
