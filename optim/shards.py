@@ -31,7 +31,7 @@ class Shards:
         self.sizes = [0 if parameter in self.sparse else parameter.numel() for parameter in parameters]
         self.share = -(-sum(self.sizes) // world.size)  # S
         self.pieces: dict[Tensor, Tensor] = {}
-        self.places: dict[Tensor, slice] = {}  # where a dense parameter's piece lies in this rank's S
+        self.slices: dict[Tensor, slice] = {}  # where a dense parameter's piece lies in this rank's S
         self.parts: dict[Tensor, slice] = {}  # and in the parameter
         if world.size > 1:
             self.weights = self.new()  # (N S,): from here on the dense parameters are views of it, so no copy is sent
@@ -42,7 +42,7 @@ class Shards:
         for parameter, size in zip(parameters, self.sizes, strict=True):
             low, high = max(start, 0), min(start + size, self.share)
             if low < high:
-                self.places[parameter], self.parts[parameter] = slice(low, high), slice(low - start, high - start)
+                self.slices[parameter], self.parts[parameter] = slice(low, high), slice(low - start, high - start)
             if parameter in self.sparse or world.size == 1:
                 self.pieces[parameter] = parameter
             elif low < high:
@@ -50,7 +50,7 @@ class Shards:
             start += size
 
     @cached_property
-    def summed(self) -> Tensor:
+    def sum_buffer(self) -> Tensor:
         """(N S,): a buffer to sum gradients in."""
         return self.new()
 
@@ -73,7 +73,7 @@ class Shards:
     def give(self, gradient: Tensor, reached: Sequence[Tensor]) -> None:
         """Write .grad of dense parameters' pieces: views of gradient, (S,); None where nothing was reached."""
         reached = set(reached)
-        for parameter, place in self.places.items():
+        for parameter, place in self.slices.items():
             piece = self.pieces[parameter]
             piece.grad = gradient[place].view_as(piece) if parameter in reached else None
 
@@ -81,7 +81,7 @@ class Shards:
         """Sum .grad of the parameters over the ranks, into .grad of the pieces."""
         if self.world.size == 1:
             return
-        parts, reached = self.split(self.summed.zero_()), self.reached(p.grad is not None for p in self.parameters)
+        parts, reached = self.split(self.sum_buffer.zero_()), self.reached(p.grad is not None for p in self.parameters)
         for parameter in reached:
             gradient, parameter.grad = parameter.grad, None
             if parameter in self.sparse:
@@ -90,7 +90,7 @@ class Shards:
                 parameter.grad = sparse_rows(indices, values, parameter.shape)
             elif gradient is not None:
                 parts[parameter].copy_(gradient.to_dense())
-        self.give(self.world.reduce_scatter(self.summed[None])[0], reached)
+        self.give(self.world.reduce_scatter(self.sum_buffer[None])[0], reached)
 
     @torch.no_grad()
     def gather_weights(self) -> None:
@@ -102,7 +102,7 @@ class Shards:
         """By dense parameter a tensor of its shape, from all ranks' pieces of it; zeros where there is no piece."""
         joined = self.new()
         own = joined.view(self.world.size, -1)[self.world.rank]
-        for parameter, place in self.places.items():
+        for parameter, place in self.slices.items():
             if parameter in pieces:
                 own[place] = pieces[parameter]
         return self.split(self.world.all_gather(joined))

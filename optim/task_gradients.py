@@ -80,6 +80,9 @@ class TaskGradients:
         self._summed, row = None, self.rows[parameter]
         if parameter in self.sparse:
             for t, gradient in gradients.items():
+                if not gradient.is_sparse:
+                    found = f"found a dense gradient {tuple(gradient.shape)}; leave it out of `sparse`"
+                    raise ValueError(f"sparse: expected parameters of embeddings with sparse=True; {found}")
                 row[t] = gradient if row[t] is None else row[t].add_(gradient)
             return
         first, again = ([t for t in gradients if (row[t] is None) == is_first] for is_first in (True, False))
@@ -104,6 +107,9 @@ class TaskGradients:
         Raises: ValueError for a parameter with another use, or where no size fits; TypeError for a layer that has no
                 rule in optim/split_rules.py.
         """
+        if any(len(size) != len(self.tasks) for size in sizes):
+            expected = f"expected {len(self.tasks)} numbers each, one a task and 0 for a task without rows"
+            raise ValueError(f"sizes: {expected}; found {' and '.join(map(str, sizes))}")
         self._clear()
         return split_by_rows(model, self.shared, sizes, self._add)
 
@@ -168,11 +174,11 @@ class TaskGradients:
 
 
 class Conflict(NamedTuple):
-    """A step's gradients as they were before they were combined."""
+    """What a step's gradients were, before clipping."""
 
     gramian: Tensor | None  # (T, T) float64 on the CPU; None without surgery
-    infinite: list[str]  # the tasks whose gradient of the shared parameters is infinite or NaN
-    norm: float  # of all gradients together, before clipping; inf where it is not finite
+    infinite: list[str]  # the tasks whose gradient of the shared parameters is infinite or NaN; [] without surgery
+    norm: float  # of the combined gradient and all others together; inf where it is not finite
 
     @property
     def problem(self) -> str:

@@ -1,5 +1,7 @@
 """Every method of optim/surgery against torchjd, conditions of optimality, closed forms, and what it promises."""
 
+import json
+
 import pytest
 import torch
 import torchjd.aggregation as torchjd
@@ -156,6 +158,23 @@ def test_gradvac_remembers_a_number_of_tasks():
     surgery.weights(torch.eye(3), torch.Generator())
     with pytest.raises(ValueError, match="gramian: expected 3 tasks, as before; found 2"):
         surgery.weights(torch.eye(2), torch.Generator())
+
+
+def test_what_gradvac_has_given_as_its_state_stays_as_it_was():
+    surgery, draws = SURGERIES["gradvac"](), torch.Generator().manual_seed(0)
+    surgery.weights(torch.eye(3), draws)
+    state = surgery.state_dict()
+    before = json.dumps(state)
+    surgery.weights(torch.eye(3) + 0.5, draws)
+    assert json.dumps(state) == before != json.dumps(surgery.state_dict())
+
+
+@pytest.mark.parametrize("name", ["mgda", "cagrad"])
+def test_many_tasks_with_two_directions_have_weights(name):
+    """scipy's own limit of iterations is too low for these."""
+    draw = torch.Generator().manual_seed(675)
+    rows = torch.randn(11, 2, dtype=F64, generator=draw) @ torch.randn(2, 30, dtype=F64, generator=draw)
+    weights(name, (rows * torch.exp(3 * torch.randn(11, 1, dtype=F64, generator=draw))).float().double())
 
 
 def test_gradvac_of_torchjd_step_after_step():

@@ -323,8 +323,17 @@ def test_rows_that_no_size_fits_or_two_are_refused():
     split = gradients.by_rows(net, sentences, [*words[:2], words[2] - 1])
     with pytest.raises(ValueError, match=r"^word.weight: expected 10 or 69 rows; found 70"), split:
         net.losses()
-    with pytest.raises(ValueError, match=r"^sizes: expected different sums"), gradients.by_rows(net, [1, 2], [2, 1]):
-        pass
+    with pytest.raises(ValueError, match=r"^sizes: expected different sums"):
+        gradients.by_rows(net, [1, 2, 0], [2, 1, 0]).__enter__()
+    with pytest.raises(ValueError, match=r"^sizes: expected 3 numbers each, .*; found \[1, 2\]"):
+        gradients.by_rows(net, [1, 2])
+
+
+def test_a_dense_gradient_of_what_is_named_sparse_is_refused():
+    net = Net()
+    gradients = TaskGradients(TASKS, net.shared(), sparse=[net.word.weight])
+    with pytest.raises(ValueError, match=r"^sparse: expected parameters of embeddings with sparse=True; found a dense"):
+        gradients.backward(TASKS[0], next(iter(net.losses().values())))
 
 
 def test_what_is_broadcast_over_the_rows_is_refused_by_name():

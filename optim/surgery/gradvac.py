@@ -27,7 +27,7 @@ class GradVac(Surgery):
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
         products = check_gramian(gramian)
         tasks, norms = len(products), products.diagonal().sqrt().tolist()
-        self.targets = self.targets or [[0.0] * tasks for _ in range(tasks)]
+        self.targets = [[*row] for row in self.targets or [[0.0] * tasks] * tasks]  # anew: state_dict gave the old ones
         if len(self.targets) != tasks:
             raise ValueError(f"gramian: expected {len(self.targets)} tasks, as before; found {tasks}")
         combinations = torch.eye(tasks, dtype=torch.float64)

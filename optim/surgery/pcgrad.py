@@ -35,8 +35,7 @@ class PCGrad(Surgery):
 
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
         products, tasks = check_gramian(gramian), range(len(gramian))
-        orders = [torch.randperm(len(products), generator=generator).tolist() for _ in tasks]
-        return sum(projected(products, i, orders[i]) for i in tasks)
+        return sum(projected(products, i, torch.randperm(len(tasks), generator=generator).tolist()) for i in tasks)
 
 
 class PCGradMean(Surgery):

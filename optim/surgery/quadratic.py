@@ -6,6 +6,8 @@ import numpy as np
 from numpy import ndarray
 from scipy.optimize import nnls
 
+ITERATIONS = 1000  # at most; scipy's own limit, three a task, is too low for a few Gramians of eight tasks and more
+
 
 def factor(gramian: ndarray) -> ndarray:
     """A (T, T) with A.T @ A = G, by the cosines' eigenvectors, so that a short gradient is as exact as a long one.
@@ -25,11 +27,12 @@ def shortest_mean(points: ndarray) -> ndarray:
     is best. So this is non-negative least squares with a row of ones below the points, and a 1 to be met there.
     """
     size = np.abs(points).max() or 1.0  # else the row of ones could be far too small or too large
-    v, _ = nnls(np.vstack([points / size, np.ones(points.shape[1])]), np.append(np.zeros(len(points)), 1))
+    with_ones, target = np.vstack([points / size, np.ones(points.shape[1])]), np.append(np.zeros(len(points)), 1)
+    v, _ = nnls(with_ones, target, maxiter=ITERATIONS)
     return v / v.sum()
 
 
 def shortest_above(points: ndarray, low: ndarray) -> ndarray:
     """argmin |points @ v| over v >= low, (T,)"""
-    x, _ = nnls(points, -points @ low)
+    x, _ = nnls(points, -points @ low, maxiter=ITERATIONS)
     return low + x
