@@ -76,12 +76,13 @@ def from_hub(repo: str) -> Path:
     try:
         # One quick question first: hf_hub_download would try an unreachable Hub for half a minute, file by file.
         info = HfApi().model_info(repo, files_metadata=True, timeout=HUB_SECONDS)
-        hashes = {file.rfilename: file.lfs and file.lfs.sha256 for file in info.siblings}  # None for a small file
-        size = sum(file.size or 0 for file in info.siblings if file.rfilename in (*SMALL_FILES, WEIGHTS[0])) / 1e6
+        files = {file.rfilename: file for file in info.siblings}
+        weights = WEIGHTS[0] if WEIGHTS[0] in files else WEIGHTS[1]
+        files = {name: files[name] for name in (*SMALL_FILES, weights) if name in files}
+        size = sum(file.size or 0 for file in files.values()) / 1e6
         say(f"fetching {repo} from the Hugging Face Hub ({size:.0f} MB)")
-        for name in (*SMALL_FILES, WEIGHTS[0] if WEIGHTS[0] in hashes else WEIGHTS[1]):
-            if name in hashes:
-                paths[name] = Path(hf_hub_download(repo, name))
+        for name in files:
+            paths[name] = Path(hf_hub_download(repo, name))
     except RepositoryNotFoundError:
         pass  # the Hub answers the same for a private model that this user may not see
     except Exception as error:  # from requests, httpx or huggingface_hub itself, depending on its version
@@ -89,8 +90,8 @@ def from_hub(repo: str) -> Path:
             raise
         raise unavailable(repo, f"the Hub fails ({error!r:.200})") from error
     for name, path in paths.items():
-        expected = MINILM_SHA256 if (repo, name) == (MINILM, WEIGHTS[0]) else hashes[name]
-        if expected:
+        stored = files[name].lfs  # None for a small file
+        if expected := MINILM_SHA256 if (repo, name) == (MINILM, WEIGHTS[0]) else stored and stored.sha256:
             check_sha256(path, expected)
     if folder := cached(repo):
         return folder

@@ -73,8 +73,8 @@ def _task(path: Path, name: str, table: dict[str, Any], kinds: Mapping[str, Any]
     if "kind" not in table or not table.keys() & {"classes", "range"}:
         table = _from_labels(folder / table["train"], kinds, table) | table
     kind, classes = kinds[table["kind"]], table.get("classes", [])
-    several, separator = kind.labels == "classes", table.get("separator", Task.separator)
-    needless = "classes" if kind.labels == "number" else "range"
+    several, separator = kind.label_form == "several", table.get("separator", Task.separator)
+    needless = "classes" if kind.label_form == "number" else "range"
     if needless in table:
         raise usage_error(f"{place} {needless}", f"none, for the kind is {table['kind']}", table[needless])
     low, high = table.get("range", (0, 1))
@@ -111,10 +111,10 @@ def _from_labels(train: Path, kinds: Mapping[str, Any], table: dict[str, Any]) -
     else:
         kind = "binary" if len(table.get("classes", _classes_of(labels, None))) == 2 else "classes"
     kind = table.get("kind", kind)
-    if kinds[kind].labels == "number":
+    if kinds[kind].label_form == "number":
         key, values = "range", [*numbers[:1], *numbers[-1:]]
     else:
-        separator = table.get("separator", Task.separator) if kinds[kind].labels == "classes" else None
+        separator = table.get("separator", Task.separator) if kinds[kind].label_form == "several" else None
         classes = _classes_of(labels, separator)
         key, values = "classes", classes[:2] if kind == "binary" else classes  # the reader refuses a third one, too
     if key not in table and len(set(values)) < 2:

@@ -53,13 +53,13 @@ def read_task(content: dict) -> Task:
     if task.kind not in KINDS:
         raise ValueError(f"kind {task.kind!r:.99}, not one of {', '.join(KINDS)}")
     kind, count = KINDS[task.kind], len(task.classes)
-    is_number = kind.labels == "number"
+    is_number = kind.label_form == "number"
     fits = (
         NAME.fullmatch(task.name) and len(task.texts) in (1, 2) and task.pairs in PAIRS,
         [split for split, file in task.files.items() if not isinstance(file, str)] in ([], ["dev"]),
         bool(task.range) == is_number and (not is_number or task.range[0] < task.range[1]),
         count == 0 if is_number else count == 2 if task.kind == "binary" else count >= 2,
-        task.several == (kind.labels == "classes"),
+        task.several == (kind.label_form == "several"),
         task.metric in ("", *kind.metrics),
     )
     if not all(fits):

@@ -46,7 +46,7 @@ class Kind:
 
 
 class Classes(Kind):
-    labels = "class"  # what Task.parse returns: "class" a class's number, "classes" those of several, "number" a float
+    label_form = "one"  # what Task.parse returns: "one" a class's number, "several" those of several, "number" a float
     metrics = {"acc": accuracy, "macro_f1": macro_f1}  # the first is the default for the best model
 
     def target(self, task: Task, labels: Sequence) -> Tensor:
@@ -105,7 +105,7 @@ class Binary(Classes):
 
 
 class Labels(Binary):
-    labels = "classes"
+    label_form = "several"
     metrics = {"micro_f1": f1, "macro_f1": macro_f1}
     of_cosine = None
 
@@ -136,7 +136,7 @@ class Score(Kind):
     """Computed on the scale of the paper's similarity, 0 to 5, so that losses have one magnitude for all ranges:
     y = low + unit * z with z from 0 to 5."""
 
-    labels = "number"
+    label_form = "number"
     metrics = {"pearson": pearson, "spearman": spearman, "em": exact_match}
 
     def target(self, task: Task, labels: Sequence) -> Tensor:

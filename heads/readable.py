@@ -55,7 +55,7 @@ def page(task: Task, labels: Sequence, y: Tensor) -> str:
     rows, gold = kind.gold(task, labels)
     predictions, lines = kind.predict(task, y[rows]), [f"{task.name}: {len(rows)} rows with a label"]
     if rows:
-        lines += {"class": confusion, "classes": by_class, "number": by_fifth}[kind.labels](task, predictions, gold)
+        lines += {"one": confusion, "several": by_class, "number": by_fifth}[kind.label_form](task, predictions, gold)
     if rows and task.classes:
         error, bins = calibration(kind.confidence(task, y[rows]), predictions == gold)
         table = [["confidence", "decisions" if task.several else "rows", "mean confidence", "accuracy"]]

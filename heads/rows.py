@@ -39,14 +39,14 @@ class TaskRows:
         lengths = [max(map(len, row)) for row in zip(*(ids for ids, _ in self.sequences), strict=True)]
         self.stream = BatchStream(lengths, batch_size, seed, task.name)
 
-    def batches(self, step: int, grad_accum: int) -> list[list[int]]:
-        """The row numbers that a step takes from this task: `grad_accum` batches of the stream."""
+    def row_numbers(self, step: int, grad_accum: int) -> list[list[int]]:
+        """Of the rows that a step takes from this task: `grad_accum` batches of the stream."""
         return [self.stream[position] for position in range(step * grad_accum, (step + 1) * grad_accum)]
 
     def micro_batches(self, step: int, grad_accum: int, parts: int, own: slice = slice(None)) -> list[TaskBatch]:
         """The `own` rows of each of a step's batches, cut into `parts`; on the CPU."""
         micro_batches, offset = [], 0
-        for number, rows in enumerate(self.batches(step, grad_accum)):
+        for number, rows in enumerate(self.row_numbers(step, grad_accum)):
             own_rows, places = rows[own], range(offset, offset + len(rows))[own]
             size = math.ceil(len(own_rows) / parts) or 1
             starts = range(0, len(own_rows), size)
@@ -77,7 +77,7 @@ def step_batches(
     absent from the last ones. own: this rank's rows of each batch, where several ranks divide it.
     """
     cut = {name: task_rows.micro_batches(step, grad_accum, parts, own) for name, task_rows in rows.items()}
-    count = {name: sum(map(len, task_rows.batches(step, grad_accum))) for name, task_rows in rows.items()}
+    count = {name: sum(map(len, task_rows.row_numbers(step, grad_accum))) for name, task_rows in rows.items()}
     for micro in range(max(map(len, cut.values()))):
         batches = {name: pieces[micro] for name, pieces in cut.items() if micro < len(pieces)}
         yield on_device(batches, device), {name: len(batch.ids) / count[name] for name, batch in batches.items()}
