@@ -11,21 +11,15 @@ from functools import partial
 
 from experiments import tables
 from experiments.runs import Failures, Run
-from experiments.surgeries import as_words, difference
-from experiments.tables import COLUMNS, METRICS, footnotes, heading, summary, with_spread
+from experiments.surgeries import with_differences, with_last_column
+from experiments.tables import summary
 from runtime.errors import run_cli
-
-WHOLE, NOTHING = 1, 2  # numbers of rows
 
 
 def compared(runs: Sequence[Run]) -> list[dict]:
-    """The rows; each with its average's difference from the whole's or from nothing's, paired by seed."""
-    rows = summary(runs)
-    cells = {row["row"]: row["seeds"] for row in rows}
+    """The rows; each with its average's difference from the row that it is compared with, and a run's mean minutes."""
+    rows = with_differences(summary(runs), {run.row.number: run.row.base for run in runs})
     for row in rows:
-        row.pop("paper")
-        base = {"-": WHOLE, "+": NOTHING}.get(row["name"][0])
-        row["difference"] = difference(row["seeds"], cells.get(base, {}))
         seconds = [run.result()["seconds"] for run in runs if run.row.number == row["row"] and run.result()]
         row["minutes"] = statistics.mean(seconds) / 60 if seconds else None
     return rows
@@ -33,15 +27,9 @@ def compared(runs: Sequence[Run]) -> list[dict]:
 
 def text(table: str, preset: str, runs: Sequence[Run], failed: Failures) -> str:
     """The table as text."""
-    head = "".join(f"{METRICS.get(name, name):>13}" for name in COLUMNS)
-    lines = [heading(table, preset, runs), "", f"{'':<16}{head}  difference, 95 %    minutes"]
-    for row in compared(runs):
-        cells = "".join(f"{with_spread(row['mean'][name], row['spread'][name]):>13}" for name in COLUMNS)
-        minutes = f"{row['minutes']:.1f}" if row["minutes"] else ""
-        lines.append(f"{row['row']:>2} {row['name']:<13}{cells}  {as_words(row):<20}{minutes:>7}")
-    lines += [f"   {run.title}, failed: {failed[run.folder][1]}" for run in runs if run.folder in failed]
-    after = "difference: of the averages, of - from the whole, of + from nothing, paired by seed."
-    return "\n".join([*lines, *footnotes(table, runs, after=after)])
+    rows = compared(runs)
+    minutes = [f"{row['minutes']:.1f}" if row["minutes"] else "" for row in rows]
+    return with_last_column(table, preset, runs, failed, rows, "minutes", minutes)
 
 
 main = partial(tables.main, table="ablation", rows=compared, text=text)

@@ -37,6 +37,7 @@ class Row:
     options: Mapping[str, object] = field(default_factory=dict)  # more of them: loss_scale, surgery, ...
     after: int | None = None  # the row whose best weights it starts from
     data: str = ""  # the folder of its files, in --data_dir
+    base: int | None = None  # the row that it is compared with
 
     def parts(self) -> list[tuple[str, ...]]:
         """The tasks of each of its runs."""
@@ -63,21 +64,34 @@ def alone(number: int, task: str, *paper: float, after: int | None = None) -> Ro
 
 
 def way(number: int, name: str, strategy: str, **options: str) -> Row:
-    """A row of the comparison of surgeries and weighings."""
-    return Row(number, name, "way", NONE, strategy, options=options)
+    """A row of the comparison of surgeries and weighings, each with the plain sum (row 2)."""
+    return Row(number, name, "way", NONE, strategy, options=options, base=None if number == 2 else 2)
 
 
-def part(number: int, name: str, data: str, strategy: str, **options: object) -> Row:
+# The parts of the recipe of experiments.best: each one's option, its usual value, and that of the recipe.
+PARTS = {
+    "surgery": ("strategy", "mtl", "gs"),
+    "head rate": ("head_lr_scale", 1, 10),
+    "batches": ("batch_size", "sst=8,para=24,sts=8", "sst=64,para=32,sts=16"),
+    "both ways": ("pairs", "siamese", "both"),
+    "sst twice": ("loss_scale", "sst=1", "sst=2"),
+    "dropout 0": ("bert_dropout_prob", 0.1, 0),
+}
+NOTHING = {option: usual for option, usual, _ in PARTS.values()} | {"data": ""}
+WHOLE = {option: value for option, _, value in PARTS.values()} | {"data": "soft"}
+LEFT_OUT = {name: {option: usual} for name, (option, usual, _) in PARTS.items()}
+LEFT_OUT |= {"phrases": {"data": ""}, "soft labels": {"data": "phrases"}}
+ADDED = {name: {option: value} for name, (option, _, value) in PARTS.items()}
+ADDED |= {"phrases": {"data": "phrases"}, "soft labels": {"data": "soft"}}
+
+
+def ablation(number: int, name: str, base: int | None, data: str, strategy: str, **options: object) -> Row:
     """A row of the recipe's parts."""
-    return Row(number, name, "part", NONE, strategy, pooling="mean", layer=-1, options=options, data=data)
+    return Row(
+        number, name, "ablation", NONE, strategy, pooling="mean", layer=-1, options=options, data=data, base=base
+    )
 
 
-NOTHING = {"strategy": "mtl", "head_lr_scale": 1, "batch_size": "sst=8,para=24,sts=8", "pairs": "siamese"}
-WHOLE = {"strategy": "gs", "head_lr_scale": 10, "batch_size": "sst=64,para=32,sts=16", "pairs": "both"}
-NOTHING |= {"loss_scale": "sst=1", "bert_dropout_prob": 0.1, "data": ""}
-WHOLE |= {"loss_scale": "sst=2", "bert_dropout_prob": 0, "data": "soft"}  # the recipe of experiments.best
-PARTS = {"surgery": "strategy", "heads' rate": "head_lr_scale", "batches": "batch_size", "both": "pairs"}
-PARTS |= {"sst=2": "loss_scale", "no dropout": "bert_dropout_prob"}
 SCALES = ("sst=2,para=1,sts=1", "sst=1,para=2,sts=1", "sst=1,para=1,sts=2", "sst=4,para=1,sts=1", "sst=1,para=1,sts=4")
 WEIGHED = [name for name in WEIGHINGS if name != "fixed"]
 TABLES: dict[str, tuple[Row, ...]] = {
@@ -115,14 +129,10 @@ TABLES: dict[str, tuple[Row, ...]] = {
         *(way(n, name, "mtl", weigh=name) for n, name in enumerate(WEIGHED, start=8 + len(SURGERIES))),
     ),
     "ablation": (
-        part(1, "the whole", **WHOLE),
-        part(2, "nothing", **NOTHING),
-        *(part(n, f"- {x}", **(WHOLE | {key: NOTHING[key]})) for n, (x, key) in enumerate(PARTS.items(), start=3)),
-        part(9, "- phrases", **(WHOLE | {"data": ""})),
-        part(10, "- soft labels", **(WHOLE | {"data": "phrases"})),
-        *(part(n, f"+ {x}", **(NOTHING | {key: WHOLE[key]})) for n, (x, key) in enumerate(PARTS.items(), start=11)),
-        part(17, "+ phrases", **(NOTHING | {"data": "phrases"})),
-        part(18, "+ soft labels", **(NOTHING | {"data": "soft"})),
+        ablation(1, "the whole", None, **WHOLE),
+        ablation(2, "nothing", None, **NOTHING),
+        *(ablation(n, f"- {name}", 1, **(WHOLE | change)) for n, (name, change) in enumerate(LEFT_OUT.items(), 3)),
+        *(ablation(n, f"+ {name}", 2, **(NOTHING | change)) for n, (name, change) in enumerate(ADDED.items(), 11)),
     ),
 }
 TITLES = {
@@ -136,10 +146,13 @@ KEYS = {
     "table3": "1:1, 1:4: losses of para and sts unscaled, and scaled by 1 and 4. bce: para's cross-entropy alone. "
     "Tasks that a row never trained have fresh heads, as in the paper. Rows 14 to 16 are not in the paper.",
     "surgeries": "single: one run a task. mtl 211: the sum of the losses, sst's counted twice, and so on. From pcgrad "
-    "to random: gs with this surgery. The last five: mtl with losses weighed this way. See docs/surgery.md.",
-    "ablation": "-: left out of the whole. +: added to nothing, the plain sum with one learning rate. phrases and "
-    "soft labels: the folders phrases and soft in --data_dir, as experiments.phrases and experiments.soft_labels write "
-    'them. Soft labels are of phrases, so "+ soft labels" has both, and "- phrases" neither. See docs/recipes.md.',
+    "to random: gs with this surgery. The last five: mtl with losses weighed this way. mtl, tuned: for each seed the "
+    "scales that are best over the other seeds. difference: from mtl's average, paired by seed. See docs/surgery.md.",
+    "ablation": "-: left out of the whole. +: added to nothing, the plain sum with one learning rate. surgery: gs. "
+    "head rate: heads that learn ten times as fast. batches: larger ones. both ways: pairs read text by text and as one "
+    "sequence. sst twice: its loss counted twice. dropout 0: none in BERT. DATA is the folder of the course's files, "
+    'with two more folders: phrases as experiments.phrases writes it, soft as experiments.soft_labels does. "+ soft '
+    'labels" has the phrases too, and "- phrases" no soft labels. difference: of the averages, paired by seed.',
 }
 
 
@@ -159,7 +172,7 @@ PAPER = {
     "pair": settings(10, 2e-6, 16, 1, 0.7),
     "untrained": UNTRAINED,
     "way": settings(15, 8e-6, 8, 4, 0.65),
-    "part": {"epochs": 15, "lr": 8e-6},
+    "ablation": {"epochs": 15, "lr": 8e-6},
 }
 # By preset and kind of row; "" is for all kinds. --epochs 100: the steps alone end a run, however small the data.
 # laptop evaluates once, at the end, so that no number is the best of several.
@@ -170,7 +183,7 @@ PRESETS: dict[str, dict[str, Settings]] = {
         "then": {"lr": 1e-5},  # a tenth, as the paper's
         "untrained": UNTRAINED,
         "way": {"max_steps": 200, "eval_every": 200},
-        "part": {"max_steps": 354, "eval_every": 354},  # a quarter of the recipe's
+        "ablation": {"max_steps": 354, "eval_every": 354},  # a quarter of the recipe's
     },
     "smoke": {"": {"checkpoint": "minilm", "epochs": 1, "max_steps": 4, "eval_every": 4, "batch_size": 4}},
 }

@@ -103,8 +103,12 @@ def plan(args: argparse.Namespace, table: str) -> list[Run]:
     if unknown := [number for number in args.rows or () if number not in rows]:
         raise UsageError(f"--rows: expected some of {', '.join(map(str, rows))}; found {unknown[0]}")
     wanted = {*(args.rows or rows)}
-    wanted |= {rows[number].after for number in wanted} - {None}
+    wanted |= {other for number in wanted for other in (rows[number].after, rows[number].base)} - {None}
     data_dir = args.data_dir or DATA.get(args.preset) or find_data_dir([TASKS[name] for name in LEADERBOARD])[0]
+    for name in sorted({rows[number].data for number in wanted} - {""}):
+        if not (data_dir / name).is_dir():
+            advice = "make it by experiments.phrases and experiments.soft_labels"
+            raise UsageError(f"--data_dir: expected a folder {name} in {data_dir}; found none; {advice}")
     for seed in args.seeds:
         seed_folder = args.output_dir / args.preset / f"seed-{seed}"
         for row in [row for number, row in rows.items() if number in wanted]:

@@ -21,6 +21,7 @@ from runtime.errors import run_cli
 MTL, SCALED = 2, range(3, 8)  # numbers of rows: the plain sum; with other scales
 TUNED = {"row": 0, "name": "mtl, tuned"}
 Cells = Mapping[int, Mapping[str, float | None]]  # seed -> column -> percent
+Rows = Sequence[Mapping]
 
 
 def tuned(rows: Sequence[Mapping], seeds: Sequence[int]) -> dict:
@@ -46,14 +47,23 @@ def tuned(rows: Sequence[Mapping], seeds: Sequence[int]) -> dict:
 def compared(runs: Sequence[Run]) -> list[dict]:
     """The rows, and one for tuned scales; each with its average's difference from the plain sum's, paired by seed."""
     rows = summary(runs)
-    plain = next((row["seeds"] for row in rows if row["row"] == MTL), {})
     tuned_seeds = tuned(rows, sorted({run.seed for run in runs}))
     if len(tuned_seeds) > 1:
         rows.append(TUNED | tables.with_means(tuned_seeds))
+    for row in with_differences(rows, {run.row.number: run.row.base for run in runs} | {TUNED["row"]: MTL}):
+        row["seconds a step"] = seconds_a_step([run for run in runs if run.row.number == row["row"] and run.result()])
+    return rows
+
+
+def with_differences(rows: list[dict], bases: Mapping[int, int | None]) -> list[dict]:
+    """The rows of `summary`, with the difference of their averages from another row's instead of the paper's numbers.
+
+    bases: by row the number of the other one, None for those that are not compared.
+    """
+    seeds = {row["row"]: row["seeds"] for row in rows}
     for row in rows:
         row.pop("paper", None)
-        row["difference"] = None if row["row"] == MTL else difference(row["seeds"], plain)
-        row["seconds a step"] = seconds_a_step([run for run in runs if run.row.number == row["row"] and run.result()])
+        row["difference"] = difference(row["seeds"], seeds.get(bases[row["row"]], {}))
     return rows
 
 
@@ -76,16 +86,23 @@ def seconds_a_step(runs: Sequence[Run]) -> float | None:
 
 def text(table: str, preset: str, runs: Sequence[Run], failed: Failures) -> str:
     """The table as text, the best average first."""
-    head = "".join(f"{METRICS.get(name, name):>13}" for name in COLUMNS)
-    lines = [heading(table, preset, runs), "", f"{'':<16}{head}  minus row 2, 95 %     step"]
     rows = compared(runs)
     plain = next((row["seconds a step"] for row in rows if row["row"] == MTL), None)
-    for row in sorted(rows, key=lambda row: -(row["mean"]["average"] or 0)):
-        cells = "".join(f"{with_spread(row['mean'][name], row['spread'][name]):>13}" for name in COLUMNS)
-        lines.append(f"{row['row'] or '':>2} {row['name']:<13}{cells}  {as_words(row):<20}{times(row, plain):>5}")
+    rows.sort(key=lambda row: -(row["mean"]["average"] or 0))
+    return with_last_column(table, preset, runs, failed, rows, "step", [times(row, plain) for row in rows])
+
+
+def with_last_column(
+    table: str, preset: str, runs: Sequence[Run], failed: Failures, rows: Rows, name: str, cells: Sequence[str]
+) -> str:
+    """A table of averages and differences as text. name, cells: of its last column."""
+    head = "".join(f"{METRICS.get(name, name):>13}" for name in COLUMNS)
+    lines = [heading(table, preset, runs), "", f"{'':<16}{head}  difference, 95 %  {name:>7}"]
+    for row, last in zip(rows, cells, strict=True):
+        numbers = "".join(f"{with_spread(row['mean'][name], row['spread'][name]):>13}" for name in COLUMNS)
+        lines.append(f"{row['row'] or '':>2} {row['name']:<13}{numbers}  {as_words(row):<19}{last:>6}")
     lines += [f"   {run.title}, failed: {failed[run.folder][1]}" for run in runs if run.folder in failed]
-    after = "mtl, tuned: for each seed the scales that are best over the other seeds."
-    return "\n".join([*lines, *footnotes(table, runs, after=after)])
+    return "\n".join([*lines, *footnotes(table, runs)])
 
 
 def as_words(row: Mapping) -> str:

@@ -25,9 +25,9 @@ METRICS = {name: TASKS[name].metric_key(TASKS[name].metric) for name in LEADERBO
 COLUMNS = [*METRICS, "average"]
 HELP = """{title}, on dev{beside}.
 
-    python -m experiments.{table} --preset smoke     # does it work?
-    python -m experiments.{table} --seeds 0,1,2      # minilm; {laptop}
-    python -m experiments.{table} --preset paper --dry_run
+    python -m experiments.{table}{data} --preset smoke     # does it work?
+    python -m experiments.{table}{data} --seeds 0,1,2      # minilm; {laptop}
+    python -m experiments.{table}{data} --preset paper --dry_run
 
 
 Given again, the same command goes on. The rows of the table (experiments/rows.py) are
@@ -37,10 +37,12 @@ Given again, the same command goes on. The rows of the table (experiments/rows.p
 {key}
 """
 LAPTOP = {"table2": "50 minutes a seed", "table3": "80 minutes a seed", "surgeries": "28 runs a seed"}
-LAPTOP |= {"ablation": "80 minutes a seed"}
+LAPTOP |= {"ablation": "18 runs a seed"}
+DATA_WORDS = {"ablation": " --data_dir DATA"}
 Rows = Callable[[Sequence[Run]], list[dict]]
 WIDTH = 100  # of what is printed
-WHICH = "paper: its settings, bert-base-uncased; laptop: minilm, 400 steps, surgeries 200; smoke: 4 (default: laptop)"
+WHICH = "paper: its settings, bert-base-uncased; laptop: minilm, 400 steps (surgeries 200, ablation 354); smoke: "
+WHICH += "minilm, 4 (default: laptop)"
 
 
 def values(runs: Sequence[Run]) -> list[float | None] | None:
@@ -95,7 +97,7 @@ def write_table(path: Path, table: str, preset: str, runs: Sequence[Run], failed
     cells, data, left_out = [], {}, {"data", "settings", "seconds"}  # settings are in the command
     for run in runs:
         if result := run.result():
-            data |= result["data"]
+            data |= {str(Path(run.row.data, title)): contents for title, contents in result["data"].items()}
             cells.append({name: value for name, value in result.items() if name not in left_out})
         elif run.folder in failed:
             code, reason = failed[run.folder]
@@ -129,9 +131,9 @@ def heading(table: str, preset: str, runs: Sequence[Run]) -> str:
     return f"{TITLES[table]}: dev in percent, preset {preset}, seeds {seeds}"
 
 
-def footnotes(table: str, runs: Sequence[Run], before: str = "", after: str = "") -> list[str]:
-    """Notes: `before`, what the table's rows are, `after`, and what the checkpoints have seen."""
-    notes = [before, KEYS[table], after]
+def footnotes(table: str, runs: Sequence[Run], before: str = "") -> list[str]:
+    """Notes: `before`, what the table's rows are, and what the checkpoints have seen."""
+    notes = [before, KEYS[table]]
     notes += [NOTES[name] for name in dict.fromkeys(run.settings["checkpoint"] for run in runs) if name in NOTES]
     return ["", *(line for note in notes for line in wrapped(note))]
 
@@ -202,9 +204,8 @@ def main(
     names = "; ".join(f"{row.number} {row.name}".replace(" ", "\0") for row in TABLES[table])  # keeps a row on a line
     names = textwrap.fill(names, 79, initial_indent="    ", subsequent_indent="    ").replace("\0", " ")
     beside = ": ours beside the paper's" if text == table_text else ""
-    key = textwrap.fill(KEYS[table], 79)
     help = {"table": table, "title": TITLES[table], "beside": beside, "laptop": LAPTOP[table], "rows": names}
-    parser = parser_for(HELP.format(key=key, **help))
+    parser = parser_for(HELP.format(key=KEYS[table], data=DATA_WORDS.get(table, ""), **help))
     parser.add_argument("--rows", type=numbers, help="which of the table (default: all)", metavar="N,N")
     parser.add_argument("--dry_run", action="store_true", help="take two steps of each row, and print time and memory")
     args = parser.parse_args(argv)

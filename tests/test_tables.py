@@ -430,7 +430,11 @@ def test_the_table_of_surgeries(home, tmp_path, capsys):
     assert rows["mtl"]["difference"] is None and rows["single"]["seconds a step"] is None
     assert rows["cagrad"]["seconds a step"] > 0
     lines = capsys.readouterr().out.splitlines()
-    assert "minus row 2" in lines[2] and max(map(len, lines)) <= 100
+    assert lines[2].endswith("difference, 95 %     step") and max(map(len, lines)) <= 100
+    shown = [line[3:16].strip() for line in lines[3:10]]
+    assert shown == sorted(rows, key=lambda name: -rows[name]["mean"]["average"])
+    ratio = rows["cagrad"]["seconds a step"] / rows["mtl"]["seconds a step"]
+    assert lines[3 + shown.index("cagrad")].endswith(f"{ratio:.2f}")
 
 
 def test_every_surgery_and_weighing_has_its_row():
@@ -447,7 +451,7 @@ def test_the_table_of_the_recipes_parts(home, tmp_path, capsys):
         shutil.copytree(home / "data", data / name)
         with open(data / name / "ids-sst-train.csv", "a") as file:
             file.write(f"a film for {name}\t1\t{name}\n")
-    words = ("--seeds", "0,1", "--rows", "1,2,6,17", "--data_dir", data)
+    words = ("--seeds", "0,1", "--rows", "6,17", "--data_dir", data)  # and what they are compared with
     assert called(partial(ablation.main, train=in_process), home, tmp_path / "out", *words) == 0
     found = json.loads((tmp_path / "out" / "ablation-smoke.json").read_text())
     read = {(cell["row"], Path(parse(shlex.split(cell["command"])[2:]).data_dir)) for cell in found["cells"]}
@@ -456,10 +460,18 @@ def test_the_table_of_the_recipes_parts(home, tmp_path, capsys):
     means = {row["row"]: row["difference"] and row["difference"]["mean"] for row in found["rows"]}
     for row, base in ((6, 1), (17, 2)):
         assert means[row] == pytest.approx(np.subtract(averages[row], averages[base]).mean())
-    assert means[1] is means[2] is None and all(row["minutes"] > 0 for row in found["rows"])
+    assert means[1] is means[2] is None
+    trained = {name for name in found["data"] if name.endswith("ids-sst-train.csv")}
+    assert len({found["data"][name] for name in trained}) == len(trained) == 3
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("out/smoke/seed-?/ablation-row-6.json")]
+    minutes = {row["row"]: row["minutes"] for row in found["rows"]}
+    assert minutes[6] == pytest.approx(statistics.mean(result["seconds"] for result in results) / 60)
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].endswith("minutes") and max(map(len, lines)) <= 100
-    assert lines[5].split()[:3] == ["6", "-", "both"] and f"{means[6]:+.1f} (" in lines[5]
+    assert lines[5].split()[:4] == ["6", "-", "both", "ways"] and f"{means[6]:+.1f} (" in lines[5]
+    shutil.rmtree(data / "soft")
+    assert called(partial(ablation.main, train=None), home, tmp_path / "out", *words) == 2
+    assert f"--data_dir: expected a folder soft in {data}; found none; make it by" in capsys.readouterr().err
 
 
 def test_the_recipes_parts_are_its_options():
