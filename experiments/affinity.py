@@ -316,6 +316,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse([*words, "--output_dir", args.output_dir, "--no_test"], __doc__)
     if options.strategy == "single":
         raise UsageError("--tasks: expected two tasks or more; found one; there is nothing to compare")
+    if options.dry_run or options.overwrite or options.resume != "never":
+        raise UsageError("--dry_run, --overwrite, --resume: are for a run; here there is none; leave them out")
     if args.batches < LEAST:
         raise UsageError(f"--batches: expected {LEAST} or more; found {args.batches}")
     new_figure(1, 1)  # where matplotlib is missing, say so before the work

@@ -149,10 +149,11 @@ KEYS = {
     "to random: gs with this surgery. The last five: mtl with losses weighed this way. mtl, tuned: for each seed the "
     "scales that are best over the other seeds. difference: from mtl's average, paired by seed. See docs/surgery.md.",
     "ablation": "-: left out of the whole. +: added to nothing, the plain sum with one learning rate. surgery: gs. "
-    "head rate: heads that learn ten times as fast. batches: larger ones. both ways: pairs read text by text and as one "
-    "sequence. sst twice: its loss counted twice. dropout 0: none in BERT. DATA is the folder of the course's files, "
-    'with two more folders: phrases as experiments.phrases writes it, soft as experiments.soft_labels does. "+ soft '
-    'labels" has the phrases too, and "- phrases" no soft labels. difference: of the averages, paired by seed.',
+    "head rate: heads that learn ten times as fast. batches: larger ones. both ways: pairs read text by text and "
+    "as one sequence. sst twice: its loss counted twice. dropout 0: none in BERT. DATA is the folder of the "
+    "course's files, with two more folders: phrases as experiments.phrases writes it, soft as "
+    'experiments.soft_labels does. "+ soft labels" has the phrases too, and "- phrases" no soft labels. '
+    "difference: of the averages, paired by seed.",
 }
 
 

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         expected = f"table1: expected results of table 3 in {args.output_dir}; found none for preset {args.preset}"
         raise UsageError(f"{expected}; run experiments.table3 first, with these options")
     best = max(rows, key=lambda row: row["mean"]["average"])
-    seed = max(best["seeds"], key=lambda seed: best["seeds"][seed]["average"] or 0)
+    seed = max(best["seeds"], key=lambda seed: best["seeds"][seed]["average"])
     (run,) = [run for run in runs if (run.row.number, run.seed) == (best["row"], seed)]
     folder = args.output_dir / f"table1-{args.preset}"
     with lock(args.output_dir):

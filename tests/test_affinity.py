@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny_run import command
+from tiny_run import command, copied, moved
 
 from experiments import affinity
 from experiments.affinity import (
@@ -132,9 +132,22 @@ def test_scales_and_batches_of_a_step_count_with_any_strategy(home, tmp_path, mo
     np.testing.assert_allclose(both.gramians[0, :3, :3], expected, rtol=1e-4, atol=1e-6 * expected.max())
 
 
-def test_from_the_command_to_advice(home, tmp_path, capsys):
+def test_the_heads_alone_are_trained_first(home):
+    session = Session(parse(command(home)))
+    before, trained = copied(session), [p.requires_grad for p in session.model.parameters()]
+    affinity.train_heads(session)
+    after = session.model.state_dict()
+    assert {name.partition("_head.")[0] for name in moved(before, after)} == {
+        f"heads.tasks.{task}" for task in ("sst", "para", "sts")
+    }
+    assert [p.requires_grad for p in session.model.parameters()] == trained
+
+
+def test_from_the_command_to_advice(home, tmp_path, capsys, monkeypatch):
+    calls, train_heads = [], affinity.train_heads
+    monkeypatch.setattr(affinity, "train_heads", lambda session: calls.append(train_heads(session)))
     words = command(home, "--output-dir", tmp_path / "out", "--batches", "20")
-    assert run_cli(main, words) == 0
+    assert run_cli(main, words) == 0 and len(calls) == 1
     content = json.loads((tmp_path / "out" / "affinity.json").read_text())
     assert [*content["tasks"]] == ["sst", "para", "sts"] and content["measurements"] == 20
     assert {*content["pairs"]} == {"sst-para", "sst-sts", "para-sts"} and len(content["directions"]) == 6
@@ -144,6 +157,7 @@ def test_from_the_command_to_advice(home, tmp_path, capsys):
     assert not (tmp_path / "out" / "checkpoints").exists()
     assert run_cli(main, [*words, "--strategy", "single", "--tasks", "sst"]) == 2
     assert run_cli(main, [*words[:-1], "19"]) == 2
+    assert run_cli(main, [*words, "--dry_run"]) == 2 and run_cli(main, [*words, "--overwrite"]) == 2
     assert run_cli(main, [*words, "--strategy", "mtl", "--option", "pretrain", "--arch", "v1"]) == 2
     assert "v1 trains nothing that tasks share; take finetune" in capsys.readouterr().err
 

@@ -1,12 +1,13 @@
 """experiments/best.py: a run with its recipe, of which what is given wins."""
 
 import json
+import shutil
 
 import pytest
 import tiny_run
 
-import experiments.phrases
 import train_multitask
+from data import SAMPLE_DIR
 from experiments.best import main
 from runtime.errors import run_cli
 from training.options import parse
@@ -31,14 +32,10 @@ def test_a_run_by_the_recipe_with_all_prediction_files(tmp_path, capsys):
 def test_with_ssts_phrases_the_recipe_is_another(tmp_path, monkeypatch, phrases, rows, dropout):
     given = []
     monkeypatch.setattr(train_multitask, "main", lambda words, description: given.append(parse(words)))
-    (tmp_path / "ids-sst-train.csv").write_text("\tid\tsentence\tsentiment\n0\tx1\tA gem of a film\t4\n")
-    for split in ("dev", "test-student"):
-        (tmp_path / f"ids-sst-{split}.csv").write_text("id\tsentence\tsentiment\nx2\tA bore .\t0\n")
-    (tmp_path / "train.txt").write_text("(4 (2 A) (4 (3 gem) (2 (2 of) (2 (2 a) (2 film)))))\n")
-    names = {"trees": "train.txt", "data_dir": ".", "dest": "with"}
-    experiments.phrases.main([word for name, path in names.items() for word in (f"--{name}", str(tmp_path / path))])
-    assert (tmp_path / "with" / "ids-sst-train.csv").read_text().count("\n") == 3  # one phrase has four words
-    words = ["--data_dir", str(tmp_path / ("with" if phrases else "."))]
+    data = shutil.copytree(SAMPLE_DIR, tmp_path / "data")
+    with open(data / "ids-sst-train.csv", "a") as file:
+        file.write("0\tphrase-1\ta gem of a film\t4\n" * phrases)
+    words = ["--data_dir", str(data)]
     main(words)
     assert given[0].batch_size == {"sst": rows, "para": 32, "sts": 16}
     assert given[0].bert_dropout_prob == dropout

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+from own_tasks import make_own_tasks, write_rows
 
 from data.check import main
 from runtime.errors import run_cli
-from tests.own_tasks import make_own_tasks, write_rows
 
 ODD = """
 [tasks.odd]

@@ -70,6 +70,19 @@ def test_phrases_of_train_become_rows(tmp_path, capsys):
     assert "expected the course's rows; found phrases in" in capsys.readouterr().err
 
 
+def test_nothing_of_dev_comes_back_as_a_phrase(tmp_path):
+    """Neither the trees of a sentence that is in dev too, nor a phrase that is a whole sentence of dev."""
+    for split, texts in {"train": ["A dud .", "Not a bore at all"], "dev": ["A dud .", "a bore"]}.items():
+        rows = "".join(f"{number}\t{text}\t0\n" for number, text in enumerate(texts))
+        (tmp_path / f"ids-sst-{split}.csv").write_text(f"id\tsentence\tsentiment\n{rows}")
+    (tmp_path / "ids-sst-test-student.csv").write_text("id\tsentence\n0\tx\n")
+    trees = "(0 (2 A) (0 (0 dud) (2 .)))", "(3 (2 Not) (3 (0 (2 a) (0 bore)) (2 (2 at) (2 all))))"
+    assert run(tmp_path, *trees, data=tmp_path) == 0
+    examples = read(TASKS["sst"], "train", tmp_path / "dest").examples
+    added = {example.texts[0] for example in examples if example.id.startswith("phrase")}
+    assert added == {"not", "a", "bore", "at", "all", "at all", "a bore at all"}
+
+
 def test_the_columns_of_the_file(tmp_path, capsys):
     """Phrases have their cells under the header's names, whatever stands before it and in whichever order."""
     data = tmp_path / "data"

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from own_tasks import write_rows
 
 from data.reader import Example, label_counts, overlaps, read
 from data.tasks import SPLITS, TASKS, Task
 from runtime.errors import DataError
-from tests.own_tasks import write_rows
 
 COURSE = Path(__file__).parents[2] / "shared" / "data" / "cs224n"
 SST = ["\tid\tsentence\tsentiment", *(f"{n}\tid{n}\tA text {n} .\t{n % 5}" for n in range(10))]

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
+from own_tasks import make_own_tasks, write_rows
 
 from data.reader import read
 from data.task_file import load
 from data.tasks import TASKS, Task
 from heads.kinds import KINDS
 from runtime.errors import DataError, UsageError
-from tests.own_tasks import make_own_tasks, write_rows
 
 GOOD = {
     "kind": "classes", "texts": ["a", "b"], "label": "gold", "classes": ["x", "y"], "train": "t.csv", "dev": 0.25,

@@ -213,11 +213,10 @@ def main(argv: list[str] | None = None) -> int:
     command = " ".join(["python -m tools.on_gpu", *(sys.argv[1:] if argv is None else argv)])
     book = Book(args.output_dir, command, args.minutes)
     with tempfile.TemporaryDirectory(prefix="on-gpu-") as home:
-        args.home, tempfile.tempdir = Path(home), home  # the benchmarks' sessions, too, make their folders in it
+        args.home = Path(home)
         for section, checks in SECTIONS.items():
             if section in args.only:
                 book.fill(section, checks(args))
-    tempfile.tempdir = None
     book.write("complete")
     return int(any(check["ok"] is False for check in book.checks))
 
