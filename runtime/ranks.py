@@ -9,9 +9,8 @@ Letters: N ranks.
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from typing import Any
 
@@ -27,9 +26,7 @@ from runtime.errors import EXIT_CODES, UnavailableError, UsageError, explain
 
 SILENCE = timedelta(seconds=50)  # a rank that does not answer for longer counts as dead
 START = timedelta(minutes=5)  # for all ranks to start: imports take their time
-POLL = 0.02  # seconds between two looks at whether all have arrived
-BEAT = 2.0  # seconds between two signs of life
-MISSED = 10  # so many missing in a row mean death: sooner than torchrun kills the others, 30 s after one has ended
+PATIENCE = timedelta(days=1)  # for a rank that reads files, predicts or writes; one that dies is noticed at once
 NUMBERS = ("RANK", "WORLD_SIZE", "MASTER_PORT")  # torchrun sets these and MASTER_ADDR
 
 
@@ -76,8 +73,8 @@ class World:
         """This rank's items of a sequence that is dealt out in turn: r, r + N, r + 2 N, ..."""
         return slice(self.rank, None, self.size)
 
-    def gather(self, value: Any) -> list[Any]:
-        """The values of all ranks, in the order of the ranks. They are pickled, so keep them small."""
+    def gather(self, value: Any, slow: bool = False) -> list[Any]:
+        """The values of all ranks, in the order of the ranks. They are pickled, so keep them small. slow: as in `together`."""
         return [value]
 
     def total(self, *numbers: Mapping[str, float]) -> list[dict[str, float]]:
@@ -125,15 +122,9 @@ class Ranks(World):
     """One of several processes."""
 
     def __init__(self, store: dist.Store, rank: int, size: int):
-        self.store, self.rank, self.size, self._meetings = store, rank, size, 0
+        self.store, self.rank, self.size = store, rank, size
+        self._patient = dist.new_group(backend="gloo", timeout=PATIENCE)
         self._room = torch.empty(0)  # for what is received; kept, since on a CPU new memory costs as much as sending
-
-    def beat(self, ended: threading.Event) -> None:
-        """Give a sign of life every BEAT seconds, also while this rank computes or reads for long."""
-        with suppress(RuntimeError):  # the process that kept the store has ended
-            while not ended.wait(BEAT):
-                with answered_within(SILENCE):
-                    self.store.add(f"beats {self.rank}", 1)
 
     @contextmanager
     def _heard(self) -> Iterator[None]:
@@ -143,37 +134,11 @@ class Ranks(World):
         except RuntimeError as error:  # of gloo and NCCL, where a connection is closed or silent
             raise LostError(" ".join(str(error).split())[:200]) from error
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Any, slow: bool = False) -> list[Any]:
         values = [None] * self.size
         with self._heard():
-            dist.all_gather_object(values, value)
+            dist.all_gather_object(values, value, self._patient if slow else None)
         return values
-
-    def meet(self) -> None:
-        """Wait for all ranks for as long as they live. The network's own wait has a limit, and ignores signals."""
-        self._meetings += 1
-        all_here, last_beats, next_check = f"all at meeting {self._meetings}", {}, 0.0
-        with self._heard():
-            if self.store.add(f"at meeting {self._meetings}", 1) == self.size:
-                self.store.set(all_here, "")
-            while not self.store.check([all_here]):
-                if time.monotonic() >= next_check:
-                    self._check_beats(last_beats)
-                    next_check = time.monotonic() + BEAT
-                time.sleep(POLL)
-
-    def _check_beats(self, last_beats: dict[int, tuple[bytes, float]]) -> None:
-        """Raise RuntimeError for a rank whose last sign of life is older than MISSED beats.
-
-        Args: last_beats: by rank how many signs there were, and when the last of them was seen.
-        """
-        counts, now = self.store.multi_get([f"beats {rank}" for rank in range(self.size)]), time.monotonic()
-        for rank, count in enumerate(counts):
-            last_count, since = last_beats.get(rank, (None, now))
-            if count != last_count:
-                last_beats[rank] = count, now
-            elif now - since > MISSED * BEAT:
-                raise RuntimeError(f"process {rank} gives no sign of life")
 
     @contextmanager
     def together(self, slow: bool = False) -> Iterator[None]:
@@ -184,9 +149,7 @@ class Ranks(World):
             raise
         except Exception as error:
             own_error = error
-        if slow:
-            self.meet()
-        explained = self.gather(own_error and explain(own_error))
+        explained = self.gather(own_error and explain(own_error), slow)
         failures = [(rank, failure) for rank, failure in enumerate(explained) if failure]
         if failures:
             rank, (code, text) = failures[0]
@@ -282,7 +245,8 @@ class Ranks(World):
     def is_first_to_fail(self) -> bool:
         """Whether no other rank has printed an error yet."""
         try:
-            return self.store.add("failed", 1) == 1
+            with answered_within(SILENCE):
+                return self.store.add("failed", 1) == 1
         except RuntimeError:  # the rank that kept the store is gone
             return True
 
@@ -304,9 +268,6 @@ def join() -> Iterator[World]:
         raise UsageError(f"WORLD_SIZE={env['WORLD_SIZE']}: expected what torchrun sets; {found}; start by torchrun")
     with answered_within(START + SILENCE):
         world = meet_others()
-    ended = threading.Event()
-    beats = threading.Thread(target=world.beat, args=[ended], daemon=True)
-    beats.start()
     with ExitStack() as quiet:
         if not world.leads:
             nowhere = quiet.enter_context(open(os.devnull, "w"))
@@ -319,8 +280,6 @@ def join() -> Iterator[World]:
                 raise SystemExit(explain(error)[0]) from None
             raise
         finally:
-            ended.set()
-            beats.join(BEAT)
             dist.destroy_process_group()
 
 
@@ -334,8 +293,8 @@ def meet_others() -> Ranks:
         store, rank, size = next(dist.rendezvous("env://", timeout=START))
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's store keeps the keys of earlier ones
         store = dist.PrefixStore(attempt, store)
-        store.add(f"beats {rank}", 1)
-        store.wait([f"beats {other}" for other in range(size)], START)
+        store.set(f"started {rank}", "")
+        store.wait([f"started {other}" for other in range(size)], START)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=SILENCE)
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
