@@ -74,7 +74,7 @@ class World:
         return slice(self.rank, None, self.size)
 
     def gather(self, value: Any, slow: bool = False) -> list[Any]:
-        """The values of all ranks, in the order of the ranks. They are pickled, so keep them small. slow: as in `together`."""
+        """The values of all ranks, in their order. They are pickled, so keep them small. slow: as in `together`."""
         return [value]
 
     def total(self, *numbers: Mapping[str, float]) -> list[dict[str, float]]:
