@@ -54,11 +54,11 @@ def train(session: Session) -> None:
                             losses[name] += value * shares[name]
                             weighed_losses[name] += weighed_value * shares[name]
             losses, weighed_losses = session.world.total(losses, weighed_losses)
-            session.plain.sum_gradients()  # over the ranks, as clip_and_combine sums the task gradients
+            session.unshared.sum_gradients()  # over the ranks, as clip_and_combine sums the task gradients
             conflict = clip_and_combine(
                 session.gradients,
                 session.surgery,
-                session.moved,
+                session.pieces,
                 options.max_grad_norm,
                 generator=generator(options.seed, "surgery", step),
                 scale=scaler.get_scale(),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bert.lora import whole_state
 from runtime.errors import CheckpointError, say
-from runtime.files import MOST_TENSORS, read_plain
+from runtime.files import MAX_TENSOR_BYTES, read_plain
 
 # Parts of our names -> Hugging Face's, replaced in this order.
 NAMES = {
@@ -40,7 +40,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU. Raises CheckpointError."""
     try:
         # Not by load_file: it would take a signal for damage, and it reads pages only when they are used.
-        return safetensors.torch.load(read_plain(path, MOST_TENSORS))
+        return safetensors.torch.load(read_plain(path, MAX_TENSOR_BYTES))
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: not a safetensors file ({error}); copy it anew or take another") from None
 
@@ -70,7 +70,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     if (folder / "model.safetensors").is_file():
         return read_tensors(folder / "model.safetensors")
     try:  # weights_only refuses a pickle that calls anything
-        content = io.BytesIO(read_plain(folder / "pytorch_model.bin", MOST_TENSORS))
+        content = io.BytesIO(read_plain(folder / "pytorch_model.bin", MAX_TENSOR_BYTES))
         weights = torch.load(content, map_location="cpu", weights_only=True)
         if not all(isinstance(name, str) and isinstance(x, Tensor) for name, x in weights.items()):
             raise TypeError("other things than names and tensors")

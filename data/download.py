@@ -19,7 +19,7 @@ from runtime.files import disk_errors, read_plain, write_atomic
 from runtime.settings import OptionParser
 
 BASE_URL = "https://raw.githubusercontent.com/gpoesia/minbert-default-final-project/main/data/"
-MOST = 2**28  # bytes that a file may have
+MAX_BYTES = 2**28  # bytes that a file may have
 BLOB_IDS = {
     "ids-cfimdb-dev.csv": "8a0f5dcf3d40189b96c801a12cd79bf8003e61de",
     "ids-cfimdb-test-student.csv": "1e789c709b3ca0511f027a309b6d8bd21cde41b2",
@@ -53,14 +53,14 @@ def main(argv: Sequence[str] | None = None, blob_ids: Mapping[str, str] = BLOB_I
     with disk_errors(args.dest):
         args.dest.mkdir(parents=True, exist_ok=True)
         paths = [path for path in args.dest.iterdir() if path.name in blob_ids and path.is_file()]
-        existing = {path.name: blob_id(read_plain(path)) for path in paths if path.stat().st_size < MOST}
+        existing = {path.name: blob_id(read_plain(path)) for path in paths if path.stat().st_size < MAX_BYTES}
     missing = [name for name in blob_ids if existing.get(name) != blob_ids[name]]
     for done, name in enumerate(missing):
         url = f"{args.base_url.rstrip('/')}/{name}"
         print(f"fetching {url}", file=sys.stderr)
         try:
             with urlopen(url, timeout=30) as response:  # seconds without a byte
-                content = response.read(MOST)
+                content = response.read(MAX_BYTES)
                 if missing_bytes := getattr(response, "length", 0):
                     raise IncompleteRead(content, missing_bytes)
         except (OSError, HTTPException, ValueError) as error:  # a body that ends early; no valid address

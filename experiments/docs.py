@@ -1,4 +1,4 @@
-"""The results in README.md and docs/, made from experiments/results/, never by hand.
+"""The tables between marks in README.md and docs/, made from experiments/results/; other figures are written by hand.
 
     cp runs/tables/*-laptop.json experiments/results/
     python -m experiments.docs

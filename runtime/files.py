@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from runtime.errors import CheckpointError, DiskError, UsageError
 
-MOST, MOST_TENSORS = 2**31, 2**36  # the largest file that is read, in bytes: of any kind, of tensors
+MAX_BYTES, MAX_TENSOR_BYTES = 2**31, 2**36  # the largest file that is read, in bytes: of any kind, of tensors
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -119,7 +119,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise DiskError(f"{path}: not written ({error.strerror}); free some space or choose another folder") from error
 
 
-def read_plain(path: Path, most: int = MOST) -> bytes:
+def read_plain(path: Path, most: int = MAX_BYTES) -> bytes:
     """A file's bytes. Raises OSError, also for a path that is no plain file (reading a pipe may never end), for a file
     of more than `most` bytes, and for a path that no file can have."""
     try:
@@ -155,7 +155,7 @@ def check_own(folder: Path, *names: str) -> None:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hex digits."""
-    return hashlib.sha256(read_plain(path, MOST_TENSORS)).hexdigest()
+    return hashlib.sha256(read_plain(path, MAX_TENSOR_BYTES)).hexdigest()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from data.tasks import Task
 from heads.kinds import KINDS
 from training.options import FIXED, option_text
 
-MOST = 300  # characters in a cell
+MAX_CELL = 300  # characters in a cell
 TYPES = {"acc": "accuracy", "em": "exact_match", "pearson": "pearsonr", "spearman": "spearmanr"}  # the Hub's names
 WAYS = {"single": "alone", "mtl": "on the sum of their losses", "gs": "with gradient surgery"}
 TEXTS = ('["A sentence."]', '["Another."]')
@@ -115,8 +115,8 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def cell(text: object) -> str:
-    """Any text as a table's cell: on one line, escaped, cut to MOST."""
-    return " ".join(escape(str(text)[:MOST], quote=False).split()).replace("|", "\\|")
+    """Any text as a table's cell: on one line, escaped, cut to MAX_CELL."""
+    return " ".join(escape(str(text)[:MAX_CELL], quote=False).split()).replace("|", "\\|")
 
 
 def uses_sample(config: Mapping, tasks: Iterable[Task]) -> bool:

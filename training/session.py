@@ -109,10 +109,10 @@ class Session:
         sparse = [words.weight] * words.sparse
         self.gradients = TaskGradients(options.task_names, shared, sparse, world)
         others = [p for p in model.parameters() if p.requires_grad and p not in self.gradients.views]
-        self.plain = Shards(others, sparse, world)  # the parameters whose gradients are plain sums over tasks
-        self.shards = [self.gradients.shards, self.plain]
+        self.unshared = Shards(others, sparse, world)  # the parameters whose gradients are plain sums over tasks
+        self.shards = [self.gradients.shards, self.unshared]
         pieces = {parameter: piece for shards in self.shards for parameter, piece in shards.pieces.items()}
-        self.moved = [pieces[p] for p in model.parameters() if p in pieces]  # the pieces that this process updates
+        self.pieces = [pieces[p] for p in model.parameters() if p in pieces]  # the pieces that this process updates
         groups = [
             group | {"lr_scale": 1 if part is model.bert else options.head_lr_scale}
             for part in model.children()
