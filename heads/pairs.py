@@ -14,9 +14,9 @@ second weight; a weighted average needs (1 - alpha).
 | v3b  | the same                                    | 0.01            | 0.99      |
 
 Kinds whose output is not a single number use no cosine: their alpha is 1. Alpha is also 1 for single texts, and for
-pairs that the encoder reads as one sequence (`cross`, Devlin et al. 2019), where f sees the one vector. For pairs that
-are read in both ways (`both`), y is the mean of (1) and of an f of the third vector, v_ab; the loss is the mean of the
-losses of the two. Letters: B batch, D hidden size.
+pairs that the encoder reads as one sequence (`cross`, Devlin et al. 2019), where f sees the one vector. A kind that
+somebody adds, with a cosine, has 0.5. For pairs that are read in both ways (`both`), y is the mean of (1) and of an f
+of the third vector, v_ab; the loss is the mean of the losses of the two. Letters: B batch, D hidden size.
 """
 
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ class TaskHead(nn.Module):
         super().__init__()
         self.task, self.kind = task, KINDS[task.kind]
         compared, outputs = task.sequences > 1, self.kind.width(task)
-        self.alpha = ALPHA[arch].get(task.kind, 1.0) if compared else 1.0
+        self.alpha = ALPHA[arch].get(task.kind, 0.5) if compared and self.kind.of_cosine else 1.0
         self.own = ResidualMLP(size, dropout) if self.alpha == 0 else nn.Identity()  # v1, v2: for both texts
         self.f = mlp(3 * size if compared else size, size, outputs, dropout) if self.alpha > 0 else None
         self.f_ab = mlp(size, size, outputs, dropout) if compared and task.at_once else None
