@@ -234,12 +234,14 @@ def load_model(run: Path) -> MultitaskBert:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = OptionParser(__doc__)
-    parser.add_argument("run", type=Path, help="a run's folder, or a model's own (built-in tasks alone)")
+    parser.add_argument("run", type=Path, help="a run's folder, or a model's (built-in tasks alone)")
     parser.add_argument("--data_dir", type=Path, metavar="DIR", help="the course's csv files (default: the run's own)")
     parser.add_argument("--tasks", type=names, metavar="A,B", help="which of the run's tasks (default: all)")
     parser.add_argument("--split", choices=("dev", "test", "all"), default="dev", help="what to predict (default: dev)")
     parser.add_argument("--report", action="store_true", help="a page on each task's dev: mix-ups, calibration")
-    parser.add_argument("--predictions_dir", type=Path, metavar="DIR", help="for the files (default: RUN/predictions)")
+    parser.add_argument(
+        "--predictions_dir", type=Path, metavar="DIR", help="for the files (default: RUN/predictions; none for a model)"
+    )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: %(default)s)")
     parser.add_argument("--amp", choices=PRECISIONS, help="the precision (default: the run's)")
     args = parser.parse_args(argv)
@@ -283,6 +285,9 @@ def evaluate(args: Namespace) -> None:
         say(f"warning: {line}")
     device = resolve_device(args.device)
     amp = resolve_precision(args.amp or config["machine"]["precision"], device)
+    if not args.predictions_dir and "task_definitions" not in config:
+        reason = f"{args.run} is a model, which may be shared, and readable/ has rows of the data"
+        raise UsageError(f"--predictions_dir: expected a folder, for {reason}; found none; give one")
     out = args.predictions_dir or args.run / "predictions"
     for folder in (out.resolve(), out.resolve().parent):
         if folder != args.run.resolve() and is_run(folder):

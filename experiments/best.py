@@ -1,9 +1,9 @@
 """A better recipe for a small model, of minilm: on two cores half an hour with SST's phrases, an hour without.
 
-    python -m experiments.phrases --trees trees/train.txt --data_dir DATA --dest DATA_PHRASES
-    python -m experiments.best --data_dir DATA_PHRASES --output_dir RUN --seed N
+    python -m experiments.phrases --trees trees/train.txt --data_dir DATA --dest DATA/phrases
+    python -m experiments.best --data_dir DATA/phrases --output_dir RUN --seed N
 
-What experiments.soft_labels makes of DATA_PHRASES is better still, and costs twenty minutes more. The recipe is
+What experiments.soft_labels makes of DATA/phrases is better still, and costs half an hour more. The recipe is
 train_multitask.py with these options; all its options can be given, and replace those of the recipe:
 
     {with_phrases}

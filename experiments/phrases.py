@@ -1,7 +1,7 @@
 """SST's train file with the treebank's longer phrases: 93,271 rows instead of 8,544.
 
-    python -m experiments.phrases --trees trees/train.txt --data_dir DATA --dest DATA_PHRASES
-    python -m experiments.best --data_dir DATA_PHRASES --output_dir RUN
+    python -m experiments.phrases --trees trees/train.txt --data_dir DATA --dest DATA/phrases
+    python -m experiments.best --data_dir DATA/phrases --output_dir RUN
 
 The Stanford Sentiment Treebank (Socher et al. 2013) has a label for every phrase of a sentence; the course's files keep
 that of the whole sentence alone. trees/train.txt lies in https://nlp.stanford.edu/sentiment/trainDevTestTrees_PTB.zip.

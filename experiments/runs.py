@@ -107,7 +107,7 @@ def plan(args: argparse.Namespace, table: str) -> list[Run]:
     data_dir = args.data_dir or DATA.get(args.preset) or find_data_dir([TASKS[name] for name in LEADERBOARD])[0]
     for name in sorted({rows[number].data for number in wanted} - {""}):
         if not (data_dir / name).is_dir():
-            advice = "make it by experiments.phrases and experiments.soft_labels"
+            advice = "make it by experiments.phrases, or experiments.soft_labels: docs/recipes.md"
             raise UsageError(f"--data_dir: expected a folder {name} in {data_dir}; found none; {advice}")
     for seed in args.seeds:
         seed_folder = args.output_dir / args.preset / f"seed-{seed}"

@@ -1,13 +1,13 @@
 """SST's train file with soft labels: models trained on it say what else a sentence may be, and label new ones.
 
     for seed in 0 1; do
-        python train_multitask.py --strategy single --tasks sst --batch_size 64 --epochs 1 --data_dir DATA_PHRASES \\
+        python train_multitask.py --strategy single --tasks sst --batch_size 64 --epochs 1 --data_dir DATA/phrases \\
             --seed $seed --output_dir runs/teacher-$seed
     done
-    python -m experiments.soft_labels --teachers runs/teacher-0 runs/teacher-1 --data_dir DATA_PHRASES --dest DATA_SOFT
-    python -m experiments.best --data_dir DATA_SOFT --output_dir RUN
+    python -m experiments.soft_labels --teachers runs/teacher-0 runs/teacher-1 --data_dir DATA/phrases --dest DATA/soft
+    python -m experiments.best --data_dir DATA/soft --output_dir RUN
 
-DATA_PHRASES is what experiments.phrases has written, the models are the teachers. --dest gets a copy of the files in
+DATA/phrases is what experiments.phrases has written, the models are the teachers. --dest gets a copy of the files in
 --data_dir. In its ids-sst-train.csv a row's label has a share for each class: 0.3 of the row's own label and 0.7 of the
 mean of the teachers' probabilities (distillation, Hinton et al. 2015). After these rows come the sentences of CFIMDB's
 train reviews, with the teachers' probabilities alone (self-training). Those with 4 to 50 words, full stops and commas

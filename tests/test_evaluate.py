@@ -161,6 +161,15 @@ def test_the_best_folder_alone_and_other_data(run, tmp_path, capsys):
     assert contents(tmp_path / "p")["sts-dev-output.csv"] != contents(run)["predictions/sts-dev-output.csv"]
 
 
+def test_a_model_alone_gets_no_texts_of_the_data_beside_it(home, run, tmp_path, capsys):
+    model = shutil.copytree(run / "best", tmp_path / "model")
+    before, options = contents(model), ("--data_dir", home / "data")
+    assert evaluate_run(model, *options) == 2
+    assert f"--predictions_dir: expected a folder, for {model} is a model" in capsys.readouterr().err
+    assert evaluate_run(model, *options, "--predictions_dir", tmp_path / "p") == 0
+    assert contents(model) == before and contents(tmp_path / "p").keys() >= {*dev_files("sst")}
+
+
 def test_from_inside_the_best_folder_files_go_beside_it(home, run, tmp_path, monkeypatch):
     shutil.copytree(run, tmp_path / "run")
     monkeypatch.chdir(tmp_path / "run" / "best")

@@ -471,7 +471,10 @@ def test_the_table_of_the_recipes_parts(home, tmp_path, capsys):
     assert lines[5].split()[:4] == ["6", "-", "both", "ways"] and f"{means[6]:+.1f} (" in lines[5]
     shutil.rmtree(data / "soft")
     assert called(partial(ablation.main, train=None), home, tmp_path / "out", *words) == 2
-    assert f"--data_dir: expected a folder soft in {data}; found none; make it by" in capsys.readouterr().err
+    assert (
+        f"--data_dir: expected a folder soft in {data}; found none; make it by experiments.phrases"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_recipes_parts_are_its_options():

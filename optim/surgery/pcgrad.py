@@ -5,7 +5,10 @@ are added up. Letters: T tasks, P parameters; J the (T, P) Jacobian, one task's 
 
     g_i <- g_i - (g_i . g_j / |g_j|^2) g_j    where g_i . g_j < 0, g_j the original gradient of task j
 
-With g_i = c @ J and the Gramian G = J @ J.T this is  c_j <- c_j - c @ G[:, j] / G[j, j]  where c @ G[:, j] < 0.
+With g_i = c @ J, where at first c is 1 for task i and 0 for the others, and with the Gramian G = J @ J.T, this is
+
+    c_j <- c_j - c @ G[:, j] / G[j, j]        where c @ G[:, j] < 0
+
 As in the paper, and unlike much public code: the order is drawn anew for each task, and is kept; no task is projected
 on itself; the result is the sum over tasks, neither their mean nor T times it.
 """
@@ -31,7 +34,8 @@ def projected(products: Tensor, i: int, order: Iterable[int]) -> Tensor:
 
 
 class PCGrad(Surgery):
-    """The weights are each >= 1. A task whose gradient is zero projects nothing and is not projected."""
+    """The weights are each >= 1, for a projection adds to them. A task whose gradient is zero projects nothing and is
+    not projected."""
 
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
         products, tasks = check_gramian(gramian), range(len(gramian))
