@@ -249,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UsageError("--report: expected --split dev or all; found test, whose labels are never read; take one")
     with ExitStack() as locks:
         folder = args.run.resolve()
-        if folder.name == "best" and is_run(folder.parent):
+        if folder.name == "best" and (folder / "heads.json").is_file() and is_run(folder.parent):
             args.run = folder.parent  # it says which tasks and data the model is of
         if any((args.run / name).is_dir() for name in ("best", "checkpoints")) and os.access(args.run, os.W_OK):
             locks.enter_context(lock(args.run))  # a run that is training there replaces its model
@@ -275,20 +275,21 @@ def evaluate(args: Namespace) -> None:
     if not any(splits.values()):
         found = ", ".join(task.name for task in tasks)
         raise UsageError(f"--split {args.split}: expected a task with a file for it; found none for {found}")
-    warnings = [line for by_task in splits.values() for split in by_task.values() for line in split.warnings]
-    for split in (split for by_task in splits.values() for split in by_task.values()):
-        if config.get("data", {}).get(split.title, split.contents) != split.contents:
-            warnings.append(f"{split.path}: not the rows that the run had")
-            if not args.predictions_dir:
-                raise UsageError(f"{warnings[-1]}, whose own predictions would be lost; give --predictions_dir")
-    for line in dict.fromkeys(warnings):
-        say(f"warning: {line}")
-    device = resolve_device(args.device)
-    amp = resolve_precision(args.amp or config["machine"]["precision"], device)
     if not args.predictions_dir and "task_definitions" not in config:
         reason = f"{args.run} is a model, which may be shared, and readable/ has rows of the data"
         raise UsageError(f"--predictions_dir: expected a folder, for {reason}; found none; give one")
     out = args.predictions_dir or args.run / "predictions"
+    warnings = [line for by_task in splits.values() for split in by_task.values() for line in split.warnings]
+    for split in (split for by_task in splits.values() for split in by_task.values()):
+        if config.get("data", {}).get(split.title, split.contents) != split.contents:
+            warnings.append(f"{split.path}: not the rows that the run had")
+            if out.resolve() == (args.run / "predictions").resolve():
+                lost = f"its own predictions in {out} would be lost"
+                raise UsageError(f"{warnings[-1]}; {lost}; give another folder as --predictions_dir")
+    for line in dict.fromkeys(warnings):
+        say(f"warning: {line}")
+    device = resolve_device(args.device)
+    amp = resolve_precision(args.amp or config["machine"]["precision"], device)
     for folder in (out.resolve(), out.resolve().parent):
         if folder != args.run.resolve() and is_run(folder):
             raise UsageError(f"--predictions_dir: {out} is of another run, {folder}; choose another folder")

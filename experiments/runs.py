@@ -98,7 +98,7 @@ class Run:
 
 
 def plan(args: argparse.Namespace, table: str) -> list[Run]:
-    """Every run of the chosen rows, and of the rows that these start from, in the order to run them."""
+    """Every run of the chosen rows, and of those that these start from or are compared with, in order."""
     rows, runs = {row.number: row for row in TABLES[table]}, []
     if unknown := [number for number in args.rows or () if number not in rows]:
         raise UsageError(f"--rows: expected some of {', '.join(map(str, rows))}; found {unknown[0]}")

@@ -26,7 +26,7 @@ from runtime.errors import EXIT_CODES, UnavailableError, UsageError, explain
 
 SILENCE = timedelta(seconds=50)  # a rank that does not answer for longer counts as dead
 START = timedelta(minutes=5)  # for all ranks to start: imports take their time
-PATIENCE = timedelta(days=1)  # for a rank that reads files, predicts or writes; one that dies is noticed at once
+PATIENCE = timedelta(days=1)  # for a rank that reads files, predicts or writes; that one has died is noticed sooner
 NUMBERS = ("RANK", "WORLD_SIZE", "MASTER_PORT")  # torchrun sets these and MASTER_ADDR
 
 
@@ -296,8 +296,8 @@ def meet_others() -> Ranks:
         store.set(f"started {rank}", "")
         store.wait([f"started {other}" for other in range(size)], START)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=SILENCE)
+        return Ranks(store, rank, size)
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         expected = f"expected {os.environ['WORLD_SIZE']} processes to meet at {address}"
         raise UnavailableError(f"{expected}; found {' '.join(str(error).split())[:200]}; start by torchrun") from error
-    return Ranks(store, rank, size)

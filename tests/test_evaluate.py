@@ -170,6 +170,14 @@ def test_a_model_alone_gets_no_texts_of_the_data_beside_it(home, run, tmp_path, 
     assert contents(model) == before and contents(tmp_path / "p").keys() >= {*dev_files("sst")}
 
 
+def test_best_that_is_missing_is_not_another_model(run, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(copy / "best")
+    before = contents(copy)
+    assert evaluate_run(copy / "best") == 2 and contents(copy) == before
+    assert "expected best/heads.json or a checkpoint in it; found no such folder" in capsys.readouterr().err
+
+
 def test_from_inside_the_best_folder_files_go_beside_it(home, run, tmp_path, monkeypatch):
     shutil.copytree(run, tmp_path / "run")
     monkeypatch.chdir(tmp_path / "run" / "best")

@@ -221,8 +221,9 @@ def test_evaluating_other_rows_than_the_runs_is_told(run, tmp_path, capsys):
     for folder, split in itertools.product((run, run / "best"), ("dev", "test")):
         words, found = (folder, "--split", split, "--data_dir", other), other / f"ids-sst-{split}.csv"
         found = found if split == "dev" else found.with_name("ids-sst-test-student.csv")
-        assert evaluate_run(*words) == 2
-        refusal(capsys, 2, f"{found}: not the rows that the run had")
+        for more in ((), ("--predictions_dir", run / "predictions")):
+            assert evaluate_run(*words, *more) == 2
+            refusal(capsys, 2, f"{found}: not the rows that the run had; its own predictions in")
         assert evaluate_run(*words, "--predictions_dir", tmp_path / "p") == 0
         assert f"warning: {found}: not the rows that the run had" in capsys.readouterr().err
     assert contents(run) == before

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -211,6 +212,16 @@ def test_options_that_are_refused(tiny_bert, tmp_path, capsys, monkeypatch, opti
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and all(message in error for message in messages), error
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_folder_whose_name_is_no_utf_8_is_refused_before_the_training(tiny_bert, tmp_path, capsys, monkeypatch):
+    """Though no word of the command has it."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert run_cli(train_multitask.main, ["--checkpoint", str(tiny_bert), "--output_dir", "run"]) == 2
+    assert "error: --predictions_dir: expected a path in UTF-8; found '" in capsys.readouterr().err
+    assert not list(folder.iterdir())
 
 
 def test_tasks_whose_metrics_or_pairs_would_share_a_name_are_refused(tmp_path):

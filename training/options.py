@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import re
 import shlex
 import sys
@@ -253,6 +254,11 @@ def model_source(given: Mapping[str, Any], heads: dict[str, Any]) -> tuple[dict[
 
 def check_options(options: Options) -> None:
     """Raise UsageError for options that do not go together."""
+    for name in ("data_dir", "predictions_dir", "checkpoint"):  # config.json has where they are
+        try:
+            os.path.realpath(getattr(options, name)).encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"--{name}: expected a path in UTF-8; found {error.object!r}; rename the folder") from None
     strategy, chosen = options.strategy, ",".join(options.task_names)
     if (strategy == "single") != (len(options.tasks) == 1):
         expected, advice = "two tasks or more", "take --strategy single, or name more with --tasks"

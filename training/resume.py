@@ -58,9 +58,9 @@ def check_same_run(options: Options, stored: dict, own: dict) -> None:
 
 def difference_text(name: str, old: object, new: object) -> str:
     """What an option was and is; of the tasks' definitions only what differs."""
-    if name == "task_definitions":
-        pairs = [(a, b, key) for a, b in zip(old, new, strict=True) for key in b if a.get(key) != b[key]]
-        return "; ".join(f"{a['name']}'s {key} was {a.get(key)!r}, is {b[key]!r}" for a, b, key in pairs)
+    if name == "task_definitions" and old and len(old) == len(new):
+        pairs = [(a, b, key) for a, b in zip(old, new, strict=True) for key in a | b if a.get(key) != b.get(key)]
+        return "; ".join(f"{b['name']}'s {key} was {a.get(key)!r:.99}, is {b.get(key)!r:.99}" for a, b, key in pairs)
     name += " (or --init_from)" * (name == "checkpoint")
     return f"--{name} was {option_text(old)}, is {option_text(new)}"
 
