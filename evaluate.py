@@ -279,8 +279,9 @@ def evaluate(args: Namespace) -> None:
         reason = f"{args.run} is a model, which may be shared, and readable/ has rows of the data"
         raise UsageError(f"--predictions_dir: expected a folder, for {reason}; found none; give one")
     out = args.predictions_dir or args.run / "predictions"
-    warnings = [line for by_task in splits.values() for split in by_task.values() for line in split.warnings]
-    for split in (split for by_task in splits.values() for split in by_task.values()):
+    all_splits = [split for by_task in splits.values() for split in by_task.values()]
+    warnings = [line for split in all_splits for line in split.warnings]
+    for split in all_splits:
         if config.get("data", {}).get(split.title, split.contents) != split.contents:
             warnings.append(f"{split.path}: not the rows that the run had")
             if out.resolve() == (args.run / "predictions").resolve():

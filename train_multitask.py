@@ -143,7 +143,7 @@ def run_config(session: Session) -> dict:
         "checkpoint": source,
         "versions": versions(),
         "machine": {"device": str(session.device), "precision": session.amp, "threads": torch.get_num_threads()},
-        "data": {split.title: split.contents for by_task in session.splits.values() for split in by_task.values()},
+        "data": session.fingerprints(session.splits),
     }
 
 

@@ -18,7 +18,7 @@ from runtime.errors import run_cli
 
 def compared(runs: Sequence[Run]) -> list[dict]:
     """The rows; each with its average's difference from the row that it is compared with, and a run's mean minutes."""
-    rows = with_differences(summary(runs), {run.row.number: run.row.base for run in runs})
+    rows = with_differences(summary(runs), runs)
     for row in rows:
         seconds = [run.result()["seconds"] for run in runs if run.row.number == row["row"] and run.result()]
         row["minutes"] = statistics.mean(seconds) / 60 if seconds else None

@@ -132,7 +132,7 @@ TABLES: dict[str, tuple[Row, ...]] = {
         ablation(1, "the whole", None, **WHOLE),
         ablation(2, "nothing", None, **NOTHING),
         *(ablation(n, f"- {name}", 1, **(WHOLE | change)) for n, (name, change) in enumerate(LEFT_OUT.items(), 3)),
-        *(ablation(n, f"+ {name}", 2, **(NOTHING | change)) for n, (name, change) in enumerate(ADDED.items(), 11)),
+        *(ablation(n, f"+ {x}", 2, **(NOTHING | add)) for n, (x, add) in enumerate(ADDED.items(), 3 + len(LEFT_OUT))),
     ),
 }
 TITLES = {

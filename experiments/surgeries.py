@@ -21,7 +21,6 @@ from runtime.errors import run_cli
 MTL, SCALED = 2, range(3, 8)  # numbers of rows: the plain sum; with other scales
 TUNED = {"row": 0, "name": "mtl, tuned"}
 Cells = Mapping[int, Mapping[str, float | None]]  # seed -> column -> percent
-Rows = Sequence[Mapping]
 
 
 def tuned(rows: Sequence[Mapping], seeds: Sequence[int]) -> dict:
@@ -50,16 +49,14 @@ def compared(runs: Sequence[Run]) -> list[dict]:
     tuned_seeds = tuned(rows, sorted({run.seed for run in runs}))
     if len(tuned_seeds) > 1:
         rows.append(TUNED | tables.with_means(tuned_seeds))
-    for row in with_differences(rows, {run.row.number: run.row.base for run in runs} | {TUNED["row"]: MTL}):
+    for row in with_differences(rows, runs):
         row["seconds a step"] = seconds_a_step([run for run in runs if run.row.number == row["row"] and run.result()])
     return rows
 
 
-def with_differences(rows: list[dict], bases: Mapping[int, int | None]) -> list[dict]:
-    """The rows of `summary`, with the difference of their averages from another row's instead of the paper's numbers.
-
-    bases: by row the number of the other one, None for those that are not compared.
-    """
+def with_differences(rows: list[dict], runs: Sequence[Run]) -> list[dict]:
+    """The rows of `summary`, with the difference of their averages from their base's instead of the paper's numbers."""
+    bases = {TUNED["row"]: MTL} | {run.row.number: run.row.base for run in runs}
     seeds = {row["row"]: row["seeds"] for row in rows}
     for row in rows:
         row.pop("paper", None)
@@ -93,11 +90,17 @@ def text(table: str, preset: str, runs: Sequence[Run], failed: Failures) -> str:
 
 
 def with_last_column(
-    table: str, preset: str, runs: Sequence[Run], failed: Failures, rows: Rows, name: str, cells: Sequence[str]
+    table: str,
+    preset: str,
+    runs: Sequence[Run],
+    failed: Failures,
+    rows: Sequence[Mapping],
+    title: str,
+    cells: Sequence[str],
 ) -> str:
-    """A table of averages and differences as text. name, cells: of its last column."""
+    """A table of averages and differences as text. title, cells: of its last column."""
     head = "".join(f"{METRICS.get(name, name):>13}" for name in COLUMNS)
-    lines = [heading(table, preset, runs), "", f"{'':<16}{head}  difference, 95 %  {name:>7}"]
+    lines = [heading(table, preset, runs), "", f"{'':<16}{head}  difference, 95 %  {title:>7}"]
     for row, last in zip(rows, cells, strict=True):
         numbers = "".join(f"{with_spread(row['mean'][name], row['spread'][name]):>13}" for name in COLUMNS)
         lines.append(f"{row['row'] or '':>2} {row['name']:<13}{numbers}  {as_words(row):<19}{last:>6}")

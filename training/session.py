@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -296,9 +296,9 @@ class Session:
         weights = self.model.state_dict().items()
         self.world.check_same(lambda: versions() | {name: sha256_of(weight) for name, weight in weights})
 
-    def fingerprints(self) -> dict[str, str]:
-        """Rows and sha256 of the train and dev files, which the weights and the choice of the best depend on."""
-        return {split.title: split.contents for name in ("train", "dev") for split in self.splits[name].values()}
+    def fingerprints(self, names: Iterable[str] = ("train", "dev")) -> dict[str, str]:
+        """Rows and sha256 of these splits' files: the weights and the choice of the best depend on train and dev."""
+        return {split.title: split.contents for name in names for split in self.splits[name].values()}
 
     @property
     def best_stands(self) -> bool:
