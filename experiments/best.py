@@ -1,4 +1,4 @@
-"""A better recipe for a small model, of minilm: on two cores half an hour with SST's phrases, an hour without.
+"""A better recipe for a small model such as minilm: on two cores half an hour with SST's phrases, an hour without.
 
     python -m experiments.phrases --trees trees/train.txt --data_dir DATA --dest DATA/phrases
     python -m experiments.best --data_dir DATA/phrases --output_dir RUN --seed N

@@ -4,8 +4,8 @@
 
 The paper's claim: attention_mean puts the two dogs together, cls does not. Here the dogs are together if their
 cosine is above those with the car: margin = cos(dog, dog) - max(cos(dog, car)) > 0. A tiny margin means little if all
-cosines are near 1. Cosines are of whole vectors. The picture projects them on the first two right singular vectors of
-their (3, D) matrix, not centred, as the paper does. The third, which often separates the dogs most, is not shown.
+cosines are near 1. Cosines are of whole vectors. As in the paper, the picture projects them, without centring, on the
+first two right singular vectors of their (3, D) matrix. The third, which often separates the dogs most, is not shown.
 Needs the extra: pip install -e '.[pictures]'
 """
 

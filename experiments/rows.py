@@ -147,7 +147,8 @@ KEYS = {
     "Tasks that a row never trained have fresh heads, as in the paper. Rows 14 to 16 are not in the paper.",
     "surgeries": "single: one run a task. mtl 211: the sum of the losses, sst's counted twice, and so on. From pcgrad "
     "to random: gs with this surgery. The last five: mtl with losses weighed this way. mtl, tuned: for each seed the "
-    "scales that are best over the other seeds. difference: from mtl's average, paired by seed. See docs/surgery.md.",
+    "scales that are best over the other seeds. difference: from mtl's average, paired by seed. step: its time, as a "
+    "multiple of mtl's. See docs/surgery.md.",
     "ablation": "-: left out of the whole. +: added to nothing, the plain sum with one learning rate. surgery: gs. "
     "head rate: heads that learn ten times as fast. batches: larger ones. both ways: pairs read text by text and "
     "as one sequence. sst twice: its loss counted twice. dropout 0: none in BERT. DATA is the folder of the "

@@ -2,7 +2,7 @@
 
     update = SURGERIES["cagrad"](c=0.4).weights(gramian(jacobian), generator) @ jacobian
 
-A new method is a file beside pcgrad.py with a subclass of Surgery, and a line here. Its settings are keywords.
+A new method is a file beside pcgrad.py with a subclass of Surgery, and an entry here. Its settings are keywords.
 """
 
 from optim.surgery.aligned_mtl import AlignedMTL
