@@ -3,8 +3,9 @@
     python -m experiments.search --max_steps 400 --eval_every 100 --data_dir DIR
     python -m experiments.search --max_steps 400 --eval_every 100 --data_dir DIR --measure 3
 
-Each trial is a run of train_multitask.py, with settings drawn near those that did well before. Once five have
-gone to the end, a trial below the others' median at an evaluation ends there. The score is the mean of the tasks' main metrics on dev.
+Each trial is a run of train_multitask.py, with settings drawn near those that did well before. Once five have gone to
+the end, a trial below the others' median at an evaluation ends there. The score is the mean of the tasks' main metrics
+on dev.
 
     --trials N         how many shall end, earlier ones included (default: 30)
     --measure N        then train the best and the usual settings on N further seeds (default: 0)
