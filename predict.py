@@ -56,7 +56,7 @@ def in_words(model: MultitaskBert, tasks: Sequence[str], sides: list[list[str]],
         for texts, answer in zip(zip(*sides, strict=True), answers(model, name, y), strict=True):
             lines.append(f"{name}: {' | '.join(texts)}")
             if task.range:
-                lines.append(f"  {answer['prediction']:.2f}, {task.explained}")
+                lines.append(f"  {answer['prediction']:.5g}, {task.explained}")
                 continue
             lines += [f"  {task.meaning}"] * bool(task.meaning)
             for label, share in sorted(answer["probabilities"].items(), key=lambda pair: -pair[1]):
@@ -82,14 +82,17 @@ def rows_in(lines: Iterable[str], args: Namespace, new_columns: Sequence[str]) -
     has the name of a new one."""
     place, columns = args.input or "stdin", args.text_columns
     header, rows = rows_of(lines, place, DELIMITERS[args.input.suffix] if args.input else ",")
+    advice = "name the texts' columns by --text_columns"
     if header:
-        check_columns(f"{place}:{header[0]}", header[1], columns, "name the texts' columns by --text_columns")
+        check_columns(f"{place}:{header[0]}", header[1], columns, advice)
         check_columns(f"{place}:{header[0]}", header[1], header[1])
     to_jsonl = args.output and not DELIMITERS[args.output.suffix]
     first_columns = header and header[1]
     for line, row in rows:
-        if not all(isinstance(plain(row.get(name, 0)), str) for name in columns):
-            found = f"{[row.get(name) for name in columns]!r:.60}"
+        if not header:
+            check_columns(f"{place}:{line}", [*row], columns, advice)
+        if not all(isinstance(plain(row[name]), str) for name in columns):
+            found = f"{[row[name] for name in columns]!r:.60}"
             raise data_error(f"{place}:{line}", f"texts in {' and '.join(columns)}", found, "correct the row")
         if clash := row.keys() & {*new_columns}:
             line = header[0] if header else line

@@ -32,6 +32,12 @@ GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # transforme
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which UTF-8 cannot hold
 
 
+def check_text(place: str, text: object) -> None:
+    """Raise ValueError, with the place, for what is no text."""
+    if not isinstance(text, str) or SURROGATE.search(text):
+        raise ValueError(f"{place}: expected a string that UTF-8 can hold; found {text!r:.60}")
+
+
 class Batch(dict):
     """Tensors by name, also as attributes: batch["input_ids"] is batch.input_ids. model(**batch) takes it whole."""
 
@@ -154,8 +160,7 @@ class BertTokenizer:
         """Each text's ids without [CLS] and [SEP], uncut."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         for row, text in enumerate(texts):
-            if not isinstance(text, str) or SURROGATE.search(text):
-                raise ValueError(f"texts[{row}]: expected a string that UTF-8 can hold; found {text!r:.60}")
+            check_text(f"texts[{row}]", text)
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _room(self, max_length: int | None, sides: int) -> int:

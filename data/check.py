@@ -15,7 +15,7 @@ import numpy as np
 
 from bert import BertTokenizer
 from data import find_data_dir
-from data.reader import Split, folded, label_counts, overlaps, read, token_counts
+from data.reader import SHOWN, Split, folded, label_counts, listed, overlaps, read, token_counts
 from data.task_file import load
 from data.tasks import SPLITS, TASKS, Task, choose_tasks, names
 from heads.kinds import KINDS
@@ -32,28 +32,29 @@ def summary(task: Task, split: Split, counts: dict[str, int], tokenizer: BertTok
     labelled = max(1, sum(example.label is not None for example in split.examples))
     line = f"{len(tokens):9,} rows   median {np.median(tokens):4.0f} tokens, longest {tokens.max():5,}"
     shares = [f"{label} {count / labelled:.1%}" for label, count in counts.items()]
-    return f"{line}   {np.mean(tokens > max_length):6.1%} cut at {max_length}   {', '.join(shares)}".rstrip()
+    return f"{line}   {np.mean(tokens > max_length):6.1%} cut at {max_length}   {listed(shares)}".rstrip()
 
 
 def what_is_odd(task: Task, name: str, split: Split, counts: dict[str, int], trains: Sequence[Split]) -> list[str]:
     """A line for each odd thing in the split of this name, with what to do. trains: of all tasks; none for a train."""
     least = 0 if task.range else RARE if name == "train" else 1
-    few = []
-    for label, count in counts.items():
-        if count < least:
-            few.append(f"{label} ({count}{nearest(label, [other for other in counts if other != label])})")
+    few = [label for label, count in counts.items() if count < least]
+    near = [f"{label} ({counts[label]}{nearest(label, counts.keys() - {label})})" for label in few[:SHOWN]]
     spare = name == "train" and not task.course and len(counts) - len(few) > 1  # at least two labels remain
+    many = len(counts) > RARE and 2 * len(few) > len(counts)
+    amounts = many and all(type(name) is int for name in task.classes)
     equal = sum(len(set(folded(example))) < len(example.texts) for example in split.examples)
     by_text = defaultdict(list)
     for example in split.examples if name != "test" else ():
         by_text[folded(example)].append(example)
     repeated = [same for same in by_text.values() if len(same) > 1]
     disagree = [same for same in repeated if len({example.label for example in same} - {None}) > 1]
-    lines = ", ".join(" and ".join(str(example.line) for example in same) for same in disagree[:5])
+    lines = ", ".join(listed([example.line for example in same], " and ") for same in disagree[:5])
     shared = overlaps(trains, split)
     never_several = task.several and name == "train" and all(len(example.label) < 2 for example in split.examples)
     findings = [
-        (few, f"labels with few rows: {', '.join(few)}; add some{', or take these labels out' * spare}"),
+        (few, f"labels with few rows: {listed(near + few[SHOWN:])}; add some{', or take these labels out' * spare}"),
+        (amounts, 'most labels have few rows, and all are numbers; for amounts give kind = "score"'),
         (never_several, f"no row has several labels, with {task.separator!r} between; see whether separator is right"),
         (equal, f"pairs with equal sides: {equal}; see whether they should be there"),
         (repeated, f"repeated texts: {len(repeated)}; keep one row of each"),

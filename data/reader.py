@@ -107,7 +107,7 @@ def read(task: Task, split: str, data_dir: str | Path = "", seed: int = 0) -> Sp
     share = task.files["dev"] if isinstance(task.files.get("dev"), float) else 0.0
     path, from_train = task.path(split, data_dir), split == "train" or (split == "dev" and share > 0)
     columns = [task.id, *task.texts, None if split == "test" else task.label]
-    fingerprint, rows = read_table(path, columns, course=task.folder is None)
+    fingerprint, rows = read_table(path, columns, course=task.folder is None, needed=task.texts)
     examples, faults = [], {}
     for number, (line, cells) in enumerate(rows, start=1):
         try:
@@ -139,7 +139,7 @@ def read(task: Task, split: str, data_dir: str | Path = "", seed: int = 0) -> Sp
         if split == "dev":
             warnings = []  # train has the same ones
         elif absent := [name for name, count in label_counts(task, examples).items() if task.classes and not count]:
-            warnings.append(f"{path}: no row has {task.label} {', '.join(absent)}: it cannot be learnt")
+            warnings.append(f"{path}: no row has {task.label} {listed(absent)}: it cannot be learnt")
     if split == "dev" and (labelled := sum(example.label is not None for example in examples)) < FEW:
         warnings.append(f"{path}: few rows with a label for dev: {labelled}; the best model would be chosen by chance")
     return Split(task.name, path, fingerprint, examples, warnings, f"{split} of {task.name}: {path.name}")
@@ -162,7 +162,8 @@ def _example(task: Task, path: Path, number: int, line: int, cells: list) -> Exa
         expected = f"{task.expected} as {task.label}"
         if task.kind == "classes" and (isinstance(label, list) or len(str(label).split()) > 1):
             expected += ", or in train a share for each, together 1"
-        raise data_error(place, expected, found, "correct the row") from None
+        advice = "correct the row" + f", or the task's {'range' if task.range else 'classes'}" * (not task.course)
+        raise data_error(place, expected, found, advice) from None
 
 
 def _check_rows(task: Task, split: str, path: Path, examples: list[Example], from_train: bool) -> tuple[set, list[str]]:
@@ -184,6 +185,10 @@ def _check_rows(task: Task, split: str, path: Path, examples: list[Example], fro
 
 
 def _rows(lines: Collection[int], rows: int, what: str) -> str:
-    shown = ", ".join(map(str, sorted(lines)[:SHOWN])) + f" and {len(lines) - SHOWN} more" * (len(lines) > SHOWN)
     have, line = ("have", "lines") if len(lines) > 1 else ("has", "line")
-    return f"{len(lines)} of {rows} rows {have} {what}; {line} {shown}"
+    return f"{len(lines)} of {rows} rows {have} {what}; {line} {listed(sorted(lines))}"
+
+
+def listed(items: Sequence[object], joint: str = ", ") -> str:
+    """The first items as a text, and how many more there are."""
+    return joint.join(map(str, items[:SHOWN])) + f" and {len(items) - SHOWN} more" * (len(items) > SHOWN)

@@ -23,11 +23,13 @@ def data_error(place: object, expected: str, found: object, advice: str, kind: t
     return kind(f"{place}: expected {expected}; found {found}; {advice}")
 
 
-def read_table(path: Path, columns: Sequence[str | None], course: bool = False) -> tuple[str, list[tuple[int, list]]]:
+def read_table(
+    path: Path, columns: Sequence[str | None], course: bool = False, needed: Sequence[str] = ()
+) -> tuple[str, list[tuple[int, list]]]:
     """Read a file of the course or a user: its sha256, and for each row (line, cells of the columns).
 
-    A cell of csv is a text, a cell of JSON a result of `plain`. For a column that is None it is "".
-    Raises: DataError.
+    A cell of csv is a text, a cell of JSON a result of `plain`. For a column that is None, and for a key that a row of
+    JSON lacks, it is "". needed: the columns that no row may lack. Raises: DataError.
     """
     try:
         content = read_plain(path)
@@ -47,6 +49,8 @@ def read_table(path: Path, columns: Sequence[str | None], course: bool = False) 
     if not rows:
         raise data_error(path, "rows", "only a header" if names else "an empty file", "copy it anew")
     check_columns(f"{path}:{line}", names, columns)
+    for line, row in rows if header is None else ():
+        check_columns(f"{path}:{line}", [*row], needed, "correct the row")
     cells = [(line, [plain(row.get(name)) for name in columns]) for line, row in rows]
     return hashlib.sha256(content).hexdigest(), cells
 
@@ -116,7 +120,7 @@ def _csv_rows(lines: Iterable[str], path: object, delimiter: str) -> Iterator[tu
     except csv.Error as error:
         fields = f"{fields} fields, as in the header," if fields else "a header of columns"
         expected = f"{fields} with {'commas' if delimiter == ',' else 'tabs'} between"
-        advice = "correct the row that starts here; see whether a quote is not closed"
+        advice = "correct the row that starts here; see whether a quote is not closed, or a cell has a lone \\r"
         raise data_error(f"{path}:{line}", expected, error, advice) from None
 
 
@@ -124,7 +128,7 @@ def _json_rows(lines: Iterable[str], path: object) -> Iterator[tuple[int, dict]]
     """(line, cells by key) of each row: one JSON object per line; blank lines and {} are skipped."""
     for line, text in enumerate(lines, start=1):
         try:
-            row = json.loads(text) if text.strip() else {}
+            row = json.loads(text, object_pairs_hook=_once) if text.strip() else {}
             if not isinstance(row, dict):
                 raise ValueError(text[:30].strip())
             json.dumps(row, ensure_ascii=False).encode()  # "\ud800" is JSON, but no character
@@ -132,6 +136,14 @@ def _json_rows(lines: Iterable[str], path: object) -> Iterator[tuple[int, dict]]
             raise data_error(f"{path}:{line}", "a JSON object", error, "correct the line") from None
         if row:
             yield line, row
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict:
+    """A JSON object from its keys and values. Raises ValueError for a repeated key: json would take the last."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError("a key twice")
+    return row
 
 
 def csv_writer(write: Callable[[str], Any], delimiter: str) -> Any:

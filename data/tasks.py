@@ -93,7 +93,10 @@ class Task:
             return value
         if self.several:
             parts = cell if isinstance(cell, list) else str(cell).split(self.separator)
-            return tuple(sorted({self._class(part) for part in parts if str(part).strip()}))
+            numbers = sorted(self._class(part) for part in parts if str(part).strip())
+            if len({*numbers}) < len(numbers):  # 0 or 1 for each class, say, instead of names
+                raise ValueError(f"a class twice in {cell!r}")
+            return tuple(numbers)
         try:
             return self._class(cell)
         except ValueError:
@@ -111,12 +114,13 @@ class Task:
         """What a label must be, for messages."""
         if self.range is not None:
             return f"a number from {self.range[0]:g} to {self.range[1]:g}"
-        return f"{'some' if self.several else 'one'} of {', '.join(map(str, self.classes))}"
+        classes = shorten(", ".join(map(str, self.classes)), 190, placeholder=" ...")
+        return f"some of {classes}, each once" if self.several else f"one of {classes}"
 
     @property
     def explained(self) -> str:
         """What a label is, for people."""
-        return shorten(self.expected, 190, placeholder=" ...") + f" ({self.meaning})" * bool(self.meaning)
+        return self.expected + f" ({self.meaning})" * bool(self.meaning)
 
     def to_json(self, files: bool = True) -> dict:
         """The task for JSON, as `read_task` (heads/files.py) takes it.

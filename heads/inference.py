@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bert import BertModel, precision
 from bert.fast import inference_copy
-from bert.tokenizer import Batch
+from bert.tokenizer import Batch, check_text
 from heads.config import POOLINGS
 from heads.pooling import sentence_vectors
 from runtime.errors import DivergedError, UsageError
@@ -127,9 +127,16 @@ def answers(model, name: str, y: Tensor) -> list[dict]:
 
 
 def check_list(name: str, texts: Sequence[str]) -> None:
-    """Refuse a single string, which Python would read as a list of letters, and anything else that is no list."""
+    """Refuse a single string, which Python would read as a list of letters, and anything else that is no list of texts,
+    or of pairs."""
     if isinstance(texts, str) or not hasattr(texts, "__len__"):
         raise ValueError(f"{name}: expected a list of sentences; found {type(texts).__name__}; put it into a list")
+    pairs = isinstance(next(iter(texts), ""), tuple)
+    for row, item in enumerate(texts):
+        if pairs and not (isinstance(item, tuple) and len(item) == 2):
+            raise ValueError(f"{name}[{row}]: expected a pair of texts, as before it; found {item!r:.60}")
+        for text in item if pairs else [item]:
+            check_text(f"{name}[{row}]", text)
 
 
 def token_passes(model, texts: Sequence) -> Iterator[tuple[list[list[int]], list[Batch]]]:

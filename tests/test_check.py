@@ -82,6 +82,16 @@ def test_no_label_is_to_be_taken_out_that_a_task_needs(tmp_path, capsys, tiny_be
     assert lines[lines.index("Look at this") + 1 : -1] == [f"odd: train: labels with few rows: {few}; add some{out}"]
 
 
+def test_of_many_labels_a_few_are_shown(tmp_path, capsys, tiny_bert):
+    rows = [{"a": f"text {n // 2}", "b": "", "l": n} for n in range(3000)]  # prices, say
+    write_rows(tmp_path / "train.csv", rows)
+    (tmp_path / "my.toml").write_text('[tasks.odd]\ntexts = ["a"]\nlabel = "l"\ntrain = "train.csv"\ndev = 0.1\n')
+    lines = page(capsys, tiny_bert, "--task-file", tmp_path / "my.toml")
+    assert max(map(len, lines)) < 600
+    assert "9 0.0% and 2990 more" in lines[lines.index("odd: classes, a -> l") + 1]
+    assert 'odd: train: most labels have few rows, and all are numbers; for amounts give kind = "score"' in lines
+
+
 def test_labels_that_no_row_has_several_of(tmp_path, capsys, tiny_bert):
     """With another separator than the file's, each combination is a class of its own."""
     labels = ["money, angry" if n % 2 else "money" for n in range(60)]

@@ -224,6 +224,11 @@ def test_two_texts_are_no_pair_for_a_model_that_reads_single_ones(home, capsys):
         (("--input", "latin.csv", "--text_columns", "a"), 3, "latin.csv:3: expected text in UTF-8; found byte 0xfc"),
         (("--input", "zero.csv", "--text_columns", "a"), 3, "zero.csv:2: expected text in UTF-8; found byte 0x00"),
         (("--input", "sst.csv", "--text_columns", "a"), 3, "sst.csv:1: expected no column sst, a prediction's name"),
+        (
+            ("--input", "null.jsonl", "--text_columns", "b"),
+            3,
+            "null.jsonl:1: expected one column 'b'; found 0 among ['a']; name the texts' columns by --text_columns",
+        ),
         (("--input", "null.jsonl", "--text_columns", "a"), 3, "null.jsonl:2: expected texts in a; found [3]"),
         (
             ("--input", "more.jsonl", "--text_columns", "a"),

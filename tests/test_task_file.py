@@ -110,7 +110,7 @@ def test_what_names_no_class_in_json_makes_none(tmp_path, labels, separator):
 
 def test_a_task_that_says_everything_is_not_read(tmp_path):
     assert load(task_file(tmp_path), KINDS)["own"].classes == ("x", "y")  # there is no t.csv
-    assert "did you mean t.tsv?" not in error_of(task_file(tmp_path, kind=None), DataError)
+    assert "t.csv: expected a file; found none" in error_of(task_file(tmp_path, kind=None), DataError)
 
 
 @pytest.mark.fault(48)
@@ -134,6 +134,9 @@ def test_a_task_that_says_everything_is_not_read(tmp_path):
     ({"kind": "score", "classes": None, "range": [100_000, 100_009]}, " range", "ends of at most 10,000 times",
      "100000 to 100009"),
     ({"separator": ""}, " separator", "a text, or a space", "''"),
+    ({"separator": ";"}, " separator", "none, for the kind is classes", "';'"),
+    ({"texts": ["a"], "pairs": "cross"}, " pairs", "none, for the texts are single", "'cross'"),
+    ({"label": "a"}, " label", "a column other than the texts", "'a'"),
     ({"kind": "labels", "classes": ["x", "(none)"]}, " classes", "names other than (none)", "['x', '(none)']"),
     ({"train": "t.xlsx"}, " train", "a .csv, .tsv or .jsonl file", "'t.xlsx'"),
     *(({"dev": dev}, " dev", "a .csv, .tsv or .jsonl file, or a share", toml(dev)) for dev in (0.0, 1.0, 1, -0.1, "d")),
