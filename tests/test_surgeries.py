@@ -8,7 +8,7 @@ import torchjd.aggregation as torchjd
 from torch import Tensor
 
 from optim.surgery import SURGERIES
-from optim.surgery.gramian import combined_norm
+from optim.surgery.gramian import combined_norm, cosines, gramian
 
 F64 = torch.float64
 
@@ -220,10 +220,37 @@ def test_random_weights_are_the_softmax_of_normal_draws():
 def test_cagrad_of_norms_as_unlike_as_can_be():
     """The search for s takes more steps than brentq's usual 100."""
     short, product, long = 1.3210252310471076e-08, -444611.77061988995, 1.4964106810970102e19
-    gramian = torch.tensor([[short, product], [product, long]], dtype=F64)
+    products = torch.tensor([[short, product], [product, long]], dtype=F64)
     mean = torch.full((2,), 0.5, dtype=F64)
-    added = SURGERIES["cagrad"](c=0.99).weights(gramian) - mean
-    assert combined_norm(added, gramian) == pytest.approx(0.99 * combined_norm(mean, gramian))
+    added = SURGERIES["cagrad"](c=0.99).weights(products) - mean
+    assert combined_norm(added, products) == pytest.approx(0.99 * combined_norm(mean, products))
+
+
+@pytest.mark.parametrize("rows", [[[-3, 0], [1, 0]], [[-3, 0], [1, 0], [0, 0]], [[-9, 0, 0], [1, 0, 0], [1, 2, 0]]])
+def test_cagrad_of_gradients_that_could_cancel(rows):
+    """A convex sum of them is zero, and yet not the best: as with a last digit that lets none be zero."""
+    rows = torch.tensor(rows, dtype=F64)
+    nearly = rows.clone()
+    nearly[1, -1] += 1e-7
+    found = weights("cagrad", rows)
+    torch.testing.assert_close(found, weights("cagrad", nearly), rtol=1e-5, atol=0)
+    mean = rows.mean(dim=0)
+    assert ((found - 1 / len(rows)) @ rows).norm() == pytest.approx(0.5 * mean.norm().item())
+
+
+def test_weights_of_gradients_that_cancel_are_not_rounding_errors_divided_by_each_other():
+    """CAGrad's best convex sum is zero; IMTL-G's weights have the sum zero."""
+    rows = torch.tensor([[1, 0], [-1, 0], [0, 1]], dtype=F64)
+    assert weights("cagrad", rows).tolist() == [1 / 3] * 3
+    cosines, norms = torch.tensor([[1, 0, 0.9], [0, 1, 0.43], [0.9, 0.43, 1]], dtype=F64), torch.ones(3, dtype=F64)
+    norms[2] = 0.734802939211757
+    assert not SURGERIES["imtl_g"]().weights(cosines * norms * norms[:, None]).any()
+
+
+def test_gradvac_may_forget_all_but_the_last_cosine():
+    surgery = SURGERIES["gradvac"](beta=1.0)
+    surgery.weights(torch.ones(2, 2))
+    assert surgery.weights(torch.eye(2)).isfinite().all()  # the target is 1: no angle
 
 
 # ---- what all of them promise ----------------------------------------------------------------------------------------
@@ -250,6 +277,19 @@ def test_degenerate_gradients_give_finite_weights(name):
         rows = torch.stack(rows)
         update = weights(name, rows) @ rows
         assert update.norm() <= 1e3 * rows.norm() + 1e3
+
+
+@pytest.mark.parametrize("name", SURGERIES)
+def test_opposed_gradients_in_float32(name):
+    """Their Gramian has the rounding errors of float32: cosines below -1, squares below 0."""
+    for seed in range(20):
+        row = torch.randn(1, 3000, generator=torch.Generator().manual_seed(seed))
+        products = gramian(torch.cat([row, -3.3 * row]))
+        surgery = SURGERIES[name]()
+        surgery.losses = torch.ones(2)
+        w = surgery.weights(products, torch.Generator().manual_seed(seed))
+        assert w.isfinite().all() and combined_norm(w, products) < torch.inf
+        assert cosines(products).abs().max() <= 1
 
 
 @pytest.mark.parametrize("name", SURGERIES)

@@ -128,3 +128,6 @@ def test_a_conflict_too_small_for_float32_sums_is_found(apart):
 def test_a_zero_gradient_has_no_cosine():
     found = cosines(gramian(torch.tensor([[3.0, 4.0], [0.0, 0.0], [-4.0, 3.0]])))
     assert str(found.tolist()) == "[[1.0, nan, 0.0], [nan, nan, nan], [0.0, nan, 1.0]]"
+    tiny = torch.ones(2, 4 * SPAN)  # its square is zero in float32, its product with the other is not
+    tiny[1] = 1e-24
+    assert cosines(gramian(tiny)).isnan().tolist() == [[False, True], [True, True]]

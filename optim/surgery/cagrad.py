@@ -44,7 +44,11 @@ class CAGrad(Surgery):
         def excess(s: float) -> float:
             return np.linalg.norm(gradients @ dual(s)) - s
 
-        v = dual(brentq(excess, 0, 2 * largest, xtol=1e-15 * largest, rtol=1e-15, maxiter=1000, disp=False))
+        v, low = dual(0), 0.0
+        if np.linalg.norm(gradients @ v) <= 1e-7 * (v @ norms):  # zero, so that s = 0 is a root, if not the right one
+            low = 1e-6 * (v @ norms)
+        if excess(low) > 0:
+            v = dual(brentq(excess, low, 2 * largest, xtol=1e-15 * largest, rtol=1e-15, maxiter=1000, disp=False))
         norm = np.linalg.norm(gradients @ v)
         if norm > 1e-7 * (v @ norms):  # else they cancel, and what is left of them is rounding
             weights[given] += radius / norm * v

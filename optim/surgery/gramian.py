@@ -56,6 +56,7 @@ def check_gramian(gramian: Tensor) -> Tensor:
 def cosines(gramian: Tensor) -> Tensor:
     """The cosine of each pair of task gradients, (T, T) -> (T, T) in [-1, 1]; NaN where a gradient is zero."""
     norms = gramian.diagonal().sqrt()
+    norms = norms.where(norms > 0, torch.nan)  # its products with the others need not have underflowed, too
     return (gramian / (norms[:, None] * norms)).clamp(-1, 1)
 
 
