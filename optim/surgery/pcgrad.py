@@ -16,15 +16,16 @@ on itself; the result is the sum over tasks, neither their mean nor T times it.
 from collections.abc import Iterable
 from itertools import permutations
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from optim.surgery.gramian import Surgery, check_gramian, gramian
 
 
-def projected(products: Tensor, i: int, order: Iterable[int]) -> Tensor:
+def projected(products: np.ndarray, i: int, order: Iterable[int]) -> np.ndarray:
     """c of task i's gradient, projected on the others in this order. products: G (T, T) -> (T,)"""
-    c = torch.zeros(len(products), dtype=torch.float64)
+    c = np.zeros(len(products))
     c[i] = 1
     for j in order:
         dot = c @ products[:, j]
@@ -38,8 +39,9 @@ class PCGrad(Surgery):
     not projected."""
 
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
-        products, tasks = check_gramian(gramian), range(len(gramian))
-        return sum(projected(products, i, torch.randperm(len(tasks), generator=generator).tolist()) for i in tasks)
+        products, tasks = check_gramian(gramian).numpy(), range(len(gramian))
+        orders = (torch.randperm(len(tasks), generator=generator).tolist() for _ in tasks)
+        return torch.from_numpy(sum(projected(products, i, order) for i, order in enumerate(orders)))
 
 
 class PCGradMean(Surgery):
@@ -54,14 +56,14 @@ class PCGradMean(Surgery):
         self.draws = draws
 
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
-        products, tasks = check_gramian(gramian), range(len(gramian))
-        total = torch.zeros(len(products), dtype=torch.float64)
+        products, tasks = check_gramian(gramian).numpy(), range(len(gramian))
+        total = np.zeros(len(products))
         for i in tasks:
             orders = permutations([j for j in tasks if j != i])
             if len(tasks) > 5:
                 orders = (torch.randperm(len(tasks), generator=generator).tolist() for _ in range(self.draws))
-            total += torch.stack([projected(products, i, order) for order in orders]).mean(dim=0)
-        return total
+            total += np.mean([projected(products, i, order) for order in orders], axis=0)
+        return torch.from_numpy(total)
 
 
 def pcgrad_weights(gramian: Tensor, generator: Generator | None = None) -> Tensor:
