@@ -17,7 +17,8 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float, others: float 
     coalesced in place.
     Args:    others: the norm of further gradients, which count in the norm and which the caller multiplies.
              world: its ranks hold the other pieces of the gradients; each rank has sparse ones whole.
-    Returns: the norm before clipping; inf where it is not finite, and then nothing is multiplied.
+    Returns: the norm before clipping, in the gradients' precision; inf where it is not finite, and then nothing is
+             multiplied.
     """
     reached = [parameter for parameter in parameters if parameter.grad is not None]
     for parameter in reached:

@@ -164,7 +164,7 @@ class Famo(Learned):
         x <- Adam(x, J_z^T (log l - log l') + decay x),   l' the losses of the same rows after the step
 
     J_z the softmax's Jacobian. l' costs a forward pass a step. Each micro-batch of a step is weighed by its own l; for
-    a task that is not in it counts the l of the step's last one that had it.
+    a task that is not in it counts the l of the step's last one that had it. (Each rank knows its own rows alone.)
     """
 
     def __init__(self, scales: Mapping[str, float], lr: float = 0.025, decay: float = 0.01):

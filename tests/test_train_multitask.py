@@ -661,6 +661,8 @@ def test_weights_that_leave_the_numbers_are_never_the_best(home, tmp_path, capsy
     assert train(home, tmp_path, "--lr", 1e30, "--max_steps", 1) == 5
     assert "sst: expected finite outputs" in capsys.readouterr().err
     assert contents(tmp_path).keys() == {"config.json", "log.jsonl"}
+    assert train(home, tmp_path / "famo", "--strategy", "mtl", "--weigh", "famo", "--lr", 1e30, "--save_every", 1) == 5
+    assert "expected a finite loss; found nan for sst after step 1" in capsys.readouterr().err
     session = make_session(home, "--output_dir", tmp_path / "other")
     with (
         before_update(lambda number: session.model.bert.pooler.bias.data.fill_(torch.inf)),

@@ -60,6 +60,14 @@ def test_the_gradient_goes_through_the_loss_alone(name):
     torch.testing.assert_close(slope, sum(weighed.values()).detach() / 3)
 
 
+@pytest.mark.parametrize("name", WEIGHINGS)
+def test_a_loss_of_zero_has_a_finite_factor(name):
+    weigh, losses = WEIGHINGS[name](ONES), dict(zip(ONES, (torch.tensor(x) for x in (0.0, 1.0, 2.0)), strict=True))
+    for _ in range(3):
+        assert all(loss.isfinite() for loss in weigh(losses, torch.Generator()).values())
+        weigh.update(floats(losses), lambda: floats(losses))
+
+
 def test_equal_makes_losses_of_one_size():
     weigh, losses = WEIGHINGS["equal"](ONES), {"a": 0.1, "b": 10.0, "c": 2.0}
     tensors = {task: torch.tensor(loss) for task, loss in losses.items()}

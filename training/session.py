@@ -176,6 +176,7 @@ class Session:
         """The losses of a step's rows, not weighed, with the model as it is now and the dropout of that step.
 
         Not under no_grad: without gradients rows are packed in another way, and so dropout would draw others.
+        Raises: DivergedError where one is not finite.
         """
         losses, previous = dict.fromkeys(self.rows, 0.0), PreviousStep()
         previous.vectors = self.previous.vectors
@@ -185,7 +186,12 @@ class Session:
                 batch_losses = self.model.losses(batches, self.options.losses, previous, draws)
             for name, loss in batch_losses.items():
                 losses[name] += loss.item() * shares[name]
-        return self.world.total(losses)[0]
+        (losses,) = self.world.total(losses)
+        for name, loss in losses.items():
+            if not math.isfinite(loss):
+                found = f"expected a finite loss; found {loss} for {name} after step {step + 1}"
+                raise DivergedError(f"{found}; lower --lr; the last checkpoint stands")
+        return losses
 
     def gather_weights(self) -> None:
         """Give every rank the weights that the others have moved."""
