@@ -185,7 +185,9 @@ def run_in_folder(
     resume(session)
     is_whole = {"metrics.json", "best"} <= {*existing} and all(path.is_file() for path in predictions)
     if world.on_rank_0(lambda: session.last_good and session.finished and is_whole):
-        return say(f"complete at step {session.state.step}: nothing to do in {out}")
+        by_patience = " by --patience; for more steps give --allow_change patience and a larger one"
+        ended = by_patience * (session.state.step < session.total_steps)
+        return say(f"complete at step {session.state.step}{ended}: nothing to do in {out}")
     world.on_rank_0(lambda: finished and check_output_space(options))  # a finished run that goes on
     say(header(session))
     if options.dry_run:

@@ -99,9 +99,10 @@ def joint_tasks(stored: Sequence[Task], tasks: Sequence[Task], folder: Path) -> 
         for name in ("kind", "classes", "range", "pairs", "texts"):
             old_value, value = getattr(old, name), getattr(task, name)
             if old_value != value and not (name == "texts" and len(old_value) == len(value)):
-                raise UsageError(
-                    f"--tasks: {task.name} of {folder} was trained with {name} {old_value!r}; found {value!r}; "
-                    "give the task another name or start from a plain BERT"
-                )
+                place, advice = "--tasks", "give the task another name or start from a plain BERT"
+                if name == "pairs":
+                    place, advice = "--pairs", f"take {task.name}={old_value}, or start from a plain BERT"
+                found = f"{task.name} of {folder} was trained with {name} {old_value!r}; found {value!r}"
+                raise UsageError(f"{place}: {found}; {advice}")
         joint[task.name] = task
     return list(joint.values())

@@ -49,6 +49,18 @@ def test_a_line_is_there_at_once(tmp_path):
     silent.close()
 
 
+def test_a_log_shorter_than_its_checkpoint_says_keeps_whole_lines(tmp_path, capsys):
+    path, lines = tmp_path / "log.jsonl", ['{"step": 1}\n', '{"step": 2}\n']
+    for present in ("".join(lines), lines[0] + '{"st'):
+        path.write_text(present)
+        log = RunLog(path, size=len("".join(lines)))
+        log.write({"step": 3})
+        log.close()
+        short = present != "".join(lines)
+        assert path.read_text() == lines[0] + lines[1] * (not short) + '{"step": 3}\n'
+        assert ("its last lines before this checkpoint are missing" in capsys.readouterr().err) == short
+
+
 @pytest.mark.fault(13)
 @pytest.mark.parametrize("freed", [True, False])
 def test_a_full_disk_delays_the_lines(tmp_path, capsys, freed):

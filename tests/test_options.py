@@ -30,6 +30,14 @@ def test_underscores_and_hyphens_and_values_as_they_are(monkeypatch):
         parse(["5", "--layer", "-2"])
 
 
+def test_paths_may_differ_between_the_processes_of_a_run(tmp_path):
+    one, other = (parse(["--checkpoint", str(tmp_path / name), "--data_dir", str(tmp_path)]) for name in ("a", "b"))
+    assert one.shared_by_ranks() != other.shared_by_ranks()  # names on the Hub, as far as they can be
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    assert one.shared_by_ranks() == other.shared_by_ranks()
+
+
 def test_help_names_every_option_with_its_default(capsys):
     shown = []
     for words in (["--help"], ["--help", "all"]):

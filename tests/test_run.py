@@ -292,7 +292,7 @@ def test_a_run_that_stopped_early_goes_on_with_more_patience(home, tmp_path, cap
     with accuracy_by("classes", scripted(0.5)):
         assert train(home, tmp_path, *SETTINGS["single"], *options, 2) == 0
         assert resume(home, tmp_path, "single", *options, 2) == 0
-        assert "complete at step 3" in capsys.readouterr().err
+        assert "complete at step 3 by --patience; for more steps give" in capsys.readouterr().err
         assert resume(home, tmp_path, "single", *options, 4, "--allow_change", "patience") == 0
     assert outcome(tmp_path)["step"] == "step-000005"
 
@@ -344,12 +344,17 @@ def test_other_options_are_refused(home, tmp_path, capsys):
     out = interrupted(home, tmp_path / "run", "single", 4)
     before = contents(out)
     other = {"batch_size": "7", "seed": "1", "lr": "0.1", "eval_every": "3", "hidden_dropout_prob": "0.2"}
-    other |= {"sts_gamma": "0.25", "checkpoint": str(tmp_path / "bert"), "arch": "v2"}
+    other |= {"sts_gamma": "0.25", "checkpoint": str(tmp_path / "bert"), "arch": "v2", "option": "pretrain"}
+    other |= {"pooling": "cnn"}
     for option, value in other.items():
         assert resume(home, out, "single", f"--{option}", value) == 2
         error = capsys.readouterr().err.splitlines()[-1]
         assert re.search(rf"--{option}( \(or --init_from\))? was ", error) and value in error
-        assert ("--allow_change" in error) == (option != "arch")  # whose weights would not fit
+        assert ("--allow_change" in error) == (option not in ("arch", "option", "pooling"))  # their weights do not fit
+    allowed = "option,pooling,lr,head_lr_scale"
+    for option in ("option", "pooling"):
+        assert resume(home, out, "single", f"--{option}", other[option], "--allow_change", allowed) == 2
+        assert capsys.readouterr().err.splitlines()[-1].endswith(f"is {other[option]}; take those")
     assert resume(home, out, "single", "--tasks", "sts") == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "--tasks was sst, is sts" in error and error.endswith("take those") and "task_definitions" not in error

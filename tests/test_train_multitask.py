@@ -438,11 +438,13 @@ def test_eval_save_and_log_every(home, tmp_path):
         ((None,), 0, 6, 6),  # the last weights count, for there is nothing to choose by
     ],
 )
-def test_patience(home, tmp_path, scores, patience, steps, best):
+def test_patience(home, tmp_path, capsys, scores, patience, steps, best):
     """An equal score is no better one; an undefined one, null with its reason, is neither better nor ever the best."""
     options = ("--max_steps", 6, "--eval_every", 1, "--log_every", 1, "--patience", patience)
     with tiny_run.accuracy_by("classes", tiny_run.scripted(*scores)):
         assert train(home, tmp_path, *SINGLE, "sst", *options) == 0
+    ended = f"ended at step {steps} of 6: {patience} evaluations without a better score"
+    assert (ended in capsys.readouterr().err) == (steps < 6)
     metrics = metrics_of(tmp_path)
     assert log_lines(tmp_path)[-1]["step"] == steps and metrics["step"] == best
     assert ("sst_acc" in metrics["undefined"]) == (metrics["dev"]["sst_acc"] is None)
@@ -481,8 +483,11 @@ def test_a_run_that_reads_pairs_at_once(home, tmp_path, capsys):
     expected = session.model.tokenizer(*session.splits["train"]["para"].examples[0].texts)
     assert ids.keys() == expected.keys() and all(torch.equal(value, ids[key]) for key, value in expected.items())
     assert ids.token_type_ids.any()
-    assert train(home, tmp_path / "other", "--init_from", tmp_path / "run", "--pairs", "siamese") == 2
-    assert "para of " in capsys.readouterr().err
+    for ways in ("siamese", "para=siamese"):
+        assert train(home, tmp_path / "other", "--init_from", tmp_path / "run", "--pairs", ways) == 2
+        assert "--pairs: para of " in (error := capsys.readouterr().err) and "; take para=cross, or" in error
+    session = make_session(home, "--init_from", tmp_path / "run", "--pairs", "sts=siamese")  # of para nothing is said
+    assert [task.pairs for task in session.options.tasks] == ["siamese", "cross", "siamese"]
     assert train(home, tmp_path / "run", *words[:2], "--resume", "auto") == 2
     error = capsys.readouterr().err
     assert "--pairs was sst=siamese,para=cross" in error and "--allow_change" not in error

@@ -20,7 +20,7 @@ from training.session import Session
 
 
 class RunLog:
-    """One JSON object a line, on disk at once, or in the file's buffer while the disk is full; NaN becomes null.
+    """One JSON object a line, in the file at once, or in its buffer while the disk is full; NaN becomes null.
 
     size: how many bytes of the file are the run's so far; what a killed process wrote after them is cut off.
     kept: whether anything is written; no other rank than 0 needs the disk for it.
@@ -31,7 +31,11 @@ class RunLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         check_own(path.parent, path.name)
         self._file = open(path, "ab", 1 << 20)  # noqa: SIM115 - closed by close()
-        self._file.seek(self._file.truncate(min(size, path.stat().st_size)))
+        present = path.stat().st_size
+        if 0 < present < size:  # a computer that lost its power, say
+            present = path.read_bytes().rfind(b"\n") + 1
+            say(f"warning: {path}: its last lines before this checkpoint are missing; training does not need them")
+        self._file.seek(self._file.truncate(min(size, present)))
 
     @property
     def size(self) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 from bert.precision import DEVICES, PRECISIONS
 from data import find_data_dir
 from data.task_file import load as load_task_file
-from data.tasks import PAIRS, TASKS, Task, by_name, by_task, choose_tasks, names
+from data.tasks import ALL, PAIRS, TASKS, Task, by_name, by_task, choose_tasks, names
 from heads.config import HeadsConfig
 from heads.files import model_folder, read_heads
 from heads.kinds import KINDS
@@ -130,6 +130,8 @@ class Options:
     def shared_by_ranks(self) -> dict[str, Any]:
         """The options that all processes of a run must share: all but paths, which may differ between machines."""
         values = self.as_json() | self.as_json(all_of_them=False)
+        if os.path.isdir(self.checkpoint):
+            del values["checkpoint"]
         return {name: value for name, value in values.items() if not isinstance(getattr(self, name, None), Path)}
 
 
@@ -155,7 +157,8 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
     tasks = choose_tasks(given.get("tasks"), all_tasks)
     source, source_tasks = model_source(given, heads)
     source_pairs = {task.name: task.pairs for task in source_tasks if task.name in all_tasks and len(task.texts) == 2}
-    tasks = paired(tasks, given.get("pairs", source_pairs), all_tasks)
+    pairs = given.get("pairs", {})
+    tasks = paired(tasks, pairs if ALL in pairs else source_pairs | pairs, all_tasks)
     given |= source
     given |= {"tasks": tasks, "losses": LossSettings(**losses), "pairs": {task.name: task.pairs for task in tasks}}
     given |= {name: by_task(name, given.get(name), tasks, all_tasks) for name in ("batch_size", "loss_scale")}

@@ -42,9 +42,9 @@ def check_same_run(options: Options, stored: dict, own: dict) -> None:
     """Raise where the run was started with other options or other data. stored, own: as Session.numbers gives them."""
     allowed = options.allow_change
     before, now = stored["options"], own["options"]
-    changed = [name for name in now if before.get(name) != now[name] and name not in allowed]
-    if changed:
-        fixed = [name for name in changed if name in NEVER_CHANGE]
+    changed = [name for name in now if before.get(name) != now[name]]
+    fixed = [name for name in changed if changes_weights(name, before.get(name), now[name])]
+    if changed := fixed + [name for name in changed if name not in [*fixed, *allowed]]:
         shown = fixed or changed  # what follows from the former goes without saying
         differences = "; ".join(difference_text(name, before.get(name), now[name]) for name in shown)
         advice = "take those" if fixed else f"take those, or --allow_change {','.join(changed)}"
@@ -54,6 +54,11 @@ def check_same_run(options: Options, stored: dict, own: dict) -> None:
     if different and "data_dir" not in allowed:
         advice = "bring those back, or --allow_change data_dir"
         raise DataError(f"--resume: {', '.join(different)}: not the files that the run was started with; {advice}")
+
+
+def changes_weights(name: str, old: object, new: object) -> bool:
+    """Whether with this option the run has, or trains, other weights than the checkpoint holds."""
+    return name in NEVER_CHANGE or (name == "pooling" and "cnn" in (old, new)) or (name, new) == ("option", "pretrain")
 
 
 def difference_text(name: str, old: object, new: object) -> str:

@@ -151,6 +151,9 @@ class Session:
                 saved = f"stopped and saved at step {self.state.step} of {self.total_steps}; {go_on}"
                 say("stopped; nothing was left" if dry_run else saved)
                 raise SystemExit(128 + number)
+            if self.state.step < self.last_step:
+                count = self.state.evaluations_since_best
+                say(f"ended at step {self.state.step} of {self.last_step}: {count} evaluations without a better score")
 
     def signal(self) -> int:
         """The number of a rank's first signal; 0 where no rank has had one."""
