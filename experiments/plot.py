@@ -70,7 +70,7 @@ class Run:
     def label(self) -> str:
         """Its line in the legend."""
         best, skipped = self.best(), sum("skipped" in line for line in self.log)
-        text = f"{self.name}: best on dev {best[1]:.3f}, at step {best[0]}" if best else f"{self.name}: no evaluation"
+        text = f"{self.name}: best on dev {best[1]:.3f}, at step {best[0]}" if best else f"{self.name}: no score on dev"
         text += f", average of {', '.join(task.name for task in self.tasks)}" * (len(self.tasks) > 1)
         return text + f", steps skipped: {skipped}" * (skipped > 0)
 

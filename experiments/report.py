@@ -116,10 +116,11 @@ class FullRun(Run):
 
     @property
     def end(self) -> Mapping:
-        """metrics.json; while there is none, step and metrics of the best evaluation so far."""
+        """metrics.json; while there is none, step and metrics of the best evaluation so far, or of the last."""
         best, _ = self.best() or (None, None)
-        lines = [line for line in self.log if "dev" in line and line["step"] == best]
-        return self.metrics or (lines or [{"step": None, "dev": {}}])[0]
+        lines = [line for line in self.log if "dev" in line]
+        best_lines = [line for line in lines if line["step"] == best] or lines[-1:]
+        return self.metrics or (best_lines or [{"step": None, "dev": {}}])[0]
 
     @property
     def seconds_a_step(self) -> float | None:

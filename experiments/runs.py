@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 
 import train_multitask
@@ -28,7 +29,7 @@ from evaluate import predict_and_score
 from experiments.rows import DATA, TABLES, Row, Settings
 from heads import MultitaskBert
 from runtime.errors import UsageError, explain, say
-from runtime.files import lock, read_json, remove, write_atomic
+from runtime.files import lock, read_json, remove, sha256, write_atomic
 from runtime.seeds import seeded
 from training.log import seconds_left, span
 from training.options import parse
@@ -94,7 +95,16 @@ class Run:
         if other := [file.title for file in files if saved.get("data", {}).get(file.title) != file.contents]:
             advice = f"bring the old file back, remove this and {self.folder} to run it again, or {advice}"
             raise UsageError(f"{self.file('json')}: does not say that it is of this {other[0]}; {advice}")
+        if saved.get("start") != self.start_result:
+            found = f"does not say that it started from this {self.start}"
+            raise UsageError(f"{self.file('json')}: {found}; remove this and {self.folder} to run it again")
         return saved
+
+    @property
+    def start_result(self) -> str | None:
+        """The sha256 of the result of the run that it starts from; None where there is none."""
+        result = self.start and self.start.with_name(f"{self.start.name}.json")
+        return sha256(result) if result and result.is_file() else None
 
 
 def plan(args: argparse.Namespace, table: str) -> list[Run]:
@@ -109,6 +119,10 @@ def plan(args: argparse.Namespace, table: str) -> list[Run]:
         if not (data_dir / name).is_dir():
             advice = "make it by experiments.phrases, or experiments.soft_labels: docs/recipes.md"
             raise UsageError(f"--data_dir: expected a folder {name} in {data_dir}; found none; {advice}")
+        for part, task in product(("train", "dev"), LEADERBOARD):
+            made, own = (split(part, folder)[task] for folder in (data_dir / name, data_dir))
+            if made.contents != own.contents and (part, task) != ("train", "sst"):
+                raise UsageError(f"--data_dir: expected {own.title} in {data_dir / name}; found another; make it anew")
     for seed in args.seeds:
         seed_folder = args.output_dir / args.preset / f"seed-{seed}"
         for row in [row for number, row in rows.items() if number in wanted]:
@@ -201,6 +215,7 @@ def do(run: Run, train: Train) -> tuple[int, str] | None:
         "dev": metrics,
         "step": run_metrics["step"],
         "settings": run.settings,
+        "start": run.start_result,
         "data": config["data"] | {file.title: file.contents for file in split("dev", run.data_dir).values()},
         "versions": config["versions"],
         "machine": config["machine"],

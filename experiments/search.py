@@ -26,7 +26,7 @@ import statistics
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import train_multitask
+from data.reader import read_splits
 from data.tasks import Task
 from evaluate import score
 from experiments.claims import over_seeds
@@ -65,6 +66,7 @@ SPACE = {
 }
 BEATS = 60  # seconds between a trial's heartbeats; a trial without one for twice as long is taken over
 WORDS, FOLDER = "options", "folder"  # a trial's attributes: its draws, as words of train_multitask.py; its run's folder
+DATA = "data"  # beside WORDS, a search's attribute: what each file holds
 TRIES = 3  # most retries of an interrupted trial
 FAILED = 10  # so many failed trials in a row end the search
 
@@ -149,8 +151,9 @@ def train(words: Sequence[str], out: Path, make_session: Callable[..., Session] 
     return value
 
 
-def study_of(storage: str, words: Sequence[str]) -> Study:
-    """The search in this storage, new or existing. Raises UsageError for one with other options."""
+def study_of(storage: str, words: Sequence[str], data: Mapping[str, str]) -> Study:
+    """The search in this storage, new or existing. data: what each file holds. Raises UsageError for one with other
+    options or data."""
     library = optuna()
     retry = library.storages.RetryHeartbeatStaleTrialCallback(TRIES, inherit_intermediate_values=True)
     try:
@@ -164,7 +167,12 @@ def study_of(storage: str, words: Sequence[str]) -> Study:
     if (before := study.user_attrs.get(WORDS, [*words])) != [*words]:
         found = f"{storage} is of a search with {shlex.join(before)}; found {shlex.join(words)}"
         raise UsageError(f"{found}; take the same options, or another --output_dir")
+    if differ := [title for title, contents in study.user_attrs.get(DATA, data).items() if data.get(title) != contents]:
+        raise UsageError(
+            f"{storage} is of a search with another {differ[0]}; bring it back, or take another --output_dir"
+        )
     study.set_user_attr(WORDS, [*words])
+    study.set_user_attr(DATA, dict(data))
     return study
 
 
@@ -248,7 +256,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse([*words, "--output_dir", args.output_dir], __doc__)
     out = options.output_dir
     out.mkdir(parents=True, exist_ok=True)
-    study = study_of(args.storage or f"sqlite:///{out / 'trials.db'}", words)
+    splits = read_splits(options.tasks, ("train", "dev"), options.data_dir, options.seed)
+    data = {split.title: split.contents for by_task in splits.values() for split in by_task.values()}
+    study = study_of(args.storage or f"sqlite:///{out / 'trials.db'}", words, data)
     search(study, args.trials, words, options, out)
     print(report(study))
     if args.measure:

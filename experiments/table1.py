@@ -2,9 +2,9 @@
 
     python -m experiments.table1 --preset laptop --seeds 0,1,2 --output_dir runs/tables
 
-The best row has the highest average on dev, as a mean over the seeds. Its run that is best on dev predicts. The six
-files, dev's and test's of each task, go to OUTPUT_DIR/table1-PRESET. Only the course has test's labels, so our results
-on dev are printed next to the paper's on test.
+The best row has the highest average on dev, as a mean over the seeds, all of which it has to have. Its run that is best
+on dev predicts. The six files, dev's and test's of each task, go to OUTPUT_DIR/table1-PRESET. Only the course has
+test's labels, so our results on dev are printed next to the paper's on test.
 """
 
 import sys
@@ -22,7 +22,7 @@ PAPER = {"sst": 52.35, "para": 76.37, "sts": 61.08, "average": 63.27}  # on test
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser_for(__doc__).parse_args(argv)
     runs = plan(args, "table3")
-    rows = [row for row in summary(runs) if row["mean"]["average"] is not None]
+    rows = [row for row in summary(runs) if row["mean"]["average"] is not None and len(row["seeds"]) == len(args.seeds)]
     if not rows:
         expected = f"table1: expected results of table 3 in {args.output_dir}; found none for preset {args.preset}"
         raise UsageError(f"{expected}; run experiments.table3 first, with these options")

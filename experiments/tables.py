@@ -93,7 +93,7 @@ def write_results(path: Path, content: Mapping[str, object]) -> None:
 
 def write_table(path: Path, table: str, preset: str, runs: Sequence[Run], failed: Failures, rows: Rows) -> None:
     """Write what `rows` makes of the runs; each run's command, seed and metrics, or its error; the data's sha256."""
-    cells, data, left_out = [], {}, {"data", "settings", "seconds"}  # settings are in the command
+    cells, data, left_out = [], {}, {"data", "settings", "seconds", "start"}  # settings are in the command
     for run in runs:
         if result := run.result():
             data |= {str(Path(run.row.data, title)): contents for title, contents in result["data"].items()}

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -53,6 +54,15 @@ def test_the_best_is_told_and_the_search_goes_on(home, capsys):
     assert "is of a search with" in capsys.readouterr().err
     assert searched(home, out, 1, "--lr", 1e-4, "--storage", f"sqlite:///{out}/other.db") == 2
     assert "trial-0000: holds a run with another " in capsys.readouterr().err
+
+
+def test_a_search_does_not_go_on_with_other_data(home, tmp_path, capsys):
+    data = shutil.copytree(home / "data", tmp_path / "data")
+    assert searched(home, tmp_path / "out", 1, "--data_dir", data) == 0
+    lines = (data / "sts-dev.csv").read_text().splitlines(keepends=True)
+    (data / "sts-dev.csv").write_text("".join(lines[:-1]))
+    assert searched(home, tmp_path / "out", 2, "--data_dir", data) == 2
+    assert "is of a search with another dev of sts: sts-dev.csv; bring it back" in capsys.readouterr().err
 
 
 def test_what_is_drawn_is_a_run_s_options(home):

@@ -397,6 +397,17 @@ def test_table_1_is_the_best_rows_six_files(home, both, tmp_path, capsys):
         assert f"{task:<10}{best['seeds'][seed][task]:>10.1f}" in printed
 
 
+def test_results_of_another_start_or_of_fewer_seeds_are_not_taken(home, both, tmp_path, capsys):
+    out = shutil.copytree(both, tmp_path / "out")
+    shutil.rmtree(out / "smoke" / "seed-1")
+    assert called(table1.main, home, out, "--seeds", "0,1") == 2
+    assert "run experiments.table3 first" in capsys.readouterr().err
+    with open(out / "smoke" / "seed-0" / "table3-row-6.json", "a") as file:
+        file.write("\n")  # a run anew
+    assert called(partial(table3.main, train=None), home, out, "--rows", "7") == 2
+    assert "table3-row-7.json: does not say that it started from this " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("module", [claims, table1])
 def test_without_the_tables_they_say_what_to_run(home, tmp_path, capsys, module):
     assert called(module.main, home, tmp_path / "out", "--seeds", "0,1") == 2
@@ -469,6 +480,12 @@ def test_the_table_of_the_recipes_parts(home, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].endswith("minutes") and max(map(len, lines)) <= 100
     assert lines[5].split()[:4] == ["6", "-", "both", "ways"] and f"{means[6]:+.1f} (" in lines[5]
+    other = shutil.copytree(data, tmp_path / "other")
+    lines = (other / "soft" / "sts-dev.csv").read_text().splitlines(keepends=True)
+    (other / "soft" / "sts-dev.csv").write_text("".join(lines[:-1]))
+    assert called(partial(ablation.main, train=None), home, tmp_path / "out", *words[:-1], other) == 2
+    said = capsys.readouterr().err
+    assert f"expected dev of sts: sts-dev.csv in {other / 'soft'}; found another; make it anew" in said
     shutil.rmtree(data / "soft")
     assert called(partial(ablation.main, train=None), home, tmp_path / "out", *words) == 2
     assert (
