@@ -168,9 +168,8 @@ def study_of(storage: str, words: Sequence[str], data: Mapping[str, str]) -> Stu
         found = f"{storage} is of a search with {shlex.join(before)}; found {shlex.join(words)}"
         raise UsageError(f"{found}; take the same options, or another --output_dir")
     if differ := [title for title, contents in study.user_attrs.get(DATA, data).items() if data.get(title) != contents]:
-        raise UsageError(
-            f"{storage} is of a search with another {differ[0]}; bring it back, or take another --output_dir"
-        )
+        found = f"{storage} is of a search with another {differ[0]}"
+        raise UsageError(f"{found}; bring it back, or take another --output_dir")
     study.set_user_attr(WORDS, [*words])
     study.set_user_attr(DATA, dict(data))
     return study
