@@ -23,7 +23,7 @@ from training.card import markdown
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
-PAGES = ("README.md", "docs/results.md", "docs/claims.md", "docs/surgery.md")
+PAGES = ("README.md", "docs/results.md", "docs/claims.md", "docs/surgery.md", "docs/recipes.md")
 SHORT = {4: "`mtl`, the plain sum", 6: "`gs`, gradient surgery", 5: "`gs` with v3b", 8: "`gs`, then para alone"}
 SHORT |= {10: "`gs` on para and sts alone", 13: "the same, bce, losses 1:4"}
 
@@ -49,13 +49,20 @@ def short(content: Mapping) -> str:
     return markdown(["percent on dev (the paper's)", "sst acc", "para acc", "sts r"], lines)
 
 
+def compared(row: Mapping) -> list[str]:
+    """A row's name, its means, and by how much it is better than the row that it is compared with."""
+    return [row["name"], *(with_spread(row["mean"][name], row["spread"][name]) for name in COLUMNS), differences(row)]
+
+
 def surgeries(content: Mapping) -> str:
     """Every way to combine tasks, the best average first, and its difference from the plain sum."""
-    lines = []
-    for row in sorted(content["rows"], key=lambda row: -row["mean"]["average"]):
-        cells = [with_spread(row["mean"][name], row["spread"][name]) for name in COLUMNS]
-        lines.append([row["name"], *cells, differences(row)])
+    lines = [compared(row) for row in sorted(content["rows"], key=lambda row: -row["mean"]["average"])]
     return markdown(["", *COLUMNS, "minus mtl (95 %)"], lines)
+
+
+def ablation(content: Mapping) -> str:
+    """The whole and nothing, and what is left out of the one or added to the other, as far as it has been run."""
+    return markdown(["", *COLUMNS, "difference (95 %)"], [compared(row) for row in content["rows"]])
 
 
 def claims(content: Mapping) -> str:
@@ -91,6 +98,7 @@ BLOCKS = {  # name -> its file of results, and the function that makes the block
     "table3": ("table3-laptop", table),
     "table3-short": ("table3-laptop", short),
     "surgeries": ("surgeries-laptop", surgeries),
+    "ablation": ("ablation-laptop", ablation),
     "claims": ("claims-laptop", claims),
     "conflict": ("conflict-laptop", conflict),
     "figure3": ("figure3-laptop", figure3),
