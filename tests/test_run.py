@@ -264,8 +264,8 @@ def test_what_is_trained_may_grow_and_not_shrink(home, tmp_path, capsys):
     changed = "option,max_steps,lr,head_lr_scale"  # the usual rates of the two options differ
     more = ("--strategy", "mtl", "--max_steps", 4, "--resume", "auto", "--allow_change", changed)
     assert train(home, tmp_path, *heads) == 0 and train(home, tmp_path, *more) == 0
-    assert train(home, tmp_path, *more, "--option", "pretrain", "--max_steps", 5) == 4
-    assert "a state that does not fit this run" in capsys.readouterr().err
+    assert train(home, tmp_path, *more, "--option", "pretrain", "--max_steps", 5) == 2
+    assert "--option was finetune, is pretrain; take those" in capsys.readouterr().err
 
 
 def test_a_finished_run_can_be_made_longer(home, tmp_path, capsys, monkeypatch):
