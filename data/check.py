@@ -39,7 +39,8 @@ def what_is_odd(task: Task, name: str, split: Split, counts: dict[str, int], tra
     """A line for each odd thing in the split of this name, with what to do. trains: of all tasks; none for a train."""
     least = 0 if task.range else RARE if name == "train" else 1
     few = [label for label, count in counts.items() if count < least]
-    near = [f"{label} ({counts[label]}{nearest(label, counts.keys() - {label})})" for label in few[:SHOWN]]
+    others = {label: [other for other in counts if other != label] for label in few[:SHOWN]}
+    near = [f"{label} ({counts[label]}{nearest(label, rest)})" for label, rest in others.items()]
     spare = name == "train" and not task.course and len(counts) - len(few) > 1  # at least two labels remain
     many = len(counts) > RARE and 2 * len(few) > len(counts)
     amounts = many and all(type(name) is int for name in task.classes)
