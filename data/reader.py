@@ -8,7 +8,7 @@ import reprlib
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +92,11 @@ def label_counts(task: Task, examples: Iterable[Example]) -> dict[str, int]:
 def read_splits(tasks: Iterable[Task], names: Sequence[str], data_dir: Path, seed: int) -> dict[str, dict[str, Split]]:
     """The splits with these names, of the tasks that have them, by split and task."""
     return {name: {t.name: read(t, name, data_dir, seed) for t in tasks if name in t.splits} for name in names}
+
+
+def fingerprints(splits: Iterable[Mapping[str, Split]]) -> dict[str, str]:
+    """Rows and sha256 of the file of each task's split, by the split's title."""
+    return {split.title: split.contents for by_task in splits for split in by_task.values()}
 
 
 def read(task: Task, split: str, data_dir: str | Path = "", seed: int = 0) -> Split:

@@ -70,19 +70,17 @@ def _task(path: Path, name: str, table: dict[str, Any], kinds: Mapping[str, Any]
         if key not in table or not fits(table[key]):
             raise usage_error(f"{place} {key}", expected, repr(table[key]) if key in table else "none")
     check_name(f"{place} kind", kinds, table.get("kind", next(iter(kinds))))
-    if "kind" not in table or not table.keys() & {"classes", "range"}:
-        table = _from_labels(folder / table["train"], kinds, table) | table
     if table["label"] in table["texts"]:
         raise usage_error(f"{place} label", f"a column other than the texts {table['texts']}", repr(table["label"]))
     if "pairs" in table and len(table["texts"]) == 1:
         raise usage_error(f"{place} pairs", "none, for the texts are single", repr(table["pairs"]))
+    if "kind" not in table or not table.keys() & {"classes", "range"}:
+        table = _from_labels(folder / table["train"], kinds, table) | table
     kind, classes = kinds[table["kind"]], table.get("classes", [])
     several, separator = kind.label_form == "several", table.get("separator", Task.separator)
-    needless = "classes" if kind.label_form == "number" else "range"
-    if needless in table:
-        raise usage_error(f"{place} {needless}", f"none, for the kind is {table['kind']}", table[needless])
-    if "separator" in table and not several:
-        raise usage_error(f"{place} separator", f"none, for the kind is {table['kind']}", repr(separator))
+    needless = ["classes" if kind.label_form == "number" else "range", *["separator"] * (not several)]
+    if given := [key for key in needless if key in table]:
+        raise usage_error(f"{place} {given[0]}", f"none, for the kind is {table['kind']}", repr(table[given[0]]))
     low, high = table.get("range", (0, 1))
     if max(abs(low), abs(high)) > 10_000 * (high - low):  # float32 has 7 digits
         expected = "ends of at most 10,000 times its width; take a constant off the labels"

@@ -23,7 +23,7 @@ from pathlib import Path
 import train_multitask
 from bert.precision import peak_memory, resolve_device
 from data import find_data_dir
-from data.reader import Split, read
+from data.reader import Split, fingerprints, read
 from data.tasks import LEADERBOARD, TASKS
 from evaluate import predict_and_score
 from experiments.rows import DATA, TABLES, Row, Settings
@@ -216,7 +216,7 @@ def do(run: Run, train: Train) -> tuple[int, str] | None:
         "step": run_metrics["step"],
         "settings": run.settings,
         "start": run.start_result,
-        "data": config["data"] | {file.title: file.contents for file in split("dev", run.data_dir).values()},
+        "data": config["data"] | fingerprints([split("dev", run.data_dir)]),
         "versions": config["versions"],
         "machine": config["machine"],
         "seconds": round(max(time.monotonic() - began, run_metrics["seconds"]), 1),  # the latter if it was resumed

@@ -26,7 +26,7 @@ import statistics
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import train_multitask
-from data.reader import read_splits
+from data.reader import fingerprints, read_splits
 from data.tasks import Task
 from evaluate import score
 from experiments.claims import over_seeds
@@ -151,8 +151,8 @@ def train(words: Sequence[str], out: Path, make_session: Callable[..., Session] 
     return value
 
 
-def study_of(storage: str, words: Sequence[str], data: Mapping[str, str]) -> Study:
-    """The search in this storage, new or existing. data: what each file holds. Raises UsageError for one with other
+def study_of(storage: str, words: Sequence[str], data: dict[str, str]) -> Study:
+    """The search in this storage, new or existing. data: its `fingerprints`. Raises UsageError for one with other
     options or data."""
     library = optuna()
     retry = library.storages.RetryHeartbeatStaleTrialCallback(TRIES, inherit_intermediate_values=True)
@@ -171,7 +171,7 @@ def study_of(storage: str, words: Sequence[str], data: Mapping[str, str]) -> Stu
         found = f"{storage} is of a search with another {differ[0]}"
         raise UsageError(f"{found}; bring it back, or take another --output_dir")
     study.set_user_attr(WORDS, [*words])
-    study.set_user_attr(DATA, dict(data))
+    study.set_user_attr(DATA, data)
     return study
 
 
@@ -256,8 +256,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = options.output_dir
     out.mkdir(parents=True, exist_ok=True)
     splits = read_splits(options.tasks, ("train", "dev"), options.data_dir, options.seed)
-    data = {split.title: split.contents for by_task in splits.values() for split in by_task.values()}
-    study = study_of(args.storage or f"sqlite:///{out / 'trials.db'}", words, data)
+    study = study_of(args.storage or f"sqlite:///{out / 'trials.db'}", words, fingerprints(splits.values()))
     search(study, args.trials, words, options, out)
     print(report(study))
     if args.measure:

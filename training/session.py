@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bert import precision
 from bert.lora import add_low_rank
-from data.reader import read_splits
+from data.reader import fingerprints, read_splits
 from data.tasks import SPLITS
 from heads import MultitaskBert
 from heads.losses import PreviousStep
@@ -307,7 +307,7 @@ class Session:
 
     def fingerprints(self, names: Iterable[str] = ("train", "dev")) -> dict[str, str]:
         """Rows and sha256 of these splits' files: the weights and the choice of the best depend on train and dev."""
-        return {split.title: split.contents for name in names for split in self.splits[name].values()}
+        return fingerprints(self.splits[name] for name in names)
 
     @property
     def best_stands(self) -> bool:
