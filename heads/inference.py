@@ -87,7 +87,7 @@ def outputs(
             expected, found = forms[len(model.tasks[name].texts)], forms[len(sides)]
             raise UsageError(f"{name}: expected {expected}; found {found}; this model has {known}")
     for side, texts in zip("ab", sides, strict=False):
-        check_list(f"texts_{side}", texts)
+        check_list(f"texts_{side}", texts, pairs_allowed=False)
     if len(sides[0]) != len(sides[-1]):
         counts = f"found {len(sides[0])} and {len(sides[1])}"
         raise UsageError(f"{names[0]}: expected as many texts_b as texts_a; {counts}")
@@ -126,12 +126,12 @@ def answers(model, name: str, y: Tensor) -> list[dict]:
     return rows
 
 
-def check_list(name: str, texts: Sequence[str]) -> None:
+def check_list(name: str, texts: Sequence[str], pairs_allowed: bool = True) -> None:
     """Refuse a single string, which Python would read as a list of letters, and anything else that is no list of texts,
     or of pairs."""
     if isinstance(texts, str) or not hasattr(texts, "__len__"):
         raise ValueError(f"{name}: expected a list of sentences; found {type(texts).__name__}; put it into a list")
-    pairs = isinstance(next(iter(texts), ""), tuple)
+    pairs = pairs_allowed and isinstance(next(iter(texts), ""), tuple)
     for row, item in enumerate(texts):
         if pairs and not (isinstance(item, tuple) and len(item) == 2):
             raise ValueError(f"{name}[{row}]: expected a pair of texts, as before it; found {item!r:.60}")

@@ -250,6 +250,11 @@ def test_a_plain_bert_with_fresh_heads_finds_identical_sentences_alike(tiny_bert
         ("predict", ["sst", TEXTS, TEXTS], r"^sst: expected single texts; found pairs; this model has sst \(single"),
         ("predict", ["sts", TEXTS], r"^sts: expected pairs; found single texts; this model has .*sts \(pairs\), "),
         ("predict", ["para", TEXTS, TEXTS[:2]], "para: expected as many texts_b as texts_a; found 9 and 2"),
+        (
+            "predict",
+            ["sst", [("a", "b")]],
+            r"texts_a\[0\]: expected a string",
+        ),  # encode takes it: a pair as one sequence
         ("predict", ["sst", "dog"], "texts_a: expected a list of sentences; found str"),
         ("predict", ["sts", ["dog"], "d"], "texts_b: expected a list of sentences; found str"),
         ("predict", ["score-1", TEXTS, None, "off", True], "score-1: a score has no probabilities"),
