@@ -50,7 +50,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """x: (B, T, D), mask: (B, T) -> the new x: (B, T, D), and the attention before dropout: (B, H, T, T)."""
-        q, k, v = self.query_key_value(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, T, K) each
+        q, k, v = self.query_key_value(x).chunk(3, dim=-1)  # (B, T, D) each
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))  # (B, H, T, K) each
         scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B, H, T, T), one query per row
         # The lowest finite number, not -inf: the softmax gives padding an exact 0 either way, but with -inf a row of
         # nothing but padding would be NaN.
@@ -77,13 +78,14 @@ class Layer(nn.Module):
         attended, attention = self.attention(x, mask)
         x = self.attention_norm(x + self.dropout(attended))
         wide = F.gelu(self.feed_forward_in(x))  # (B, T, F); the exact erf form
-        return self.feed_forward_norm(x + self.dropout(self.feed_forward_out(wide))), attention
+        x = self.feed_forward_norm(x + self.dropout(self.feed_forward_out(wide)))
+        return x, attention
 
 
 class BertOutput(NamedTuple):
     last_hidden_state: Tensor  # (B, T, D)
     pooler_output: Tensor | None  # (B, D); None for a model without a pooler
-    attentions: tuple[Tensor, ...] | None = None  # (B, H, T, T) for each layer; None without output_attentions
+    attentions: tuple[Tensor, ...] | None  # (B, H, T, T) for each layer; None without output_attentions
 
 
 class BertModel(nn.Module):
