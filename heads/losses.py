@@ -77,8 +77,8 @@ class PreviousStep:
 
     def __init__(self):
         self.vectors: dict[str, Tensor] = {}  # (N, D) each
-        # This step's: (vectors, their batch's number, their rows' places in the step). Cleared if the step is repeated.
-        self.pending: dict[str, list[tuple[Tensor, int, Sequence[int]]]] = defaultdict(list)
+        # This step's, and for each row its key (batch, side, place), which orders it. Cleared if the step is repeated.
+        self.pending: dict[str, list[tuple[Tensor, list[tuple[int, int, int]]]]] = defaultdict(list)
 
     def draw(self, task: str, places: Sequence[int], generator: Generator) -> Tensor | None:
         """Random vectors, with replacement: (B, D); None before the first batch is stored.
@@ -89,25 +89,23 @@ class PreviousStep:
         if task not in self.vectors:
             return None
         vectors = self.vectors[task]
-        draws = torch.randint(len(vectors), (1 + max(places),), generator=generator.clone_state())[[*places]]
-        return vectors[draws.to(vectors.device, non_blocking=True)]
+        draws = torch.randint(len(vectors), (1 + max(places),), generator=generator.clone_state())
+        return vectors[draws[[*places]].to(vectors.device, non_blocking=True)]
 
     def add(self, task: str, vectors: Tensor, number: int, places: Sequence[int]) -> None:
         """Keep this micro-batch's vectors for `end_step`: (2 B, D), the first sentences, then the second ones."""
-        self.pending[task].append((vectors.detach(), number, places))
+        keys = [(number, side, place) for side in range(2) for place in places]
+        self.pending[task].append((vectors.detach(), keys))
 
     def end_step(self, world: World = ALONE) -> None:
         """Replace each task's vectors by those added on all ranks; a task without a batch keeps its old ones. They are
         in the order of the batches, in each the first sentences, then the second ones."""
-        own_keys = {
-            task: [(number, side, place) for _, number, places in parts for side in range(2) for place in places]
-            for task, parts in self.pending.items()
-        }
-        per_rank = world.gather(own_keys)
-        for task in dict.fromkeys(task for keys_by_task in per_rank for task in keys_by_task):
-            parts = [vectors for vectors, *_ in self.pending.get(task, ())]
+        own_keys = {task: [key for _, keys in parts for key in keys] for task, parts in self.pending.items()}
+        keys_by_rank = world.gather(own_keys)
+        for task in dict.fromkeys(task for by_task in keys_by_rank for task in by_task):
+            parts = [vectors for vectors, _ in self.pending.get(task, ())]
             vectors = world.gather_rows(torch.cat(parts) if parts else None)
-            keys = [key for keys_by_task in per_rank for key in keys_by_task.get(task, ())]
+            keys = [key for by_task in keys_by_rank for key in by_task.get(task, ())]
             order = torch.tensor(sorted(range(len(keys)), key=keys.__getitem__))
             self.vectors[task] = vectors[order.to(vectors.device, non_blocking=True)]
         self.pending.clear()

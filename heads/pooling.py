@@ -88,14 +88,17 @@ def sentence_vectors(
     bert: BertModel, cnn: CnnPooling | None, batches: Sequence[Batch], pooling: str, layer: int
 ) -> list[Tensor]:
     """batches: (N, T) each -> X: (N, D) each, float32 (or float64) under mixed precision too. One pass for all."""
-    if len(batches) > 1 and not batches[0].input_ids.is_cpu:  # a GPU is faster with one large batch
+    ids, sizes = batches[0].input_ids, [len(batch.input_ids) for batch in batches]
+    if len(batches) > 1 and not ids.is_cpu:  # a GPU is faster with one large batch
         (x,) = sentence_vectors(bert, cnn, [one_batch(batches)], pooling, layer)
-        return list(x.split([len(batch.input_ids) for batch in batches]))
+        return list(x.split(sizes))
     states = hidden_states(bert, batches, layer, keep_attention=pooling == "attention_mean")
     wide = torch.promote_types(states[0][0].dtype, torch.float32)
-    xs, masks = [x.to(wide) for x, _ in states], [batch.attention_mask for batch in batches]
-    with torch.autocast(masks[0].device.type, enabled=False):  # all that follows the encoder is computed in float32
-        if pooling == "cnn":
-            return list(cnn(joined(xs), joined(masks)).split([len(mask) for mask in masks]))
-        types = [batch.token_type_ids for batch in batches]
-        return [pooled(x, a, m, t, pooling) for x, (_, a), m, t in zip(xs, states, masks, types, strict=True)]
+    with torch.autocast(ids.device.type, enabled=False):  # all that follows the encoder is computed in float32
+        if pooling == "cnn":  # in one call, with the rows of all batches
+            x, mask = joined([x for x, _ in states]), joined([batch.attention_mask for batch in batches])
+            return list(cnn(x.to(wide), mask).split(sizes))
+        return [
+            pooled(x.to(wide), attention, batch.attention_mask, batch.token_type_ids, pooling)
+            for (x, attention), batch in zip(states, batches, strict=True)
+        ]
