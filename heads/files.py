@@ -91,6 +91,15 @@ def load_heads(model: nn.Module, folder: Path, stored: Sequence[Task]) -> None:
     model.load_state_dict(state, strict=False)
 
 
+def check_config(stored: HeadsConfig, config: HeadsConfig, folder: Path) -> None:
+    """Raise UsageError where settings give the stored heads another meaning; dropout and length may differ."""
+    for name in ("arch", "pooling", "layer"):
+        old_value, value = getattr(stored, name), getattr(config, name)
+        if old_value != value:
+            found = f"{folder} holds heads trained with {old_value!r}; found {value!r}"
+            raise UsageError(f"--{name}: {found}; leave the option out or start from a plain BERT")
+
+
 def joint_tasks(stored: Sequence[Task], tasks: Sequence[Task], folder: Path) -> list[Task]:
     """A stored model's tasks and further ones. Raises UsageError where the two define a task differently."""
     joint = {task.name: task for task in stored}

@@ -32,21 +32,20 @@ class MultitaskBert(nn.Module):
     ):
         """tasks: none = the course's sst, para and sts. Raises UsageError where they do not fit the encoder."""
         super().__init__()
-        self.config = config or HeadsConfig()
+        tasks, config = tasks or [TASKS[name] for name in LEADERBOARD], config or HeadsConfig()
+        self.config, self.tasks = config, {task.name: task for task in tasks}
         depth, size = bert.config.num_hidden_layers, bert.config.hidden_size
-        if -self.config.layer > depth:
-            raise UsageError(f"--layer: expected -{depth} to -1; found {self.config.layer}")
-        tasks = tasks or [TASKS[name] for name in LEADERBOARD]
-        self.tasks = {task.name: task for task in tasks}
         self.bert, self.tokenizer = bert, tokenizer
+        self.cnn = CnnPooling(size) if config.pooling == "cnn" else None
+        self.heads = Heads(tasks, config.arch, size, config.hidden_dropout_prob)
+        if -config.layer > depth:
+            raise UsageError(f"--layer: expected -{depth} to -1; found {config.layer}")
         if at_once := [task.name for task in tasks if task.at_once]:
             if bert.config.type_vocab_size < 2:
                 raise UsageError(f"--pairs: {at_once[0]} expects a BERT with two segment ids; found one; take siamese")
             if self.max_length < 5:
                 expected = f"at least 5 for {at_once[0]}, which reads two texts at once"
                 raise UsageError(f"--max_length: expected {expected}; found {self.max_length}")
-        self.cnn = CnnPooling(size) if self.config.pooling == "cnn" else None
-        self.heads = Heads(tasks, self.config.arch, size, self.config.hidden_dropout_prob)
 
     @classmethod
     def from_pretrained(
@@ -66,20 +65,16 @@ class MultitaskBert(nn.Module):
         stored = files.read_heads(folder)
         if stored:
             stored_config, stored_tasks = stored
-            config, tasks = config or stored_config, files.joint_tasks(stored_tasks, tasks or (), folder)
-            for name in ("arch", "pooling", "layer"):
-                stored_value, value = getattr(stored_config, name), getattr(config, name)
-                if stored_value != value:
-                    raise UsageError(
-                        f"--{name}: {folder} holds heads trained with {stored_value!r}; found {value!r}; "
-                        "leave the option out or start from a plain BERT"
-                    )
+            config = config or stored_config
+            files.check_config(stored_config, config, folder)
+            tasks = files.joint_tasks(stored_tasks, tasks, folder)
         bert, tokenizer = BertModel.from_pretrained(folder), BertTokenizer.from_pretrained(folder)
         rows, tokens = bert.config.vocab_size, tokenizer.vocab_size
         if rows != tokens:
-            found = f"found {rows} rows and {tokens} tokens; take the model's own tokenizer"
-            found += ", or cut the rows: resize_token_embeddings(len(tokenizer)) in transformers"
-            raise CheckpointError(f"{folder}: expected as many embedding rows as tokens; {found}")
+            raise CheckpointError(
+                f"{folder}: expected as many embedding rows as tokens; found {rows} rows and {tokens} tokens; take the "
+                "model's own tokenizer, or cut the rows: resize_token_embeddings(len(tokenizer)) in transformers"
+            )
         model = cls(bert, tokenizer, tasks, config)
         if stored:
             files.load_heads(model, folder, stored_tasks)
@@ -110,9 +105,9 @@ class MultitaskBert(nn.Module):
 
         On a GPU: of batches that `on_device` (heads/rows.py) has padded to one width.
         """
-        tokens = [batch.tokens for batch in batches.values()]
-        counts = zip([len(batch.input_ids) for batch in tokens], tokens_computed(tokens), strict=True)
-        return dict(zip(batches, counts, strict=True))
+        computed = tokens_computed([batch.tokens for batch in batches.values()])
+        counts = zip(batches.items(), computed, strict=True)
+        return {name: (len(batch.tokens.input_ids), count) for (name, batch), count in counts}
 
     def losses(
         self,

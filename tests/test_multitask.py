@@ -36,7 +36,7 @@ each_task = pytest.mark.parametrize("task", EACH, ids=lambda task: task.name)
 each_arch = pytest.mark.parametrize("arch, pooling", EACH_ARCH)
 
 
-def make(folder: Path, tasks: list[Task] | None = EACH, **settings) -> MultitaskBert:
+def make(folder: Path, tasks: list[Task] = EACH, **settings) -> MultitaskBert:
     """A model with heads none of whose weights are 0, as if trained."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -250,11 +250,7 @@ def test_a_plain_bert_with_fresh_heads_finds_identical_sentences_alike(tiny_bert
         ("predict", ["sst", TEXTS, TEXTS], r"^sst: expected single texts; found pairs; this model has sst \(single"),
         ("predict", ["sts", TEXTS], r"^sts: expected pairs; found single texts; this model has .*sts \(pairs\), "),
         ("predict", ["para", TEXTS, TEXTS[:2]], "para: expected as many texts_b as texts_a; found 9 and 2"),
-        (
-            "predict",
-            ["sst", [("a", "b")]],
-            r"texts_a\[0\]: expected a string",
-        ),  # encode takes it: a pair as one sequence
+        ("predict", ["sst", [("a", "b")]], r"texts_a\[0\]: expected a string"),  # for encode a pair as one sequence
         ("predict", ["sst", "dog"], "texts_a: expected a list of sentences; found str"),
         ("predict", ["sts", ["dog"], "d"], "texts_b: expected a list of sentences; found str"),
         ("predict", ["score-1", TEXTS, None, "off", True], "score-1: a score has no probabilities"),
@@ -321,7 +317,7 @@ def test_going_on_from_a_model_joins_the_tasks(saved, model):
     ],
 )
 def test_what_means_another_thing_than_the_trained_heads_is_refused(saved, change, message):
-    tasks = None if "config" in change else [replace(EVERY[0], **change)]
+    tasks = [] if "config" in change else [replace(EVERY[0], **change)]
     with pytest.raises(UsageError, match=message):
         MultitaskBert.from_pretrained(saved, tasks, change.get("config"))
 
