@@ -68,8 +68,7 @@ def fault_in(values: dict) -> str | None:
         value, low = values[field.name], 0 if field.name == "pad_token_id" else 1
         high = 1000 if field.name == "num_hidden_layers" else 10**7
         if field.type is int and not (type(value) is int and low <= value <= high):
-            most = f", {high:,} at most" if type(value) is int and value > high else ""
-            return f"{field.name}: expected a whole number from {low}{most}; found {value!r:.99}"
+            return f"{field.name}: expected a whole number from {low} to {high:,}; found {value!r:.99}"
         if field.type is float and not (type(value) in (int, float) and 0 <= value < 1):
             return f"{field.name}: expected a number from 0, below 1; found {value!r:.99}"
     heads, size = values["num_attention_heads"], values["hidden_size"]
