@@ -184,8 +184,10 @@ def read_folder(folder: Path) -> tuple[Tokenizer, int]:
             vocab = {token: number for number, token in enumerate(tokens)}
             tokenizer = Tokenizer.from_str(BertWordPieceTokenizer(vocab).to_str())
         if settings.get("tokenizer_class") not in GENERIC_CLASSES:
-            saved = {name: settings.get(name) for name in SETTINGS}
-            arguments = {a: default if saved[name] is None else saved[name] for name, (a, default) in SETTINGS.items()}
+            arguments = {}
+            for name, (argument, default) in SETTINGS.items():
+                value = settings.get(name)
+                arguments[argument] = default if value is None else value
             tokenizer.normalizer = normalizers.BertNormalizer(**arguments)
         max_length = int(min(settings.get("model_max_length") or MAX_LENGTH, MAX_LENGTH))
     except Exception as error:  # the library raises nothing narrower

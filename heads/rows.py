@@ -87,7 +87,8 @@ def on_device(batches: Mapping[str, TaskBatch], device: torch.device) -> dict[st
     """Move batches without waiting for a GPU. It gets all tokens padded as one batch, as it computes them."""
     if device.type == "cpu":
         return {**batches}
-    whole, end, moved = one_batch([batch.tokens for batch in batches.values()]).to(device, non_blocking=True), 0, {}
+    whole = one_batch([batch.tokens for batch in batches.values()]).to(device, non_blocking=True)
+    moved, end = {}, 0
     for name, batch in batches.items():
         rows = slice(end, end := end + len(batch.tokens.input_ids))
         tokens = Batch({key: value[rows] for key, value in whole.items()})

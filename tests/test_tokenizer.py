@@ -222,11 +222,7 @@ def tokenizer_json(**parts) -> bytes:
         *(("vocab.txt", x, "found others") for x in (b"\xff\n", None)),  # None: no file at all
         ("vocab.txt", "\n".join(WORDS).replace("[MASK]", "[mask]").encode(), r"MASK.*; found .*SEP\]'\]; take"),
         ("tokenizer.json", UNCLEANED.to_str().encode(), "clean_text false"),  # which a saved model could not say
-        (
-            "tokenizer_config.json",
-            b'{"word_tokenizer_type": "mecab"}',
-            "word_tokenizer_type 'mecab'",
-        ),  # Japanese BERTs'
+        ("tokenizer_config.json", b'{"word_tokenizer_type": "mecab"}', "word_tokenizer_type 'mecab'"),  # Japanese
         ("tokenizer_config.json", b"{", "expected a JSON object"),
         ("tokenizer_config.json", b'{"do_lower_case": "no"}', "found others .*'str'"),
         ("tokenizer_config.json", b'{"strip_accents": 1}', "found others .*'int'"),
