@@ -19,7 +19,6 @@ from runtime.errors import DivergedError, UsageError
 TOKENS_A_PASS = {"cpu": 2048, "cuda": 16384}
 TOKENS_A_GROUP = {"cpu": 256, "cuda": 16384}
 
-
 Progress = Callable[[int, int], None]  # called with the number of texts done, and of all
 
 
@@ -92,14 +91,14 @@ def outputs(
         counts = f"found {len(sides[0])} and {len(sides[1])}"
         raise UsageError(f"{names[0]}: expected as many texts_b as texts_a; {counts}")
     weight = next(model.heads.parameters())
-    heads, x = inference_copy(model.heads, weight.dtype), {}
-    for name in names:
-        task = model.tasks[name]
-        ways = [way for way, wanted in (("apart", task.apart), ("at once", task.at_once)) if wanted]
-        for way in [way for way in ways if way not in x]:
-            texts = [text for side in sides for text in side] if way == "apart" else list(zip(*sides, strict=True))
-            x[way] = encode(model, texts, amp=amp, progress=progress).to(weight)  # (N, D), of two sides (2 N, D)
-        y = heads[name](heads.vectors({name: torch.cat([x[way] for way in ways])})[name])
+    heads, tasks, x = inference_copy(model.heads, weight.dtype), [model.tasks[name] for name in names], {}
+    texts = {"apart": [text for side in sides for text in side], "at_once": list(zip(*sides, strict=True))}
+    for way in texts:  # of reading, by the names that Task has for them
+        if any(getattr(task, way) for task in tasks):
+            x[way] = encode(model, texts[way], amp=amp, progress=progress).to(weight)  # (N, D), of two sides (2 N, D)
+    for name, task in zip(names, tasks, strict=True):
+        v = heads.vectors({name: torch.cat([x[way] for way in x if getattr(task, way)])})[name]
+        y = heads[name](v)
         if not y.isfinite().all():
             row = (~y.isfinite()).nonzero()[0, 0]
             advice = "train with a lower --lr, or take --amp off"
