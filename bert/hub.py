@@ -90,9 +90,10 @@ def from_hub(repo: str) -> Path:
             raise
         raise unavailable(repo, f"the Hub fails ({error!r:.200})") from error
     for name, path in paths.items():
-        stored = files[name].lfs  # None for a small file
-        if expected := MINILM_SHA256 if (repo, name) == (MINILM, WEIGHTS[0]) else stored and stored.sha256:
-            check_sha256(path, expected)
+        if (repo, name) == (MINILM, WEIGHTS[0]):
+            check_sha256(path, MINILM_SHA256)
+        elif files[name].lfs:  # None for a small file
+            check_sha256(path, files[name].lfs.sha256)
     if folder := cached(repo):
         return folder
     raise CheckpointError(

@@ -58,6 +58,9 @@ def calibration(confidence: np.ndarray, right: np.ndarray, bins: int = 5) -> tup
     Args: (N,) or (N, K), at least one element: the prediction's probability, and whether the prediction is right.
     """
     bin_of = np.clip(np.ceil(confidence * bins) - 1, 0, bins - 1)
-    inside = {number: bin_of == number for number in range(bins) if (bin_of == number).any()}
-    rows = [(n / bins, (n + 1) / bins, i.mean(), confidence[i].mean(), right[i].mean()) for n, i in inside.items()]
+    rows = []
+    for n in range(bins):
+        inside = bin_of == n
+        if inside.any():
+            rows.append((n / bins, (n + 1) / bins, inside.mean(), confidence[inside].mean(), right[inside].mean()))
     return float(sum(share * abs(mean - acc) for _, _, share, mean, acc in rows)), rows

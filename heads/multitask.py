@@ -131,11 +131,11 @@ class MultitaskBert(nn.Module):
                 by_reading = [head.kind.loss(head.task, y, labels, settings) for y in head.readings(v)]
                 losses[name] = sum(by_reading) / len(by_reading)
                 if head.task.contrastive and head.task.sequences > 1 and settings.para_loss == "full":
-                    v = v[: 2 * len(labels)]
-                    v_a, v_b = v.chunk(2)  # (B, D) each
+                    apart = v[: 2 * len(labels)]  # (2 B, D), without those of pairs as one sequence
+                    v_a, v_b = apart.chunk(2)  # (B, D) each
                     places = batches[name].places or range(len(v_a))
                     negatives = previous.draw(name, places, generator)
-                    previous.add(name, v, batches[name].number, places)
+                    previous.add(name, apart, batches[name].number, places)
                     losses[name] = losses[name] + contrastive_loss(v_a, v_b, labels, negatives, settings)
         return losses
 
