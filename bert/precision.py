@@ -45,11 +45,14 @@ def resolve_precision(amp: str, device: torch.device) -> str:
     Raises UsageError for one that the hardware does not have: emulated, it would be many times slower than float32.
     """
     gpu, bf16 = device.type == "cuda", computes_bf16(device)
+    if amp == "auto" and bf16:
+        return "bf16"
     if amp == "auto":
-        return "bf16" if bf16 else "fp16" if gpu and torch.cuda.get_device_capability(device) >= (7, 0) else "off"
-    if (amp == "bf16" and not bf16) or (amp == "fp16" and not gpu):
-        available = ", ".join(["auto", "off", *["bf16"] * bf16, *["fp16"] * gpu])
-        raise UsageError(f"--amp: this {device.type} does not compute in {amp}; take one of {available}")
+        return "fp16" if gpu and torch.cuda.get_device_capability(device) >= (7, 0) else "off"
+    available = ["off"] + ["bf16"] * bf16 + ["fp16"] * gpu
+    if amp not in available:
+        advice = f"take one of auto, {', '.join(available)}"
+        raise UsageError(f"--amp: this {device.type} does not compute in {amp}; {advice}")
     return amp
 
 
