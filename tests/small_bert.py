@@ -57,6 +57,11 @@ def make_reference(ours: BertModel) -> transformers.BertModel:
     return theirs
 
 
+def fake_dropout(x: Tensor, p: float, training: bool = True, inplace: bool = False) -> Tensor:
+    """In place of F.dropout: drops every third element, and shows the rate in all others."""
+    return x * (torch.arange(x.numel()) % 3 > 0).view(x.shape) * p if training else x
+
+
 def make_mask(lengths: list[int], width: int = T) -> Tensor:
     return torch.arange(width) < torch.tensor(lengths)[:, None]  # (B, T)
 

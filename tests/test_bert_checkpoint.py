@@ -113,15 +113,14 @@ def test_a_loaded_model_can_be_trained_draws_no_random_number_and_needs_its_file
 # ---- variants --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize(
-    ("kind", "head", "pooler"),
+    ("kind", "prefix", "head", "pooler"),
     [
-        (transformers.BertForPreTraining, "cls.predictions.bias", True),
-        (transformers.BertForSequenceClassification, "classifier.weight", True),
-        (transformers.BertForMaskedLM, "cls.predictions.bias", False),
-        (transformers.BertForTokenClassification, "classifier.bias", False),
-        (transformers.BertForQuestionAnswering, "qa_outputs.weight", False),
+        (transformers.BertForPreTraining, "", "cls.predictions.bias", True),
+        (transformers.BertForSequenceClassification, "module.", "classifier.weight", True),
+        (transformers.BertForMaskedLM, "", "cls.predictions.bias", False),
+        (transformers.BertForTokenClassification, "module.", "classifier.bias", False),
+        (transformers.BertForQuestionAnswering, "", "qa_outputs.weight", False),
     ],
 )
 def test_models_with_a_head_are_read_and_what_is_not_used_or_not_there_is_said_once(
@@ -158,8 +157,15 @@ def test_older_names_are_read_in_silence(folder, reference, capsys, prefix):
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("query", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
-@pytest.mark.parametrize("others", [torch.float16, torch.bfloat16, torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    ("query", "others"),
+    [
+        (torch.float16, torch.float16),
+        (torch.bfloat16, torch.float64),
+        (torch.float64, torch.bfloat16),
+        (torch.float8_e4m3fn, torch.float32),
+    ],
+)
 def test_another_precision_is_read_as_float32(folder, query, others):
     """Also where the query, which becomes one matrix with key and value here, has its own."""
     rewrite(folder, lambda w: {name: value.to(query if ".query." in name else others) for name, value in w.items()})

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
-from small_bert import CONFIG, LENGTHS, B, T, assert_same, layer_states, make_batch, make_mask, make_model
+from small_bert import CONFIG, LENGTHS, B, T, assert_same, fake_dropout, layer_states, make_batch, make_mask, make_model
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -98,15 +98,12 @@ def test_every_form_gives_the_same_states_and_gradients(form, layer):
 
 
 def test_dropout_stands_where_the_plain_model_has_it(form, monkeypatch):
-    def fake(x: Tensor, p: float, training: bool = True, inplace: bool = False) -> Tensor:
-        return x * (torch.arange(x.numel()) % 3 > 0).view(x.shape) * p if training else x
-
     def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, dropout_p: float) -> Tensor:
         scores = (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1)
-        return (fake(scores, dropout_p) if dropout_p else scores) @ v
+        return (fake_dropout(scores, dropout_p) if dropout_p else scores) @ v
 
-    monkeypatch.setattr(F, "dropout", fake)
-    monkeypatch.setattr(fast, "dropout", lambda x, layer: fake(x, layer.p, layer.training))
+    monkeypatch.setattr(F, "dropout", fake_dropout)
+    monkeypatch.setattr(fast, "dropout", lambda x, layer: fake_dropout(x, layer.p, layer.training))
     monkeypatch.setattr(F, "scaled_dot_product_attention", attention)
     model = make_model(config=DROPPING)
     batch = make_batch(make_mask([T] * B))  # without padding, so that packed elements have the same numbers
