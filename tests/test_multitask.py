@@ -18,6 +18,7 @@ from small_bert import layer_states
 from torch import Tensor, nn
 
 from bert import BertModel, BertTokenizer
+from data.reader import Example, Split
 from data.tasks import LEADERBOARD, TASKS, Task
 from heads import MultitaskBert
 from heads.config import POOLINGS, HeadsConfig
@@ -25,7 +26,7 @@ from heads.inference import TOKENS_A_PASS, passes
 from heads.kinds import KINDS
 from heads.losses import LossSettings, PreviousStep, contrastive_loss
 from heads.pooling import attention_mean, mean
-from heads.rows import TaskBatch
+from heads.rows import TaskBatch, TaskRows
 from runtime.errors import CheckpointError, DivergedError, UsageError
 
 D, TEXTS = tiny.CONFIG.hidden_size, tiny.TEXTS
@@ -72,14 +73,9 @@ def sides_of(task: Task, texts: list[str] = TEXTS) -> list[list[str]]:
 
 def batch(model: MultitaskBert, task: Task) -> TaskBatch:
     """Three rows."""
-    sides = sides_of(task, TEXTS[:3])
-    ids = [row for side in sides for row in model.tokenizer.ids(side)] if task.pairs != "cross" else []
-    types = [[0] * len(row) for row in ids]
-    if len(sides) == 2 and task.pairs != "siamese":
-        for all_of_them, those_at_once in zip((ids, types), model.tokenizer.pair_ids(*sides), strict=True):
-            all_of_them += those_at_once
-    tokens = model.tokenizer.pad(ids, types)
-    return TaskBatch(tokens, KINDS[task.kind].target(task, LABELS[task.kind]), ["x", "y", "z"])
+    rows = zip("xyz", zip(*sides_of(task, TEXTS[:3]), strict=True), LABELS[task.kind], (1, 2, 3), strict=True)
+    split = Split(task.name, Path(), "", [Example(*row) for row in rows], [], "")
+    return TaskRows(task, split, model.tokenizer, model.max_length, batch_size=3, seed=0).batch([0, 1, 2])
 
 
 def losses(model: MultitaskBert) -> dict[str, torch.Tensor]:
