@@ -37,7 +37,8 @@ def encode(
     texts: single texts, or pairs that are read as one sequence.
     """
     check_list("texts", texts)
-    pooling, layer = pooling or model.config.pooling, model.config.layer if layer is None else layer
+    pooling = model.config.pooling if pooling is None else pooling
+    layer = model.config.layer if layer is None else layer
     poolings = [name for name in POOLINGS if name != "cnn" or model.cnn]
     if pooling not in poolings:
         raise ValueError(f"pooling: expected one of this model's {', '.join(poolings)}; found {pooling!r}")

@@ -235,6 +235,7 @@ def test_a_plain_bert_with_fresh_heads_finds_identical_sentences_alike(tiny_bert
     [
         ("encode", ["dog"], "texts: expected a list of sentences; found str"),
         ("encode", [TEXTS, "max"], "pooling: expected one of this model's cls, mean, attention_mean; found 'max'"),
+        ("encode", [TEXTS, ""], "pooling: expected one of this model's cls, mean, attention_mean; found ''"),
         ("encode", [TEXTS, "cnn"], "pooling: expected one of this model's .*attention_mean; found 'cnn'"),
         ("encode", [TEXTS, "cls", -3], "layer: expected -2 to -1"),
         ("encode", [TEXTS, "cls", -1, False, "fp8"], "amp: expected off, bf16, fp16 or auto; found 'fp8'"),
