@@ -127,16 +127,15 @@ class MultitaskBert(nn.Module):
         losses = {}
         with torch.autocast(x[0].device.type, enabled=False):
             for name, v in self.heads.vectors(dict(zip(batches, x, strict=True))).items():
-                head, labels = self.heads[name], batches[name].labels
-                by_reading = [head.kind.loss(head.task, y, labels, settings) for y in head.readings(v)]
-                losses[name] = sum(by_reading) / len(by_reading)
-                if head.task.contrastive and head.task.sequences > 1 and settings.para_loss == "full":
-                    apart = v[: 2 * len(labels)]  # (2 B, D), without those of pairs as one sequence
+                task, batch = self.tasks[name], batches[name]
+                losses[name] = self.heads[name].loss(v, batch.labels, settings)
+                if task.contrastive and task.sequences > 1 and settings.para_loss == "full":
+                    apart = v[: 2 * len(batch.labels)]  # (2 B, D), without those of pairs as one sequence
                     v_a, v_b = apart.chunk(2)  # (B, D) each
-                    places = batches[name].places or range(len(v_a))
+                    places = batch.places or range(len(v_a))
                     negatives = previous.draw(name, places, generator)
-                    previous.add(name, apart, batches[name].number, places)
-                    losses[name] = losses[name] + contrastive_loss(v_a, v_b, labels, negatives, settings)
+                    previous.add(name, apart, batch.number, places)
+                    losses[name] = losses[name] + contrastive_loss(v_a, v_b, batch.labels, negatives, settings)
         return losses
 
     def encode(

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from data.tasks import Task
 from heads.kinds import KINDS
+from heads.losses import LossSettings
 
 ALPHA = {
     "v1": {"binary": 0.0, "score": 0.0},
@@ -78,8 +79,13 @@ class TaskHead(nn.Module):
         ys = self.readings(v)
         return sum(ys) / len(ys)
 
+    def loss(self, v: Tensor, labels: Tensor, settings: LossSettings) -> Tensor:
+        """v as in forward, labels: the targets of B rows -> scalar, the mean over the ways of reading"""
+        losses = [self.kind.loss(self.task, y, labels, settings) for y in self.readings(v)]
+        return sum(losses) / len(losses)
+
     def readings(self, v: Tensor) -> list[Tensor]:
-        """v as in forward -> y for each way of reading a pair: two for `both`, else one. Each has its own loss."""
+        """v as in forward -> y for each way of reading a pair: two for `both`, else one."""
         if self.task.sequences == 1:
             return [self.kind.output(self.task, self.f(v))]
         rows = v.shape[0] // self.task.sequences  # not chunk, which torch.export takes for a fixed number of rows
