@@ -56,7 +56,8 @@ class TaskRows:
 
     def batch(self, rows: list[int], number: int = 0, places: Sequence[int] | None = None) -> TaskBatch:
         """A batch of the examples with these numbers, from 0. number, places: see TaskBatch."""
-        ids, types = ([by_row[row] for by_row in part for row in rows] for part in zip(*self.sequences, strict=True))
+        ids = [ids_of[row] for ids_of, _ in self.sequences for row in rows]
+        types = [types_of[row] for _, types_of in self.sequences for row in rows]
         tokens = self.tokenizer.pad(ids, types)
         examples = [self.examples[row] for row in rows]
         labels = KINDS[self.task.kind].target(self.task, [example.label for example in examples])
