@@ -65,8 +65,6 @@ def test_what_a_file_leaves_out_is_bert_bases_and_what_it_adds_is_passed_over(tm
         ("num_attention_heads", 2, "a multiple of num_attention_heads"),
         ("hidden_size", 21.0, "a whole number from 1"),
         ("type_vocab_size", 0, "a whole number from 1"),
-        ("num_hidden_layers", True, "a whole number from 1"),
-        ("pad_token_id", None, "a whole number from 0"),
         ("layer_norm_eps", float("nan"), "a number from 0"),  # Python's JSON has NaN and Infinity
         ("attention_probs_dropout_prob", 1.0, "a number from 0, below 1;"),
         ("vocab_size", 10**7 + 1, "a whole number from 1 to 10,000,000; found 10000001"),
