@@ -57,7 +57,10 @@ class Packing:
             self.shapes.append(mask.shape)
             self.masks.append(mask if has_padding else None)
             self.read.append(places)
-            self.places.append(places if size == count else with_copies(places, count, size))
+            if size > count:
+                places = torch.arange(count) if places is None else places
+                places = torch.cat([places, places[:1].expand(size - count)])
+            self.places.append(places)
             self.cuts += [count, size - count]
 
     def pack(self, padded: Sequence[Tensor]) -> Tensor:
@@ -74,12 +77,6 @@ class Packing:
                 part = part.new_zeros(shape.numel(), part.shape[1]).index_copy(0, places, part)  # (B T, D)
             padded.append(part.view(*shape, -1))  # (B, T, D)
         return padded
-
-
-def with_copies(places: Tensor | None, count: int, size: int) -> Tensor:
-    """The `count` places that are read (None: 0, 1, ...), then the first of them again, until there are `size`."""
-    places = torch.arange(count) if places is None else places
-    return torch.cat([places, places[:1].expand(size - count)])
 
 
 def dropout(x: Tensor, module: nn.Dropout) -> Tensor:
