@@ -65,7 +65,8 @@ def fault_in(values: dict) -> str | None:
         if values.get(name, supported) != supported:
             return f"{name}: expected {supported!r}, which is all that this BERT computes; found {values[name]!r:.99}"
     for field in fields(BertConfig):
-        value, low = values[field.name], 0 if field.name == "pad_token_id" else 1
+        value = values[field.name]
+        low = 0 if field.name == "pad_token_id" else 1
         high = 1000 if field.name == "num_hidden_layers" else 10**7
         if field.type is int and not (type(value) is int and low <= value <= high):
             return f"{field.name}: expected a whole number from {low} to {high:,}; found {value!r:.99}"

@@ -78,7 +78,8 @@ def confusion(task: Task, predictions: np.ndarray, gold: np.ndarray) -> list[str
         mixed = [(cut(names[g], 30), cut(names[p], 30), wrong[g, p]) for g, p in pairs]
         classes = by_class(task, one_hot[predictions], one_hot[gold])
         return [*classes, *aligned([("gold", "taken for", "rows"), *mixed], left=2)]
-    recalls, precisions = (map(ratio, counts.diagonal(), counts.sum(axis=axis)) for axis in (1, 0))
+    recalls = map(ratio, counts.diagonal(), counts.sum(axis=1))
+    precisions = map(ratio, counts.diagonal(), counts.sum(axis=0))
     rows = [(cut(name, first), *row, recall) for name, row, recall in zip(names, counts, recalls, strict=True)]
     header = ("", *(cut(name, room) for name in names), "recall")
     return ["  rows: gold label; columns: predicted label", *aligned([header, *rows, ("precision", *precisions, "")])]
@@ -99,7 +100,8 @@ def by_fifth(task: Task, predictions: np.ndarray, gold: np.ndarray) -> list[str]
     parts = [(f"{low:.6g} to {high:.6g}", fifth == n) for n, (low, high) in enumerate(pairwise(edges))]
     table = [("gold", "rows", "mean abs. error", "mean prediction")]
     for part, rows in (*parts, ("all", fifth >= 0)):
-        table.append((part, rows.sum(), *(ratio(x[rows].sum(), rows.sum()) for x in (errors, predictions))))
+        count = rows.sum()
+        table.append((part, count, ratio(errors[rows].sum(), count), ratio(predictions[rows].sum(), count)))
     return aligned(table)
 
 
