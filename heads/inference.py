@@ -134,7 +134,7 @@ def check_list(name: str, texts: Sequence[str], pairs_allowed: bool = True) -> N
     pairs = pairs_allowed and isinstance(next(iter(texts), ""), tuple)
     for row, item in enumerate(texts):
         if pairs and not (isinstance(item, tuple) and len(item) == 2):
-            raise ValueError(f"{name}[{row}]: expected a pair of texts, as before it; found {item!r:.60}")
+            raise ValueError(f"{name}[{row}]: expected a pair of texts, for {name}[0] is a tuple; found {item!r:.60}")
         for text in item if pairs else [item]:
             check_text(f"{name}[{row}]", text)
 

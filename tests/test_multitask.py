@@ -241,7 +241,8 @@ def test_a_plain_bert_with_fresh_heads_finds_identical_sentences_alike(tiny_bert
         ("encode", [TEXTS, "cls", -1, False, "fp8"], "amp: expected off, bf16, fp16 or auto; found 'fp8'"),
         ("encode", [["dog", "dog", 7]], r"texts\[2\]: expected a string"),  # equal texts are read once
         ("encode", [[["dog"]]], r"texts\[0\]: expected a string"),
-        ("encode", [[("a", "b"), "ab"]], r"texts\[1\]: expected a pair of texts, as before it; found 'ab'"),
+        ("encode", [[("a", "b"), "ab"]], r"texts\[1\]: expected a pair .* for texts\[0\] is a tuple; found 'ab'"),
+        ("encode", [[("a", "b", "c")]], r"texts\[0\]: expected a pair of texts, .*; found \('a', 'b', 'c'\)"),
         ("predict", ["sts", ["a", "b"], ["c", None]], r"texts_b\[1\]: expected a string"),
         ("predict", ["nli", TEXTS], r"task: expected one of sst \(single texts\), para \(pairs\), .*; found 'nli'$"),
         ("predict", ["sst", TEXTS, TEXTS], r"^sst: expected single texts; found pairs; this model has sst \(single"),
