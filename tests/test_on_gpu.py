@@ -9,7 +9,7 @@ import torch
 
 from bert import BertModel, BertTokenizer
 from bert.checkpoint import read_weights
-from runtime.errors import run_cli
+from runtime.errors import UsageError, run_cli
 from tools.gpu_checks import LeftOut, same_bits
 from tools.gpu_speed import model_flop_use
 from tools.on_gpu import Book, main, pack
@@ -87,6 +87,10 @@ def test_the_packed_model_is_half_as_large_and_reads_as_float32(tmp_path, tiny_b
         BertTokenizer.from_pretrained(folder).ids("the film was good !") for folder in (tmp_path / "half", tiny_bert)
     ]
     assert ids[0] == ids[1]
+    (tmp_path / "half" / "mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match="--pack: expected a new folder; found one, "):
+        pack(str(tiny_bert), tmp_path / "half")
+    assert (tmp_path / "half" / "mine.txt").exists()
 
 
 def test_runs_are_compared_bit_by_bit(tmp_path):

@@ -36,7 +36,7 @@ from bert.checkpoint import read_weights, write_tensors
 from bert.hub import SMALL_FILES, WHEEL_CACHE, resolve
 from bert.precision import resolve_device
 from data.tasks import names
-from runtime.errors import check_name, run_cli, say
+from runtime.errors import UsageError, check_name, run_cli, say
 from runtime.files import new_folder, write_atomic
 from tools import gpu_checks, gpu_speed
 from tools.gpu_checks import LeftOut
@@ -182,7 +182,12 @@ def page(content: Mapping) -> str:
 
 
 def pack(source: str, folder: Path) -> None:
-    """Write a model's folder with its weights in float16: half the bytes. They are read as float32."""
+    """Write a model's folder with its weights in float16: half the bytes. They are read as float32.
+
+    Raises: UsageError, for a folder that is there already: it would be replaced.
+    """
+    if folder.exists():
+        raise UsageError(f"--pack: expected a new folder; found one, {folder}; choose another")
     origin = resolve(source)
     with new_folder(folder) as new:
         for path in (origin / name for name in SMALL_FILES):
