@@ -1,6 +1,5 @@
 """What the benchmarks share: real text, us and the peers in turn, and a line of JSON for each figure."""
 
-import argparse
 import gc
 import json
 import math
@@ -13,16 +12,17 @@ from pathlib import Path
 import torch
 
 from bert.hub import resolve
+from runtime.settings import OptionParser
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser(description: str) -> OptionParser:
+    options = OptionParser(description)
     options.add_argument("--check", action="store_true", help="exit 1 where a ratio falls short of its bar")
     options.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     return options
 
 
-def timing_parser(description: str) -> argparse.ArgumentParser:
+def timing_parser(description: str) -> OptionParser:
     """With the options of all benchmarks that time work on texts."""
     options = parser(description)
     options.add_argument("--checkpoint", default="minilm", help="the model's source (default: %(default)s)")

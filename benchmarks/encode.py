@@ -20,6 +20,7 @@ from data import find_data_dir
 from data.reader import read
 from data.tasks import TASKS
 from heads import MultitaskBert
+from runtime.errors import run_cli
 
 
 class Transformers:
@@ -105,4 +106,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cli(main))

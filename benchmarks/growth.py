@@ -23,6 +23,7 @@ from heads.pooling import mean
 from optim import AdamW, TaskGradients
 from optim.surgery import SURGERIES
 from optim.task_gradients import clip_and_combine
+from runtime.errors import run_cli
 
 SENTENCES, TOKENS = 64, 20
 
@@ -85,4 +86,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cli(main))

@@ -22,6 +22,7 @@ from heads.rows import TaskBatch, on_device
 from optim import AdamW, TaskGradients
 from optim.surgery import SURGERIES
 from optim.task_gradients import clip_and_combine
+from runtime.errors import run_cli
 
 TOKENS = 20  # of a sentence
 
@@ -81,4 +82,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cli(main))

@@ -21,6 +21,7 @@ from benchmarks.encode import questions
 from bert.precision import resolve_precision
 from export import ENCODER, SMALL, OnnxModel, export
 from heads import MultitaskBert
+from runtime.errors import run_cli
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,4 +64,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cli(main))

@@ -22,6 +22,7 @@ from torch import Tensor
 from benchmarks.common import Report, encoder_flops, synchronize, timing_parser
 from benchmarks.step import STEPS, lengths, session_for, take_steps
 from bert import BertConfig, BertModel
+from runtime.errors import run_cli
 from runtime.ranks import Ranks, World, join
 
 SIZES = {  # hidden size, layers, heads
@@ -146,4 +147,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cli(main))

@@ -27,6 +27,7 @@ from bert.precision import resolve_precision
 from data.tasks import Task
 from heads import MultitaskBert
 from heads.inference import answers, outputs
+from runtime.errors import run_cli
 
 CLIENTS = (1, 8, 64)
 CLOSE = 0.05  # of a probability, or of a score's range: rounding in bfloat16 depends on the rows of a pass
@@ -115,4 +116,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cli(main))

@@ -29,6 +29,7 @@ from bert.precision import DTYPES, autocast, resolve_precision
 from heads.rows import TaskBatch, on_device
 from optim import TaskGradients
 from optim.task_gradients import clip_and_combine
+from runtime.errors import run_cli
 from runtime.ranks import ALONE, World
 from runtime.seeds import generator
 from training.options import parse
@@ -197,4 +198,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cli(main))

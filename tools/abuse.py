@@ -7,7 +7,6 @@ A failure: exit 1 or another undocumented code, a traceback, a hang, another pro
 behind. Each try is a forked process in a folder of its own, bounded in time, memory and disk.
 """
 
-import argparse
 import json
 import os
 import random
@@ -29,6 +28,7 @@ from data import check
 from experiments import attention, figure3, plot
 from heads.config import HeadsConfig
 from runtime.errors import run_cli
+from runtime.settings import OptionParser
 from tools.damage import ABSURD, THEIRS, damage, make_home
 from tools.soak import child
 from training.options import Options
@@ -121,7 +121,7 @@ def run_limited(main, words: list[str], log: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--minutes", type=float, default=5, help="how long (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: %(default)s)")
     parser.add_argument("--only", type=int, help="the number of the one try to make")
@@ -144,4 +144,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cli(main))

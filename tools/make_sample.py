@@ -1,16 +1,16 @@
 """Writes data/sample/: a small synthetic corpus in the course's format, so that everything runs offline.
 
-    python -m tools.make_sample [--output_dir data/sample] [--seed 0]
+    python -m tools.make_sample [--output_dir data/sample]
 
-The same seed gives the same bytes on every Python from 3.10 on: every draw is one of a private random.Random's, and
-no set is ever iterated over. The words are in sample_words.py.
-What may be combined with what (a frame with a thing, a question with its fill, an action with its object) is dealt out
-to train, dev and test first, so that dev and test ask for combinations that were never trained on.
+They are the same bytes on every Python from 3.10 on: every draw is one of a private random.Random's, and no set is ever
+iterated over. The words are in sample_words.py. What may be combined with what (a frame with a thing, a question with
+its fill, an action with its object) is dealt out to train, dev and test first, so that dev and test ask for
+combinations that were never trained on.
 """
 
-import argparse
 import csv
 import re
+import sys
 from itertools import combinations, product
 from pathlib import Path
 from random import Random
@@ -18,10 +18,13 @@ from typing import NamedTuple
 
 from data import SAMPLE_DIR
 from data.tasks import TASKS
+from runtime.errors import run_cli
+from runtime.settings import OptionParser
 from tools import sample_words as words
 
 SIZES = {"train": 480, "dev": 120, "test": 100}  # rows of each task
 PARAPHRASE_RATE = 0.37  # as in the course's own files
+SEED = 0
 DRAFTS = 4  # a negative pair takes the most similar of this many other questions
 
 
@@ -316,11 +319,11 @@ def make_sts(rng: Random) -> dict[str, list[tuple]]:
 
 
 # ------------------------------------------------------------------------------------------------------------ all files
-def write_files(output_dir: Path, seed: int) -> None:
+def write_files(output_dir: Path) -> None:
     """Write the nine files; those of the test split have no label."""
     output_dir.mkdir(parents=True, exist_ok=True)
     for name, make in {"sst": make_sst, "para": make_para, "sts": make_sts}.items():
-        rng, task = Random(f"{seed} {name}"), TASKS[name]
+        rng, task = Random(f"{SEED} {name}"), TASKS[name]
         for split, rows in make(rng).items():
             columns = ["id", *task.texts] if split == "test" else ["id", *task.texts, task.label]
             with open(output_dir / task.files[split], "w", encoding="utf-8", newline="") as file:
@@ -332,12 +335,10 @@ def write_files(output_dir: Path, seed: int) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", "--output-dir", type=Path, default=SAMPLE_DIR, help="where the nine files go")
-    parser.add_argument("--seed", type=int, default=0, help="the committed files have seed 0")
-    options = parser.parse_args(argv)
-    write_files(options.output_dir, options.seed)
+    parser = OptionParser(__doc__)
+    parser.add_argument("--output_dir", type=Path, default=SAMPLE_DIR, help="where the nine files go")
+    write_files(parser.parse_args(argv).output_dir)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_cli(main))

@@ -38,6 +38,7 @@ from bert.precision import resolve_device
 from data.tasks import names
 from runtime.errors import UsageError, check_name, run_cli, say
 from runtime.files import new_folder, write_atomic
+from runtime.settings import OptionParser
 from tools import gpu_checks, gpu_speed
 from tools.gpu_checks import LeftOut
 
@@ -198,7 +199,7 @@ def pack(source: str, folder: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--pack", type=Path, metavar="DIR", help="write the model in float16 there, and end")
     parser.add_argument("--checkpoint", metavar="SOURCE", help="the model (default: minilm16 if it is here, or minilm)")
     parser.add_argument("--output_dir", type=Path, default=Path("on_gpu"), help="of the results (default: %(default)s)")

@@ -9,7 +9,6 @@ may be logged after that. At the end every tensor of the run's last checkpoint, 
 its predictions are compared, byte for byte, with those of an undisturbed run. Then the next run begins.
 """
 
-import argparse
 import json
 import os
 import random
@@ -27,6 +26,7 @@ from pathlib import Path
 
 import train_multitask
 from runtime.errors import run_cli
+from runtime.settings import OptionParser
 from training.checkpoint import saved, step_of
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the tiny BERT and its data
@@ -191,7 +191,7 @@ def soak(home: Path, kills: int, seed: int, start: type[Started] = Started, coun
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(__doc__)
     parser.add_argument("--kills", type=int, default=200, help="at least this many SIGKILLs (default: %(default)s)")
     parser.add_argument("--ranks", type=int, default=1, help="processes of each run (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the times and signals (default: %(default)s)")
@@ -209,4 +209,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cli(main))
