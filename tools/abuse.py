@@ -35,22 +35,45 @@ from training.options import Options
 
 PROGRAMS = {"train": train_multitask, "evaluate": evaluate, "check": check}
 PROGRAMS |= {"plot": plot, "attention": attention, "figure3": figure3}
-USUAL = "--checkpoint bert --data_dir data --batch_size 8 --amp off --max_steps"
-COMMANDS = f"""train {USUAL} 2 --output_dir new\ntrain {USUAL} 2 --output_dir new --predictions_dir p --resume auto
-train {USUAL} 3 --output_dir run --resume auto --allow_change max_steps\ntrain {USUAL} 2 --output_dir run --overwrite
-train {USUAL} 2 --output_dir run --resume auto\ntrain {USUAL} 2 --output_dir new --task_file own.toml --tasks mine,sst
-train --data_dir data --init_from run --max_steps 2 --output_dir new\ntrain {USUAL} 2 --output_dir new --dry_run
-evaluate run --split all\nevaluate run --report --data_dir data\nevaluate run/best --data_dir data\nevaluate run
-evaluate run --predictions_dir p\ncheck --data_dir data --checkpoint bert --task_file own.toml\nplot run --output a.png
-attention dog --checkpoint run --output a.png\nfigure3 run --output a.png\nplot run other --output a.png"""
-PLACES = (
-    "new run run/best bert data theirs theirs/notes.txt . / .. /dev/null /proc/self other link pipe p run/checkpoints"
-)
-PLACES = [*PLACES.split(), "other/predictions", "a\nb", "\udc80", "x" * 300, " "]
-VALUES = """tasks=sst;para,sts;sst,sst&resume=auto;never;run/checkpoints/step-000002&amp=off;bf16;fp16&device=cuda
-&strategy=single;mtl;gs&max_steps=3;0;x&grad_accum=2;0;-1&layer=-2;-3&pooling=cls;cnn;attention_mean&option=pretrain
-&arch=v1;v2&surgery=pcgrad;cagrad;x&patience=1&allow_change=max_steps;lr,seed,tasks,arch,data_dir,batch_size,checkpoint"""
-VALUES = {name: words.split(";") for name, _, words in (part.strip().partition("=") for part in VALUES.split("&"))}
+RUN = "train --checkpoint bert --data_dir data --batch_size 8 --amp off --max_steps"
+COMMANDS = f"""\
+{RUN} 2 --output_dir new
+{RUN} 2 --output_dir new --predictions_dir p --resume auto
+{RUN} 3 --output_dir run --resume auto --allow_change max_steps
+{RUN} 2 --output_dir run --overwrite
+{RUN} 2 --output_dir run --resume auto
+{RUN} 2 --output_dir new --task_file own.toml --tasks mine,sst
+train --data_dir data --init_from run --max_steps 2 --output_dir new
+{RUN} 2 --output_dir new --dry_run
+evaluate run --split all
+evaluate run --report --data_dir data
+evaluate run/best --data_dir data
+evaluate run
+evaluate run --predictions_dir p
+check --data_dir data --checkpoint bert --task_file own.toml
+plot run --output a.png
+attention dog --checkpoint run --output a.png
+figure3 run --output a.png
+plot run other --output a.png""".splitlines()
+PLACES = ["new", "run", "run/best", "run/checkpoints", "bert", "data", "theirs", "theirs/notes.txt", "other", "link"]
+PLACES += ["other/predictions", ".", "/", "..", "/dev/null", "/proc/self", "pipe", "p"]
+PLACES += ["a\nb", "\udc80", "x" * 300, " "]
+VALUES = {  # of options; of others any of ABSURD
+    "tasks": ["sst", "para,sts", "sst,sst"],
+    "resume": ["auto", "never", "run/checkpoints/step-000002"],
+    "amp": ["off", "bf16", "fp16"],
+    "device": ["cuda"],
+    "strategy": ["single", "mtl", "gs"],
+    "max_steps": ["3", "0", "x"],
+    "grad_accum": ["2", "0", "-1"],
+    "layer": ["-2", "-3"],
+    "pooling": ["cls", "cnn", "attention_mean"],
+    "option": ["pretrain"],
+    "arch": ["v1", "v2"],
+    "surgery": ["pcgrad", "cagrad", "x"],
+    "patience": ["1"],
+    "allow_change": ["max_steps", "lr,seed,tasks,arch,data_dir,batch_size,checkpoint"],
+}
 VALUES |= dict.fromkeys(("checkpoint", "init_from", "data_dir", "predictions_dir", "output_dir", "task_file"), PLACES)
 VALUES |= {name: [] for name in ("overwrite", "dry_run", "no_test", "deterministic", "debug")}
 OURS = r"(new|run|{})/((config|metrics)\.json|log\.jsonl|(best|checkpoints|predictions)(/.*)?)|p/.*|.*\.minbert\.\w+"
@@ -60,7 +83,7 @@ CODES = {0, 2, 3, 4, 5, 7, 8}  # 6, out of memory, would mean a file that was re
 
 def odd_words(draw: random.Random) -> list[str]:
     """A program's name and its arguments: usual ones, sometimes with another path in them, and with more options."""
-    words = draw.choice(COMMANDS.splitlines()).split(" ")
+    words = draw.choice(COMMANDS).split(" ")
     places = [n for n, word in enumerate(words) if n and (word in PLACES or word == "a.png")]
     if draw.random() < 0.3:
         words[draw.choice(places)] = draw.choice(PLACES)

@@ -43,17 +43,24 @@ def damage_json(content: object, draw: random.Random) -> object:
     return content
 
 
+def damaged_header(path: Path, content: bytes, draw: random.Random) -> bytes:
+    """The content with `damage_json` done to the header of a safetensors file, the first line of a log, or all."""
+    if path.suffix == ".safetensors":
+        end = 8 + struct.unpack("<Q", content[:8])[0]
+        header = json.dumps(damage_json(json.loads(content[8:end]), draw)).encode()
+        return struct.pack("<Q", len(header)) + header + content[end:]
+    end = content.find(b"\n{") + 1 or len(content)
+    return json.dumps(damage_json(json.loads(content[:end]), draw)).encode() + b"\n" + content[end:]
+
+
 def damage(path: Path, draw: random.Random) -> str:
     """Damage a plain file at random. Returns a description."""
     kind, content, manifest = draw.choice(DAMAGES.split()), path.read_bytes(), path.with_name("MANIFEST.json")
     at, words = draw.randrange(len(content) + 1), re.split(rb"([\s,=]+)", content)
     words[draw.randrange(len(words))] = str(draw.choice(ABSURD)).encode(errors="surrogatepass")
     made = {"bytes": content[:at] + draw.randbytes(3) + content[at + 2 :], "cut": content[:at], "deep": b"[" * 10**5}
-    if kind == "json" and ".json" in path.suffix + ".json" * (path.suffix == ".safetensors") and content:
-        start = 8 if path.suffix == ".safetensors" else 0
-        end = start + struct.unpack("<Q", content[:8])[0] if start else content.find(b"\n{") + 1 or len(content)
-        header = json.dumps(damage_json(json.loads(content[start:end]), draw)).encode()  # or a log's first line
-        made[kind] = (struct.pack("<Q", len(header)) if start else b"") + header + b"\n" * (not start) + content[end:]
+    if kind == "json" and path.suffix in (".json", ".jsonl", ".safetensors") and content:
+        made[kind] = damaged_header(path, content, draw)
     path.unlink()
     links = {"link": Path.cwd() / "theirs/notes.txt", "loose": Path.cwd() / "x", "zero": "/dev/zero"}
     if kind in links:
