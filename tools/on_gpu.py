@@ -41,6 +41,7 @@ from runtime.files import new_folder, write_atomic
 from runtime.settings import OptionParser
 from tools import gpu_checks, gpu_speed
 from tools.gpu_checks import LeftOut
+from training.card import markdown
 
 Checks = Iterator[tuple[str, Callable[[], dict]]]  # a check's name, and a function that returns "ok" and its numbers
 ROOT = Path(__file__).parents[1]
@@ -175,11 +176,9 @@ def page(content: Mapping) -> str:
     words = {False: "failed", True: "passed", None: "figures or left out"}
     counts = ", ".join(f"{sum(check['ok'] is ok for check in checks)} {word}" for ok, word in words.items())
     lines = ["# On a GPU", "", f"`{content['command']}`: {counts}; {content['seconds']} s; {content['state']}.", ""]
-    lines += ["| | section | check | numbers |", "|---|---|---|---|"]
-    for check in checks:
-        cells = (OUTCOMES[check["ok"]], check["section"], check["name"], numbers(check))
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+    rows = [(OUTCOMES[check["ok"]], check["section"], check["name"], numbers(check)) for check in checks]
+    table = markdown(["", "section", "check", "numbers"], [[cell.replace("|", "\\|") for cell in row] for row in rows])
+    return "\n".join([*lines, table, ""])
 
 
 def pack(source: str, folder: Path) -> None:
