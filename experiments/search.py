@@ -111,11 +111,12 @@ def draw_options(trial: Trial, given: Sequence[str], tasks: Sequence[Task]) -> l
     for option, space in SPACE.items():
         if option in given or not matters.get(option, True):
             continue
-        by_task = space if isinstance(space, dict) else {}
-        values = [f"{task}={value(f'{option} {task}', part)}" for task, part in by_task.items() if task in names]
-        if not by_task:
+        if isinstance(space, dict):
+            values = [f"{task}={value(f'{option} {task}', part)}" for task, part in space.items() if task in names]
+        else:
             values = [value(option, space)]
-        words += [f"--{option}", ",".join(values)] if values else []
+        if values:
+            words += [f"--{option}", ",".join(values)]
     return words
 
 
