@@ -19,7 +19,7 @@ from argparse import Namespace
 import torch
 from torch import Tensor
 
-from benchmarks.common import Report, encoder_flops, synchronize, timing_parser
+from benchmarks.common import Report, encoder_flops, in_turn, synchronize, timing_parser
 from benchmarks.step import STEPS, lengths, session_for, take_steps
 from bert import BertConfig, BertModel
 from runtime.errors import run_cli
@@ -57,13 +57,12 @@ def measure_rank(args: Namespace, world: World) -> dict:
     """Measure one rank: seconds and bytes a step, parameters, rates."""
     world = CountingRanks(world.store, world.rank, world.size) if world.size > 1 else world
     session = session_for(args, "gs", args.rows, world=world)
-    seconds = []
-    for turn in range(args.rounds + 1):
-        world.sent, began = 0, time.perf_counter()
+
+    def steps() -> None:
+        world.sent = 0
         take_steps(session)
-        synchronize(args.device)
-        if turn:  # the first does not count
-            seconds.append((time.perf_counter() - began) / STEPS)
+
+    seconds = statistics.median(in_turn({"steps": steps}, args.rounds, args.device)["steps"]) / STEPS
     sent = world.sent / STEPS
     probe = torch.zeros(1, world.size * PROBE, device=args.device)
     synchronize(args.device)
@@ -73,9 +72,14 @@ def measure_rank(args: Namespace, world: World) -> dict:
     bandwidth = (world.size - 1) * PROBE * 4 / (time.perf_counter() - began)
     dense = sum(p.numel() for p in session.model.parameters() if p.requires_grad)
     flops = 3 * encoder_flops(session.model.bert.config, lengths(session)) / STEPS
-    seconds = statistics.median(seconds)
-    result = {"seconds": seconds, "sent": sent, "dense": dense}
-    return result | {"rate": flops / seconds, "bandwidth": bandwidth, "tasks": len(session.rows)}
+    return {
+        "seconds": seconds,
+        "sent": sent,
+        "dense": dense,
+        "rate": flops / seconds,
+        "bandwidth": bandwidth,
+        "tasks": len(session.rows),
+    }
 
 
 def measure_ranks(count: int, words: list[str]) -> dict:
