@@ -107,20 +107,23 @@ class FullRun(Run):
             raise UsageError(f"{folder}: expected a run's folder; found no config.json of a run; check the path")
         run, config, predicted, metrics = Run.read(folder, color), read_run(folder)[0], {}, None
         if (folder / "metrics.json").is_file():
-            metrics, own = read_json(folder / "metrics.json"), folder / "predictions" / READABLE
-            place = own if own.is_dir() else Path(config["predictions_dir"], READABLE)  # without: evaluated on test
-            paths = [(task, place / f"{task.name}-dev.tsv") for task in run.tasks]
-            dev, paths = metrics["dev"], [path for path in paths if path[1].is_file()]
-            predicted = {task.name: read_predicted(path, task, dev) for task, path in paths}
+            metrics, place = read_json(folder / "metrics.json"), folder / "predictions" / READABLE
+            if not place.is_dir():  # the run wrote them elsewhere
+                place = Path(config["predictions_dir"], READABLE)
+            for task in run.tasks:
+                path = place / f"{task.name}-dev.tsv"
+                if path.is_file():
+                    predicted[task.name] = read_predicted(path, task, metrics["dev"])
         return cls(**vars(run), config=config, metrics=metrics, predicted=predicted)
 
     @property
     def end(self) -> Mapping:
         """metrics.json; while there is none, step and metrics of the best evaluation so far, or of the last."""
-        best, _ = self.best() or (None, None)
-        lines = [line for line in self.log if "dev" in line]
-        best_lines = [line for line in lines if line["step"] == best] or lines[-1:]
-        return self.metrics or (best_lines or [{"step": None, "dev": {}}])[0]
+        if self.metrics:
+            return self.metrics
+        evaluations = [{"step": None, "dev": {}}, *(line for line in self.log if "dev" in line)]
+        best = self.best()
+        return next((line for line in evaluations if best and line["step"] == best[0]), evaluations[-1])
 
     @property
     def seconds_a_step(self) -> float | None:
@@ -222,7 +225,7 @@ def settings(runs: Sequence[FullRun]) -> tuple[Html, Html]:
     return differ, table(["", ""], [row[:2] for row in rows if len({*row[1:]}) == 1], "texts")
 
 
-def matrix(_: Run, predicted: Predicted) -> Html:
+def matrix(predicted: Predicted) -> Html:
     """Which classes are taken for which: a row for each gold label, darker where more of its rows are predicted so."""
     task, gold, predictions = predicted.task, predicted.gold, predicted.predictions
     if task.several or len(task.classes) > MOST_CLASSES:
@@ -293,7 +296,10 @@ def section(name: str, runs: Sequence[FullRun]) -> str:
     if unpredicted := [run.name for run in with_task if name not in run.predicted]:
         parts.append(paragraph(f"No predictions of {', '.join(unpredicted)}: a run writes them at its end."))
     if predicted := [(run, run.predicted[name]) for run, n in zip(with_task, counts, strict=True) if n]:
-        blocks = [f"{name_of(run)}<br>{(scores if of.task.range else matrix)(run, of)}" for run, of in predicted]
+        blocks = []
+        for run, of in predicted:
+            shown = scores(run, of) if of.task.range else matrix(of)
+            blocks.append(f"{name_of(run)}<br>{shown}")
         if with_classes := [(run, of) for run, of in predicted if of.task.classes]:
             blocks.append(f"{CALIBRATION}<br>{calibrations(with_classes)}")
         parts.append('<div class="row">' + "".join(f"<div>{block}</div>\n" for block in blocks) + "</div>")
