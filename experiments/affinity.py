@@ -303,8 +303,9 @@ def draw(path: Path, content: Mapping) -> None:
             color = "white" if abs(value) > 0.6 * limit else "black"
             shown = form.format(value) if np.isfinite(value) else "?"  # lost in noise
             ax.text(j, i, shown, ha="center", va="center", color=color)
-        ax.set(title=title, xticks=range(len(columns)), yticks=range(len(rows)), yticklabels=rows)
+        ax.set_title(title)
         ax.set_xticks(range(len(columns)), columns, rotation=0 if len(columns) < 6 else 20)
+        ax.set_yticks(range(len(rows)), rows)
     save(figure, path)
 
 

@@ -60,10 +60,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     batch = tokenizer(args.text, args.pair)
     with torch.inference_mode():
         attention = model(**batch, output_attentions=True).attentions[args.layer][0]  # (H, T, T)
-    attention = attention.mean(0) if args.head is None else attention[args.head]  # (T, T)
-    title = f"{args.checkpoint}, layer {args.layer}, " + (
-        "mean of the heads" if args.head is None else f"head {args.head}"
-    )
+    if args.head is None:
+        attention, which = attention.mean(0), "mean of the heads"  # (T, T)
+    else:
+        attention, which = attention[args.head], f"head {args.head}"  # (T, T)
+    title = f"{args.checkpoint}, layer {args.layer}, {which}"
     save(heat_map(attention, tokenizer.tokens(batch.input_ids[0].tolist()), title), args.output)
     print(args.output)
 
