@@ -29,15 +29,18 @@ HELP = """{title}, on dev{beside}.
     python -m experiments.{table}{data} --seeds 0,1,2      # minilm; {laptop}
     python -m experiments.{table}{data} --preset paper --dry_run
 
-
 Given again, the same command goes on. The rows of the table (experiments/rows.py) are
 
 {rows}
 
 {key}
 """
-LAPTOP = {"table2": "50 minutes a seed", "table3": "80 minutes a seed", "surgeries": "28 runs a seed"}
-LAPTOP |= {"ablation": "18 runs a seed"}
+LAPTOP = {
+    "table2": "50 minutes a seed",
+    "table3": "80 minutes a seed",
+    "surgeries": "28 runs a seed",
+    "ablation": "18 runs a seed",
+}
 Rows = Callable[[Sequence[Run]], list[dict]]
 WIDTH = 100  # of what is printed
 WHICH = "paper: its settings, bert-base-uncased; laptop: minilm, 400 steps (surgeries 200, ablation 354); smoke: "
