@@ -147,7 +147,6 @@ def test_what_chance_would_give(share, often):
 def test_what_cannot_be_measured(home, tmp_path, capsys, monkeypatch):
     for code, message, options in (
         (2, "--every: expected 3 at most, half of the run's steps; found 4; take less", ["--every", 4]),
-        (2, "--every: expected a whole number, 1 or more; found '0'", ["--every", 0]),
         (2, "--strategy: expected gs, which logs the cosines; found mtl; leave it out", ["--strategy", "mtl"]),
         (2, "--evry: no such option", ["--evry", 1]),
         (2, "--batch_size: expected 2 or more of each task, to cut into halves", ["--batch_size", "sst=1"]),

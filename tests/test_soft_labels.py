@@ -144,10 +144,8 @@ def run(home: Path, teachers: list[str], data: str = "data", dest: str = "dest")
     return tiny_run.exit_code(main, "--data_dir", paths[0], "--dest", paths[1], "--teachers", *paths[2:])
 
 
-@pytest.mark.parametrize("seeds", [[0, 1], [1]])
-def test_teachers_soften_the_labels_and_label_new_sentences(shop, seeds):
-    names = [f"teacher-{seed}" for seed in seeds]
-    dest = f"soft-{len(seeds)}"
+def test_teachers_soften_the_labels_and_label_new_sentences(shop):
+    names, dest = ["teacher-0", "teacher-1"], "soft"
     assert run(shop, names, dest=dest) == 0
     before, after = (read(SST, "train", shop / folder).examples for folder in ("data", dest))
     assert [example.label for example in before] == [0, 2, 3]
@@ -157,7 +155,7 @@ def test_teachers_soften_the_labels_and_label_new_sentences(shop, seeds):
     texts = [example.texts[0] for example in after]
     models = [MultitaskBert.from_pretrained(shop / name) for name in names]
     answers = [model.predict("sst", texts, amp="auto", probabilities=True) for model in models]
-    assert len(answers) == 1 or np.abs(answers[0] - answers[1]).max() > 0.01
+    assert np.abs(answers[0] - answers[1]).max() > 0.01
     expected = np.mean(answers, axis=0)
     expected[:3] = 0.7 * expected[:3] + 0.3 * np.eye(5)[[0, 2, 3]]
     assert np.abs(np.array([example.label for example in after]) - expected).max() < 1e-4
