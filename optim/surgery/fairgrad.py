@@ -35,14 +35,18 @@ class FairGrad(Surgery):
     def solve(self, products: Tensor) -> Tensor:
         """w for gradients none of which is zero."""
         power = 1 / self.p
+
+        def slope(w: Tensor) -> Tensor:
+            return products @ w - w**-power
+
         w = products.diagonal() ** (-1 / (1 + power))  # exact for orthogonal gradients
         for _ in range(200):
-            residual = products @ w - w**-power  # the slope
-            step = torch.linalg.solve(products + power * (w ** (-power - 1)).diag(), residual)
-            shrink = (step / w).max().item()  # a step may take at most 9 tenths of a weight
-            step *= min(1, 0.9 / shrink) if shrink > 0 else 1
-            # Beyond the minimum along the step the slope points back
-            while (products @ (w - step) - (w - step) ** -power) @ step < -1e-3 * (residual @ step).abs():
+            curvature = products + power * (w ** (-power - 1)).diag()
+            step = torch.linalg.solve(curvature, slope(w))
+            largest = (step / w).max().item()
+            if largest > 0.9:  # the most that a step may take of a weight
+                step *= 0.9 / largest
+            while slope(w - step) @ step < -1e-3 * (slope(w) @ step).abs():  # beyond the minimum it points back
                 step /= 2
             w = w - step
             if ((step / w).abs() < 1e-13).all():
