@@ -27,18 +27,21 @@ class GradVac(Surgery):
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
         products = check_gramian(gramian)
         tasks, norms = len(products), products.diagonal().sqrt().tolist()
-        self.targets = [[*row] for row in self.targets or [[0.0] * tasks] * tasks]  # anew: state_dict gave the old ones
-        if len(self.targets) != tasks:
-            raise ValueError(f"gramian: expected {len(self.targets)} tasks, as before; found {tasks}")
+        before = self.targets or [[0.0] * tasks] * tasks
+        if len(before) != tasks:
+            raise ValueError(f"gramian: expected {len(before)} tasks, as before; found {tasks}")
+        self.targets = [row.copy() for row in before]  # state_dict has given the old ones away
         combinations = torch.eye(tasks, dtype=torch.float64)
-        for i, (c, targets) in enumerate(zip(combinations, self.targets, strict=True)):  # c: a view, changed in place
+        for i in range(tasks):
+            c, targets = combinations[i], self.targets[i]  # both are changed in place
             for place in torch.randperm(tasks - 1, generator=generator).tolist():
                 j = place + (place >= i)
                 norm = (c @ products @ c).clamp(min=0).sqrt().item()
                 if not norm * norms[j]:
                     continue  # a gradient of zero has no direction
                 phi = min(1.0, max(-1.0, (c @ products[:, j]).item() / (norm * norms[j])))
-                if phi < (target := targets[j]) < 1:
+                target = targets[j]
+                if phi < target < 1:
                     sine, target_sine = math.sqrt(1 - phi**2), math.sqrt(1 - target**2)
                     c[j] += norm * (target * sine - phi * target_sine) / (norms[j] * target_sine)
                 targets[j] = (1 - self.beta) * target + self.beta * phi
