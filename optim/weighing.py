@@ -60,17 +60,17 @@ class Equal(Fixed):
         super().__init__(scales)
         if not 0 <= beta < 1:
             raise ValueError(f"beta: expected a number in [0, 1); found {beta}")
-        self.beta, self.means, self.steps = beta, {}, 0
+        self.beta, self.means, self.steps = beta, dict.fromkeys(scales, 1.0), 0
 
     def factors(self, losses: Mapping[str, Tensor], generator: Generator | None) -> Mapping[str, float]:
-        inverse = {task: 1 / max(mean, 1e-12) for task, mean in self.means.items()} or dict.fromkeys(self.scales, 1.0)
+        inverse = {task: 1 / max(mean, 1e-12) for task, mean in self.means.items()}
         mean = sum(inverse.values()) / len(inverse)
         return {task: value / mean for task, value in inverse.items()}
 
     def update(self, losses: Mapping[str, float], again: Callable[[], Mapping[str, float]]) -> None:
         self.steps += 1
-        share = (1 - self.beta) / (1 - self.beta**self.steps)  # the first step's is 1: no bias towards 0
-        self.means = {task: (1 - share) * self.means.get(task, 0) + share * loss for task, loss in losses.items()}
+        share = (1 - self.beta) / (1 - self.beta**self.steps)  # 1 in the first step: no bias towards the first mean
+        self.means = {task: (1 - share) * self.means[task] + share * loss for task, loss in losses.items()}
 
 
 class DynamicAverage(Fixed):
