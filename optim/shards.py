@@ -28,25 +28,23 @@ class Shards:
     def __init__(self, parameters: Sequence[Tensor], sparse: Iterable[Tensor], world: World):
         self.world, self.parameters, self.sparse = world, parameters, set(sparse)
         self.example = next(iter(parameters), torch.empty(0))  # has their dtype and device
-        self.sizes = [0 if parameter in self.sparse else parameter.numel() for parameter in parameters]
+        self.dense = [parameter for parameter in parameters if parameter not in self.sparse]
+        self.sizes = [parameter.numel() for parameter in self.dense]
         self.share = -(-sum(self.sizes) // world.size)  # S
-        self.pieces: dict[Tensor, Tensor] = {}
+        self.pieces = {parameter: parameter for parameter in parameters if parameter in self.sparse}
         self.slices: dict[Tensor, slice] = {}  # where a dense parameter's piece lies in this rank's S
         self.parts: dict[Tensor, slice] = {}  # and in the parameter
         if world.size > 1:
             self.weights = self.new()  # (N S,): from here on the dense parameters are views of it, so no copy is sent
             for parameter, part in self.split(self.weights).items():
-                if parameter not in self.sparse:
-                    parameter.data = part.copy_(parameter.detach())
+                parameter.data = part.copy_(parameter.detach())
         start = -world.rank * self.share  # where the parameter starts, seen from this rank's S
-        for parameter, size in zip(parameters, self.sizes, strict=True):
+        for parameter, size in zip(self.dense, self.sizes, strict=True):
             low, high = max(start, 0), min(start + size, self.share)
             if low < high:
-                self.slices[parameter], self.parts[parameter] = slice(low, high), slice(low - start, high - start)
-            if parameter in self.sparse or world.size == 1:
-                self.pieces[parameter] = parameter
-            elif low < high:
-                self.pieces[parameter] = parameter.detach().view(-1)[self.parts[parameter]]
+                self.slices[parameter] = slice(low, high)
+                self.parts[parameter] = part = slice(low - start, high - start)
+                self.pieces[parameter] = parameter.detach().view(-1)[part] if world.size > 1 else parameter
             start += size
 
     @cached_property
@@ -59,11 +57,9 @@ class Shards:
         return self.example.new_zeros(*sizes, self.world.size * self.share)
 
     def split(self, x: Tensor) -> dict[Tensor, Tensor]:
-        """(..., N S) -> each dense parameter's part of it, (..., its shape); (..., 0) for a sparse one"""
-        shapes = [(0,) if parameter in self.sparse else parameter.shape for parameter in self.parameters]
-        parts = x[..., : sum(self.sizes)].split(self.sizes, dim=-1)
-        views = [part.view(*x.shape[:-1], *shape) for part, shape in zip(parts, shapes, strict=True)]
-        return dict(zip(self.parameters, views, strict=True))
+        """(..., N S) -> each dense parameter's part of it, (..., its shape)"""
+        parts = zip(self.dense, x[..., : sum(self.sizes)].split(self.sizes, dim=-1), strict=True)
+        return {parameter: part.view(*x.shape[:-1], *parameter.shape) for parameter, part in parts}
 
     def reached(self, flags: Iterable[bool]) -> list[Tensor]:
         """The parameters whose flag is set on some rank. flags: one for each parameter, in their order."""

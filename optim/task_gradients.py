@@ -48,7 +48,7 @@ class TaskGradients:
             raise ValueError(f"shared: expected parameters of one dtype, as .grad is; found {' and '.join(dtypes)}")
         self.shards = Shards(self.shared, self.sparse, self.world)
         self.jacobian = self.shards.new(len(self.tasks))  # (T, P), and zeros that make it a multiple of the ranks
-        self.views = self.shards.split(self.jacobian)  # each parameter's columns of the Jacobian, (T, ...)
+        self.views = self.shards.split(self.jacobian)  # each dense parameter's columns of the Jacobian, (T, ...)
         self.forget()
 
     def forget(self) -> None:
@@ -153,7 +153,7 @@ class TaskGradients:
                  the parameters that any task reached.
         """
         if self._summed is None:
-            empty = [self.views[key][t] for key, row in self.rows.items() for t, g in enumerate(row) if g is None]
+            empty = [view[t] for key, view in self.views.items() for t, g in enumerate(self.rows[key]) if g is None]
             if empty:
                 torch._foreach_zero_(empty)
             reached = self.shards.reached(any(g is not None for g in row) for row in self.rows.values())

@@ -108,7 +108,7 @@ class Session:
         words.sparse = self.device.type == "cpu"  # sparse gradients leave out the zeros; a GPU is faster with them
         sparse = [words.weight] * words.sparse
         self.gradients = TaskGradients(options.task_names, shared, sparse, world)
-        others = [p for p in model.parameters() if p.requires_grad and p not in self.gradients.views]
+        others = [p for p in model.parameters() if p.requires_grad and p not in self.gradients.rows]
         self.unshared = Shards(others, sparse, world)  # the parameters whose gradients are plain sums over tasks
         self.shards = [self.gradients.shards, self.unshared]
         pieces = {parameter: piece for shards in self.shards for parameter, piece in shards.pieces.items()}
