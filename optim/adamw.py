@@ -29,8 +29,9 @@ class AdamW(Optimizer):
 
     def __init__(self, params, lr: float = 1e-3, betas=(0.9, 0.999), eps: float = 1e-8, weight_decay: float = 1e-2):
         beta1, beta2 = betas
-        bounds = (("lr", lr, math.inf), ("eps", eps, math.inf), ("weight_decay", weight_decay, math.inf))
-        for name, value, bound in (*bounds, ("betas", beta1, 1), ("betas", beta2, 1)):
+        bounds = [("lr", lr, math.inf), ("eps", eps, math.inf), ("weight_decay", weight_decay, math.inf)]
+        bounds += [("betas", beta1, 1), ("betas", beta2, 1)]
+        for name, value, bound in bounds:
             if not 0 <= value < bound:
                 raise ValueError(f"{name}: expected 0 <= {name} < {bound}; found {value}")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
@@ -41,11 +42,12 @@ class AdamW(Optimizer):
         with torch.enable_grad():
             loss = closure() if closure else None
         for group in self.param_groups:
-            together = defaultdict(list)  # (decay, *settings), t among them -> arguments of `move`, on a GPU
-            for parameter in (p for p in group["params"] if p.grad is not None):
-                self._update(parameter, group, together)
+            together = defaultdict(list)  # on a GPU: (decay, *settings), t among them -> tensors of `move`
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group, together)
             for settings, tensors in together.items():
-                move_together(*map(list, zip(*tensors, strict=True)), *settings)
+                move_together(tensors, *settings)
         return loss
 
     def _update(self, parameter: Tensor, group: dict, together: dict[tuple, list]) -> None:
@@ -79,10 +81,15 @@ def move(p: Tensor, g: Tensor, m: Tensor, v: Tensor, lr: float, beta1: float, be
     p.addcdiv_(m, v.sqrt().add_(root * eps), value=-lr * root / (1 - beta1**t))
 
 
-def move_together(ps: list, gs: list, ms: list, vs: list, decay: float, *settings: float) -> None:
-    """`move` for many tensors at once, with their decay. On a GPU each line is a few launches, and one tensor after the
-    other would be a thousand. On a CPU the tensors' way in and out of the cache would cost more than the calls."""
-    lr, beta1, beta2, eps, t = settings
+def move_together(
+    tensors: list[tuple], decay: float, lr: float, beta1: float, beta2: float, eps: float, t: int
+) -> None:
+    """`move` for many parameters at once, with their decay. tensors: p, g, m and v of each.
+
+    On a GPU each line is a few launches, and one parameter after the other would be a thousand. On a CPU the tensors'
+    way in and out of the cache would cost more than the calls.
+    """
+    ps, gs, ms, vs = zip(*tensors, strict=True)
     root = math.sqrt(1 - beta2**t)
     torch._foreach_mul_(ps, 1 - decay)
     torch._foreach_lerp_(ms, gs, 1 - beta1)

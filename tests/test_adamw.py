@@ -133,6 +133,6 @@ def test_many_tensors_together_are_each_by_itself():
     for p, g, m, v in sets:
         p.mul_(1 - 0.01)
         move(p, g, m, v, *settings)
-    move_together(*map(list, zip(*together, strict=True)), 0.01, *settings)
+    move_together(together, 0.01, *settings)
     for four, same in zip(sets, together, strict=True):
         assert all(map(torch.equal, four, same))
