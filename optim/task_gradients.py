@@ -85,12 +85,14 @@ class TaskGradients:
                     raise ValueError(f"sparse: expected parameters of embeddings with sparse=True; {found}")
                 row[t] = gradient if row[t] is None else row[t].add_(gradient)
             return
-        first, again = ([t for t in gradients if (row[t] is None) == is_first] for is_first in (True, False))
+        first = [t for t in gradients if row[t] is None]
+        again = [t for t in gradients if row[t] is not None]
         for t in first:
             row[t] = self.views[parameter][t]
-        for write, tasks in ((torch._foreach_copy_, first), (torch._foreach_add_, again)):
-            if tasks:
-                write([row[t] for t in tasks], [gradients[t].to_dense() for t in tasks])
+        if first:
+            torch._foreach_copy_([row[t] for t in first], [gradients[t].to_dense() for t in first])
+        if again:
+            torch._foreach_add_([row[t] for t in again], [gradients[t].to_dense() for t in again])
 
     def by_rows(self, model: nn.Module, *sizes: Sequence[int]) -> AbstractContextManager[None]:
         """Inside, one forward pass over all tasks' rows and one backward pass add to every task's row.
