@@ -86,7 +86,7 @@ class LayerHooks:
             raise ValueError(f"{self.name}: expected one call that uses it; found another; {WAY_OUT}")
         self.called.update(self.weights.values())
         if len(inputs) != 1:
-            raise ValueError(f"{self.name}: expected its layer's input by position; found {len(inputs)} so; {WAY_OUT}")
+            raise ValueError(f"{self.name}: expected one input, by position; found {len(inputs)}; {WAY_OUT}")
         (x,) = inputs
         if len(x) not in self.bounds:
             expected = f"expected {' or '.join(map(str, self.bounds))} rows"
