@@ -126,16 +126,15 @@ def test_cagrad_is_optimal(kind, tasks, seeds):
 
 
 @of_many
-@pytest.mark.parametrize(("name", "settings"), [("nash_mtl", {}), ("fairgrad", {"p": 1.0}), ("fairgrad", {"p": 20.0})])
+@pytest.mark.parametrize(("name", "settings"), [("nash_mtl", {}), ("fairgrad", {"p": 20.0})])
 def test_fair_weights_solve_their_equation(name, settings, kind, tasks, seeds):
     for seed in seeds:
         rows = jacobian(tasks, seed, kind)
         w, given = weights(name, rows, **settings), rows.any(dim=1)
         assert ((w > 0) == given).all()
         gains = (rows @ (w @ rows))[given]
-        torch.testing.assert_close(
-            gains, w[given] ** (-1 / settings.get("p", 1)), rtol=2e-5, atol=0
-        )  # the root is flat
+        expected = w[given] ** (-1 / settings.get("p", 1))
+        torch.testing.assert_close(gains, expected, rtol=2e-5, atol=0)  # the root is flat
 
 
 def test_pcgrad_mean_of_many_tasks_is_the_mean_of_draws():
