@@ -220,7 +220,6 @@ def clip_and_combine(
         weights = surgery.weights(products, generator)
         others = combined_norm(weights, products) * scale
         norm = clip_gradients(parameters, max_norm * scale, others, gradients.world) / scale
-    # Clipping scales the weights, which saves a pass over .grad. Infinite gradients stay in it, for GradScaler to see.
-    clip = math.inf if norm == math.inf else max_norm / norm if norm > max_norm else 1.0
-    gradients.combine(weights * clip)
+    clip = max_norm / norm if max_norm < norm < math.inf else 1.0
+    gradients.combine(weights * clip)  # the weights are clipped, which saves a pass over .grad
     return Conflict(products, infinite, norm)
