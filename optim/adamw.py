@@ -59,7 +59,8 @@ class AdamW(Optimizer):
         settings = (group["lr"], *group["betas"], group["eps"], state["step"])
         if gradient.is_sparse:
             parameter.mul_(1 - decay)
-            return move_rows(parameter, gradient.coalesce(), state, settings)
+            move_rows(parameter, gradient.coalesce(), state, settings)
+            return
         state.pop("touched", None)  # any row may be moved from here on
         tensors = (parameter, gradient, *(state[name] for name in MOMENTS))
         if parameter.is_cpu:
@@ -123,14 +124,19 @@ def move_rows(table: Tensor, gradient: Tensor, state: dict, settings: tuple) -> 
 def decayed_matrices(model: nn.Module, weight_decay: float) -> list[dict]:
     """Parameter groups of all trained parameters: matrices decay, vectors (biases, LayerNorm) do not."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices, vectors = ([p for p in trained if (p.dim() > 1) == wanted] for wanted in (True, False))
+    matrices = [parameter for parameter in trained if parameter.dim() > 1]
+    vectors = [parameter for parameter in trained if parameter.dim() <= 1]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
 def packed(state: dict) -> dict[str, Tensor]:
     """A parameter's state as tensors, to be stored; of a table's moments only the rows that have ever moved."""
-    rows = state["touched"].nonzero()[:, 0] if "touched" in state else ...
-    return {name: value[rows] if name in MOMENTS else torch.as_tensor(value) for name, value in state.items()}
+    stored = {name: torch.as_tensor(value) for name, value in state.items()}
+    if "touched" in state:
+        rows = state["touched"].nonzero()[:, 0]
+        for name in MOMENTS:
+            stored[name] = state[name][rows]
+    return stored
 
 
 def unpacked(stored: dict[str, Tensor]) -> dict:
