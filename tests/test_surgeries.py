@@ -43,6 +43,8 @@ def weights(name: str, rows: Tensor, seed: int = 0, **settings) -> Tensor:
 # ---- torchjd ---------------------------------------------------------------------------------------------------------
 
 REFERENCES = {
+    "pcgrad": lambda rows: torchjd.PCGradWeighting(),
+    "random": lambda rows: torchjd.RandomWeighting(),
     "gradvac": lambda rows: torchjd.GradVacWeighting(beta=0.01, eps=1e-30),
     "imtl_g": lambda rows: torchjd.IMTLGWeighting(),
     "aligned_mtl": lambda rows: torchjd.AlignedMTLWeighting(torch.ones(len(rows), dtype=F64)),
@@ -208,12 +210,6 @@ def test_db_mtl_gives_every_task_the_longest_log_gradient():
     torch.testing.assert_close(surgery.weights(rows @ rows.mT), expected, check_dtype=False)
     with pytest.raises(ValueError, match="losses: expected the step's"):
         SURGERIES["db_mtl"]().weights(rows @ rows.mT)
-
-
-def test_random_weights_are_the_softmax_of_normal_draws():
-    rows = jacobian(3, 0, "plain")
-    draw = torch.randn(3, dtype=F64, generator=torch.Generator().manual_seed(5))
-    torch.testing.assert_close(weights("random", rows, 5), draw.exp() / draw.exp().sum())
 
 
 def test_cagrad_of_norms_as_unlike_as_can_be():
