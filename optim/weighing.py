@@ -69,7 +69,7 @@ class Equal(Fixed):
 
     def update(self, losses: Mapping[str, float], again: Callable[[], Mapping[str, float]]) -> None:
         self.steps += 1
-        share = (1 - self.beta) / (1 - self.beta**self.steps)  # 1 in the first step: no bias towards the first mean
+        share = (1 - self.beta) / (1 - self.beta**self.steps)  # 1 in the first step: no bias towards the first means, 1
         self.means = {task: (1 - share) * self.means[task] + share * loss for task, loss in losses.items()}
 
 

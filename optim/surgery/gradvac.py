@@ -35,7 +35,7 @@ class GradVac(Surgery):
         for i in range(tasks):
             c, targets = combinations[i], self.targets[i]  # both are changed in place
             for place in torch.randperm(tasks - 1, generator=generator).tolist():
-                j = place + (place >= i)
+                j = place + (place >= i)  # place is among the others
                 norm = (c @ products @ c).clamp(min=0).sqrt().item()
                 if not norm * norms[j]:
                     continue  # a gradient of zero has no direction
