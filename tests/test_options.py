@@ -232,6 +232,18 @@ def test_a_folder_whose_name_is_no_utf_8_is_refused_before_the_training(tiny_ber
     assert not list(folder.iterdir())
 
 
+@pytest.mark.fault(55)
+def test_what_a_run_starts_from_lies_outside_what_it_replaces(tmp_path):
+    out = tmp_path / "run"
+    (out / "best").mkdir(parents=True)
+    for words, expected in (
+        ([], f"--output_dir: expected all that the run starts from outside {out / 'best'}, which it replaces; found "),
+        (["--overwrite"], f"--overwrite: expected all that the run starts from outside {out}, which it moves away; "),
+    ):
+        with pytest.raises(UsageError, match=f"^{expected}.*; take another --output_dir$"):
+            parse(["--checkpoint", str(out / "best"), "--output_dir", str(out), *words])
+
+
 def test_tasks_whose_metrics_or_pairs_would_share_a_name_are_refused(tmp_path):
     entry = 'texts = ["a"]\nlabel = "l"\nclasses = ["x", "y"]\ntrain = "t.csv"\ndev = 0.5\n'
     for tasks in ({"m": "classes", "m_macro": "binary"}, dict.fromkeys(("a-b", "c", "a", "b-c"), "binary")):

@@ -278,12 +278,13 @@ def check_options(options: Options) -> None:
     built("--weigh", WEIGHINGS, options.weigh, options.loss_scale)
     if options.overwrite and options.resume != "never":
         raise UsageError(f"--overwrite: moves what --resume {options.resume} would go on from; take one of the two")
-    out = options.output_dir if options.overwrite else options.output_dir / "best"
+    replaced = options.output_dir if options.overwrite else options.output_dir / "best"
     sources = [Path(options.checkpoint), *([options.data_dir, options.task_file] if options.overwrite else [])]
     for source in [source for source in sources if source and source.exists()]:
-        if source.resolve().is_relative_to(out.resolve()):
-            moves = "--overwrite: expected sources elsewhere than in what it moves away"
-            raise UsageError(f"{moves if options.overwrite else '--output_dir: expected'}; found {source}")
+        if source.resolve().is_relative_to(replaced.resolve()):
+            option, does = ("--overwrite", "moves away") if options.overwrite else ("--output_dir", "replaces")
+            expected = f"expected all that the run starts from outside {replaced}, which it {does}"
+            raise UsageError(f"{option}: {expected}; found {source}; take another --output_dir")
     keys = [task.metric_key(metric) for task in options.tasks for metric in KINDS[task.kind].metrics]
     keys += [f"{a}-{b}" for a, b in combinations(options.task_names, 2)]  # in the log
     if twice := [key for key in keys if keys.count(key) > 1]:
