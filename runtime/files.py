@@ -6,7 +6,6 @@ A new file or folder is written as `.tmp-NAME.PID`, synced and renamed. An old f
 
 import errno
 import hashlib
-import itertools
 import json
 import os
 import re
@@ -82,9 +81,12 @@ def clean(folder: Path, *names: str) -> None:
 def move_aside(folder: Path) -> Path:
     """Rename a folder to NAME.old, or NAME.old.2 and so on where that exists; return the new path."""
     folder = Path(os.path.abspath(folder))  # so that it has a name: "." has none
-    names = (f"{folder.name}.old" + (f".{n}" if n > 1 else "") for n in itertools.count(1))
+    aside, number = folder.with_name(f"{folder.name}.old"), 1
+    while os.path.lexists(aside):
+        number += 1
+        aside = folder.with_name(f"{folder.name}.old.{number}")
     with disk_errors(folder):
-        return folder.rename(next(path for path in map(folder.with_name, names) if not os.path.lexists(path)))
+        return folder.rename(aside)
 
 
 def remove(path: Path) -> None:
