@@ -29,7 +29,7 @@ from heads.rows import TaskBatch
 from optim.schedule import lr_factor
 from optim.task_gradients import clip_and_combine
 from runtime.errors import Stopped, UsageError, run_cli, say
-from runtime.files import discard, disk_errors, lock, move_aside, remove, write_atomic
+from runtime.files import discard, lock, move_aside, remove, write_atomic
 from runtime.ranks import ALONE, World, join
 from runtime.seeds import generator
 from training import checkpoint, guards
@@ -151,15 +151,15 @@ def dry_run(session: Session) -> None:
     """Take two steps, evaluate, write a checkpoint and read it back; then remove it all. Call it inside `lock`."""
     if session.finished:
         return say("dry run: data and options are in order; no step is left to take")
-    out = session.options.output_dir
-    session.out = temporary = out / f".tmp-dry-run.{os.getpid()}"
-    with disk_errors(out), ExitStack() as stack:
-        stack.callback(remove, temporary)
+    session.out = session.options.output_dir / f".tmp-dry-run.{os.getpid()}"
+    try:
         session.last_step = min(session.total_steps, session.state.step + 2)
         train(session)
-        checked(session, *session.world.on_rank_0(lambda: checkpoint.load_latest(temporary / "checkpoints")))
-        session.last_step = session.total_steps
-        say(f"time: about {span(seconds_left(session))}, by two steps and an evaluation")
+        checked(session, *session.world.on_rank_0(lambda: checkpoint.load_latest(session.out / "checkpoints")))
+    finally:
+        remove(session.out)
+    session.last_step = session.total_steps
+    say(f"time: about {span(seconds_left(session))}, by two steps and an evaluation")
     say("dry run: data, options, a checkpoint and a step are in order; nothing was left")
 
 
