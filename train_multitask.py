@@ -46,13 +46,7 @@ def train(session: Session) -> None:
     with closing(RunLog(session.out / "log.jsonl", state.log_size, session.world.leads)) as log:
         for step in session.steps():  # from the first or the resumed one until the end, patience or a signal
             started = time.monotonic()
-            for attempt in guards.attempts(session):  # once, unless memory runs out: then again, in smaller parts
-                with attempt:
-                    losses, weighed_losses = (dict.fromkeys(session.rows, 0.0) for _ in range(2))
-                    for micro, (batches, shares) in enumerate(session.micro_batches(step)):
-                        for name, value, weighed_value in backward(session, step, micro, batches, shares):
-                            losses[name] += value * shares[name]
-                            weighed_losses[name] += weighed_value * shares[name]
+            losses, weighed_losses = guards.in_parts_that_fit(session, partial(compute_gradients, session, step))
             losses, weighed_losses = session.world.total(losses, weighed_losses)
             session.unshared.sum_gradients()  # over the ranks, as clip_and_combine sums the task gradients
             conflict = clip_and_combine(
@@ -91,6 +85,17 @@ def train(session: Session) -> None:
                 evaluate(session, log)
             state.log_size = log.size
             session.save_if_due(evaluated)
+
+
+def compute_gradients(session: Session, step: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Compute a step's task gradients, one micro-batch after the other. Returns this process's share of each task's
+    loss, plain and weighed."""
+    losses, weighed_losses = (dict.fromkeys(session.rows, 0.0) for _ in range(2))
+    for micro, (batches, shares) in enumerate(session.micro_batches(step)):
+        for name, value, weighed_value in backward(session, step, micro, batches, shares):
+            losses[name] += value * shares[name]
+            weighed_losses[name] += weighed_value * shares[name]
+    return losses, weighed_losses
 
 
 def backward(

@@ -1,8 +1,7 @@
 """Guards of the training loop: against memory that runs out, and losses and gradients that are not finite."""
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -15,32 +14,26 @@ from training.session import Session, State
 MAX_SKIPPED_IN_A_ROW = 20  # steps with an infinite gradient: loss scaling settles in a few, so this many is a fault
 
 
-def attempts(session: Session) -> Iterator[AbstractContextManager]:
-    """Yield contexts to run one block in until it succeeds: where memory runs out, the next one halves the batches.
+def in_parts_that_fit(session: Session, compute: Callable[[], tuple]) -> tuple:
+    """Call `compute` until it succeeds, and return its result: where memory runs out, with batches of half the size.
 
     All ranks act alike: an error on one is raised on all, and where one runs out of memory all try again.
     """
-    state, done, largest = session.state, False, max(session.options.batch_size.values())
-
-    @contextmanager
-    def attempt() -> Iterator[None]:
-        nonlocal done
+    state, largest = session.state, max(session.options.batch_size.values())
+    while True:
+        result = None
         with session.world.together():
             try:
-                yield
-                done = True
+                result = compute()
             except Exception as error:
                 if not is_out_of_memory(error) or state.parts >= largest:
                     raise
-
-    while not done:
-        yield attempt()
-        done = all(session.world.gather(done))
-        if not done:  # here, where the error, and the graph that it keeps alive, are gone
-            state.parts *= 2
-            session.forget_step()
-            parts = f"in {state.parts} parts from here on, with as many rows a step as before"
-            say(f"warning: out of memory at step {state.step + 1}; batches are computed {parts}")
+        if all(session.world.gather(result is not None)):
+            return result
+        state.parts *= 2  # here, where the error, and the graph that it keeps alive, are gone
+        session.forget_step()
+        parts = f"in {state.parts} parts from here on, with as many rows a step as before"
+        say(f"warning: out of memory at step {state.step + 1}; batches are computed {parts}")
 
 
 def finite_losses(
