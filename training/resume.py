@@ -83,7 +83,7 @@ def checked(
     if numbers.keys() != own.keys() or not all(isinstance(part, dict) for part in numbers.values()):
         raise CheckpointError(f"{path}: expected {', '.join(own)}; found {', '.join(numbers)}; {advice}")
     check_same_run(session.options, numbers, own)
-    moments = defaultdict(dict)
+    moments = defaultdict(dict)  # AdamW's state by the weight's name
     try:
         progress = of_type(vars(State(**numbers["progress"])), State)
         weights = tensors["model"] | tensors["heads"]
@@ -95,8 +95,9 @@ def checked(
             raise ValueError(f"{progress!r:.300}")
         for name, value in tensors["optimizer"].items():
             weight, kind = name.split(":")
-            moments[session.trained[weight]][kind] = value
-        moments = {parameter: unpacked(state) for parameter, state in moments.items()}
+            moments[weight][kind] = value
+        moments = {weight: unpacked(state) for weight, state in moments.items()}
+        expected = {f"{weight}:{kind}": session.trained[weight] for weight in moments for kind in MOMENTS}
         if any(type(state["step"]) is not int or state["step"] < 1 for state in moments.values()):
             raise ValueError("steps of AdamW")
         parts = (
@@ -111,11 +112,9 @@ def checked(
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise CheckpointError(f"{path}: a state that does not fit this run ({error!r}); {advice}") from None
     check_fit(session.model.state_dict(), weights, path, advice=advice)
-    names = {parameter: name for name, parameter in session.trained.items()}
-    expected = {f"{names[p]}:{kind}": p for p in moments for kind in MOMENTS}
-    found = {f"{names[p]}:{kind}": x for p, state in moments.items() for kind, x in state.items() if kind in MOMENTS}
+    found = {f"{weight}:{kind}": x for weight, state in moments.items() for kind, x in state.items() if kind in MOMENTS}
     check_fit(expected, found, path, advice=advice)
-    return progress, weights, moments
+    return progress, weights, {session.trained[weight]: state for weight, state in moments.items()}
 
 
 def restore(session: Session, path: Path, tensors: checkpoint.Tensors, numbers: dict) -> None:
