@@ -14,7 +14,7 @@ from data.tasks import Task
 from optim.surgery.gramian import cosines
 from optim.task_gradients import Conflict
 from runtime.errors import say, show
-from runtime.files import check_own, disk_errors
+from runtime.files import disk_errors
 from training.folder import DISK
 from training.session import Session
 
@@ -29,7 +29,6 @@ class RunLog:
     def __init__(self, path: Path, size: int = 0, kept: bool = True):
         self.path, self.kept = path, kept
         path.parent.mkdir(parents=True, exist_ok=True)
-        check_own(path.parent, path.name)
         self._file = open(path, "ab", 1 << 20)  # noqa: SIM115 - closed by close()
         present = path.stat().st_size
         if 0 < present < size:  # a computer that lost its power, say
@@ -91,15 +90,15 @@ def header(session: Session) -> str:
         counts = [f"{len(by_name[name][task.name].examples)} {name}" for name in task.splits if by_name[name]]
         common = most_frequent(task, by_name["dev"][task.name])
         lines.append(f"  {task.name:<{max(map(len, session.rows)) + 1}}{', '.join(counts)} rows{common}")
-    tasks = {task.name: task for task in options.tasks}
-    counts = [token_counts(tasks[split.task], split.examples, model.tokenizer) for split in splits]
+    counts = [token_counts(model.tasks[split.task], split.examples, model.tokenizer) for split in splits]
     lengths = [length for of_split in counts for column in of_split for length in column]
-    trained, frozen = ([p.numel() for p in model.parameters() if p.requires_grad == wanted] for wanted in (True, False))
+    weights = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     idle = [name for name in model.tasks if name not in session.rows]
     sizes, accum = ",".join(f"{name}={size}" for name, size in options.batch_size.items()), options.grad_accum
     lines += [
         f"model: {options.checkpoint}, {config.arch}, {config.pooling} of layer {config.layer}; "
-        f"{sum(trained) / 1e6:.1f} million parameters, trained",
+        f"{trained / 1e6:.1f} million parameters, trained",
         *[f"heads that this run does not train, and may make worse: {', '.join(idle)}"] * bool(idle),
         f"texts: up to {max(lengths)} tokens, {sum(n > model.max_length for n in lengths)} cut to {model.max_length}"
         + ", the most that this BERT takes" * (model.max_length < config.max_length),
@@ -108,7 +107,7 @@ def header(session: Session) -> str:
         f"steps: {session.total_steps}, {session.steps_an_epoch} an epoch, dev every {session.eval_every}; "
         f"rows a step: {f'{accum} x ' * (accum > 1)}{sizes}; "
         f"learning rate: up to {options.lr:g}, of the heads {options.lr * options.head_lr_scale:g}",
-        f"disk: up to {DISK * (sum(trained) + sum(frozen)) / 1e6:.0f} MB in {session.out}",
+        f"disk: up to {DISK * weights / 1e6:.0f} MB in {session.out}",
     ]
     return "\n".join(lines)
 
