@@ -198,7 +198,7 @@ def test_a_run_to_resume_that_is_not_there(tmp_path, monkeypatch, capsys):
         ("--pairs pra=cross", ["--pairs: expected one of sst, para", "did you mean para?"]),
         ("--weigh famoo", ["--weigh: expected one of fixed, equal", "found 'famoo'; did you mean famo?"]),
         ("--weigh dwa:steps=0", ["--weigh dwa: expected temperature > 0 and steps >= 1; found 2.0, 0"]),
-        ("--surgery pcgrad --strategy mtl", ["--surgery pcgrad: belongs to --strategy gs; found --strategy mtl"]),
+        ("--surgery pcgrad --strategy mtl", ["--surgery pcgrad: belongs to --strategy gs; found mtl; take one of the two"]),
         ("--lr -1", ["--lr", "expected a number above 0; found '-1'"]),
         ("--epochs 0", ["--epochs", "expected a whole number, 1 or more; found '0'"]),
         ("--batch_size ssst=8", ["--batch_size", "sst, para, sts", "'ssst'; did you mean sst?"]),

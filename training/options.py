@@ -269,7 +269,7 @@ def check_options(options: Options) -> None:
             expected, advice = "one task", "name one of them with --tasks"
         raise UsageError(f"--strategy {strategy}: expected {expected}; found {chosen}; {advice}")
     if options.surgery and strategy != "gs":
-        raise UsageError(f"--surgery {options.surgery}: belongs to --strategy gs; found --strategy {strategy}")
+        raise UsageError(f"--surgery {options.surgery}: belongs to --strategy gs; found {strategy}; take one of the two")
     for name in ("lora", "bert_dropout_prob"):
         if getattr(options, name) and options.option == "pretrain":  # a dropout of 0 it has anyway
             raise UsageError(f"--{name}: --option pretrain leaves the encoder as it is; take one of the two")
