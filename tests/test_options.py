@@ -198,7 +198,7 @@ def test_a_run_to_resume_that_is_not_there(tmp_path, monkeypatch, capsys):
         ("--pairs pra=cross", ["--pairs: expected one of sst, para", "did you mean para?"]),
         ("--weigh famoo", ["--weigh: expected one of fixed, equal", "found 'famoo'; did you mean famo?"]),
         ("--weigh dwa:steps=0", ["--weigh dwa: expected temperature > 0 and steps >= 1; found 2.0, 0"]),
-        ("--surgery pcgrad --strategy mtl", ["--surgery pcgrad: belongs to --strategy gs; found mtl; take one of the two"]),
+        ("--surgery pcgrad --strategy mtl", ["--surgery pcgrad: belongs to --strategy gs; found mtl; take one"]),
         ("--lr -1", ["--lr", "expected a number above 0; found '-1'"]),
         ("--epochs 0", ["--epochs", "expected a whole number, 1 or more; found '0'"]),
         ("--batch_size ssst=8", ["--batch_size", "sst, para, sts", "'ssst'; did you mean sst?"]),
@@ -244,10 +244,10 @@ def test_what_a_run_starts_from_lies_outside_what_it_replaces(tmp_path):
             parse(["--checkpoint", str(out / "best"), "--output_dir", str(out), *words])
 
 
-def test_tasks_whose_metrics_or_pairs_would_share_a_name_are_refused(tmp_path):
+def test_tasks_whose_metrics_would_share_a_name_are_refused(tmp_path):
     entry = 'texts = ["a"]\nlabel = "l"\nclasses = ["x", "y"]\ntrain = "t.csv"\ndev = 0.5\n'
-    for tasks in ({"m": "classes", "m_macro": "binary"}, dict.fromkeys(("a-b", "c", "a", "b-c"), "binary")):
-        text = "".join(f'[tasks.{name}]\nkind = "{kind}"\n{entry}' for name, kind in tasks.items())
-        (tmp_path / "my.toml").write_text(text)
-        with pytest.raises(UsageError, match=r"--tasks: expected names that stay apart .* (m_macro_f1|a-b-c) twice"):
-            parse(["--task_file", str(tmp_path / "my.toml")])
+    kinds = {"m": "classes", "m_macro": "binary"}
+    text = "".join(f'[tasks.{name}]\nkind = "{kind}"\n{entry}' for name, kind in kinds.items())
+    (tmp_path / "my.toml").write_text(text)
+    with pytest.raises(UsageError, match=r"--tasks: expected names that stay apart .* m_macro_f1 twice"):
+        parse(["--task_file", str(tmp_path / "my.toml")])

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +268,7 @@ def check_options(options: Options) -> None:
             expected, advice = "one task", "name one of them with --tasks"
         raise UsageError(f"--strategy {strategy}: expected {expected}; found {chosen}; {advice}")
     if options.surgery and strategy != "gs":
-        raise UsageError(f"--surgery {options.surgery}: belongs to --strategy gs; found {strategy}; take one of the two")
+        raise UsageError(f"--surgery {options.surgery}: belongs to --strategy gs; found {strategy}; take one")
     for name in ("lora", "bert_dropout_prob"):
         if getattr(options, name) and options.option == "pretrain":  # a dropout of 0 it has anyway
             raise UsageError(f"--{name}: --option pretrain leaves the encoder as it is; take one of the two")
@@ -286,7 +285,6 @@ def check_options(options: Options) -> None:
             expected = f"expected all that the run starts from outside {replaced}, which it {does}"
             raise UsageError(f"{option}: {expected}; found {source}; take another --output_dir")
     keys = [task.metric_key(metric) for task in options.tasks for metric in KINDS[task.kind].metrics]
-    keys += [f"{a}-{b}" for a, b in combinations(options.task_names, 2)]  # in the log
     if twice := [key for key in keys if keys.count(key) > 1]:
         raise UsageError(f"--tasks: expected names that stay apart in the metrics; found {twice[0]} twice; rename one")
     for name in options.allow_change:
