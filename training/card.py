@@ -137,7 +137,8 @@ def base_model(config: Mapping) -> str | None:
         return ALIASES.get(source, source)
     path = Path(source, "README.md")
     text = path.read_text("utf-8") if config.get("init_from") and path.is_file() else ""
-    return next(iter(re.findall("^base_model: (.+)$", text, re.M)), None)
+    named = re.search("^base_model: (.+)$", text, re.M)
+    return named[1] if named else None
 
 
 def front_matter(title: str, base: str | None, measured: Iterable[Measured], data: str) -> str:

@@ -100,6 +100,7 @@ class Session:
     def make_optimizer(self) -> None:
         """Make the task gradients, the shards and AdamW, for the model's weights as they are now."""
         options, model, world = self.options, self.model, self.world
+        self.trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         shared = [p for p in model.shared_parameters() if p.requires_grad and self.surgery]
         if self.surgery and not shared:
             arch = model.config.arch
@@ -108,18 +109,16 @@ class Session:
         words.sparse = self.device.type == "cpu"  # sparse gradients leave out the zeros; a GPU is faster with them
         sparse = [words.weight] * words.sparse
         self.gradients = TaskGradients(options.task_names, shared, sparse, world)
-        others = [p for p in model.parameters() if p.requires_grad and p not in self.gradients.rows]
+        others = [p for p in self.trained.values() if p not in self.gradients.rows]
         self.unshared = Shards(others, sparse, world)  # the parameters whose gradients are plain sums over tasks
         self.shards = [self.gradients.shards, self.unshared]
         pieces = {parameter: piece for shards in self.shards for parameter, piece in shards.pieces.items()}
-        self.pieces = [pieces[p] for p in model.parameters() if p in pieces]  # the pieces that this process updates
+        self.pieces = [pieces[p] for p in self.trained.values() if p in pieces]  # the pieces that this process updates
         groups = [
             group | {"lr_scale": 1 if part is model.bert else options.head_lr_scale}
             for part in model.children()
             for group in decayed_matrices(part, options.weight_decay)
         ]
-        names = {parameter: name for name, parameter in model.named_parameters()}
-        self.trained = {names[parameter]: parameter for group in groups for parameter in group["params"]}
         for group in groups:
             group["params"] = [pieces[p] for p in group["params"] if p in pieces]
         self.optimizer = AdamW(groups, lr=options.lr)
