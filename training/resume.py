@@ -121,15 +121,12 @@ def restore(session: Session, path: Path, tensors: checkpoint.Tensors, numbers: 
     """Put back the tensors and numbers of a checkpoint, bit for bit. Raises as `checked`; no weight is changed."""
     progress, weights, moments = checked(session, path, tensors, numbers)
     session.model.load_state_dict(weights)
-    pieces = [piece for group in session.optimizer.param_groups for piece in group["params"]]
-    index = {piece: k for k, piece in enumerate(pieces)}
-    states = {
-        index[piece]: shards.state_of_piece(parameter, moments[parameter])
-        for shards in session.shards
-        for parameter, piece in shards.pieces.items()
-        if parameter in moments
-    }
-    session.optimizer.load_state_dict(session.optimizer.state_dict() | {"state": states})
+    for shards in session.shards:
+        for parameter, piece in shards.pieces.items():
+            if parameter in moments:
+                state = shards.state_of_piece(parameter, moments[parameter])
+                on_device = {key: x.to(piece) for key, x in state.items() if key != "step"}
+                session.optimizer.state[piece] = state | on_device
     session.previous.vectors = {name: value.to(session.device) for name, value in tensors["triplets"].items()}
     if progress.processes != session.world.size:
         found = f"trained by {progress.processes} processes so far, from here on by {session.world.size}"
