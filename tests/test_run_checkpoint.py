@@ -164,6 +164,13 @@ def test_a_damaged_file(two, capsys, name, kind):
     assert path.is_dir()
 
 
+@pytest.mark.fault(5)
+def test_a_file_with_a_checkpoint_s_name_does_not_count(two, capsys):
+    (two / "step-000003").write_text("")
+    assert_is(two, 2)
+    assert "step-000003/MANIFEST.json: expected " in capsys.readouterr().err
+
+
 DIGEST = {"size": 3, "sha256": "0" * 64}
 LISTED = st.dictionaries(
     st.sampled_from(["state.json", "model.safetensors", "../x.safetensors", "/x.safetensors", "..", "heads\n"]),

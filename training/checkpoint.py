@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from bert.checkpoint import read_tensors, write_tensors
-from runtime.errors import CheckpointError, UsageError, say
+from runtime.errors import CheckpointError, say
 from runtime.files import discard, new_folder, read_json, sha256
 
 Tensors = dict[str, dict[str, Tensor]]  # file's stem -> tensor's name -> tensor
@@ -78,13 +78,8 @@ def load_latest(folder: Path) -> tuple[Path, Tensors, dict] | None:
 
 
 def load(path: Path) -> tuple[Tensors, dict]:
-    """(tensors, state) as they were saved, on the CPU, each file verified first.
-
-    Raises: CheckpointError for what cannot be trusted; UsageError where there is no checkpoint at all.
-    """
-    if not path.is_dir():
-        existing = ", ".join(other.name for other in saved(path.parent)) or "none"
-        raise UsageError(f"--resume: no checkpoint at {path}; there are: {existing}; take one of them or auto")
+    """(tensors, state) as they were saved, on the CPU, each file verified first. Raises CheckpointError for what cannot
+    be trusted."""
     manifest = read_json(path / MANIFEST)
     files = manifest.get("files")
     listed = isinstance(files, dict) and STATE in files and all(map(FILE.fullmatch, files))

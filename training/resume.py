@@ -22,10 +22,10 @@ def checkpoint_to_resume(choice: str, out: Path) -> tuple[Path, checkpoint.Tenso
     if choice == "never":
         return None
     if choice != "auto":
-        path = Path(choice)
-        if path.resolve().parent != folder.resolve():
-            existing = ", ".join(other.name for other in checkpoint.saved(folder)) or "none"
-            expected = f"--resume: expected auto, never or a checkpoint in {folder} (there are: {existing})"
+        path, names = Path(choice), [path.name for path in checkpoint.saved(folder)]
+        if path.resolve() not in [folder.resolve() / name for name in names]:
+            there = ", ".join(names) or "none"
+            expected = f"--resume: expected auto, never or a checkpoint in {folder} (there are: {there})"
             raise UsageError(f"{expected}; found {path}; to start from another run take --init_from")
         return path, *checkpoint.load(path)
     newest = checkpoint.load_latest(folder)

@@ -223,15 +223,14 @@ class Session:
 
     def complete_best(self) -> None:
         """Write a missing best/ at the run's end: from the best step's checkpoint, else from the last weights."""
-        score, step = None, self.state.step
-        try:
-            tensors, _ = checkpoint.load(self.checkpoint_of(self.state.best_step))
-            self.model.load_state_dict(tensors["model"] | tensors["heads"])
-            score, step = self.state.best_score, self.state.best_step
-        except UsageError:
-            pass  # there is none
-        except CheckpointError as error:
-            say(f"warning: {error}; best/ is made of the last weights")
+        score, step, path = None, self.state.step, self.checkpoint_of(self.state.best_step)
+        if path.is_dir():
+            try:
+                tensors, _ = checkpoint.load(path)
+                self.model.load_state_dict(tensors["model"] | tensors["heads"])
+                score, step = self.state.best_score, self.state.best_step
+            except CheckpointError as error:
+                say(f"warning: {error}; best/ is made of the last weights")
         self.state.best_score, self.state.best_step = score, step
         self.write_best()
 
