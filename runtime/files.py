@@ -126,9 +126,10 @@ def read_plain(path: Path, most: int = MAX_BYTES) -> bytes:
     of more than `most` bytes, and for a path that no file can have."""
     try:
         status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > most:
-            large = f"{status.st_size:,} bytes, more than {most:,}" if stat.S_ISREG(status.st_mode) else "no plain file"
-            raise OSError(errno.EFBIG, large, str(path))
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EFBIG, "no plain file", str(path))
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"{status.st_size:,} bytes, more than {most:,}", str(path))
         with open(path, "rb") as file:
             return file.read(status.st_size)
     except (ValueError, MemoryError) as error:

@@ -96,10 +96,13 @@ def header(session: Session) -> str:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     idle = [name for name in model.tasks if name not in session.rows]
     sizes, accum = ",".join(f"{name}={size}" for name, size in options.batch_size.items()), options.grad_accum
-    lines += [
+    lines.append(
         f"model: {options.checkpoint}, {config.arch}, {config.pooling} of layer {config.layer}; "
-        f"{trained / 1e6:.1f} million parameters, trained",
-        *[f"heads that this run does not train, and may make worse: {', '.join(idle)}"] * bool(idle),
+        f"{trained / 1e6:.1f} million parameters, trained"
+    )
+    if idle:
+        lines.append(f"heads that this run does not train, and may make worse: {', '.join(idle)}")
+    lines += [
         f"texts: up to {max(lengths)} tokens, {sum(n > model.max_length for n in lengths)} cut to {model.max_length}"
         + ", the most that this BERT takes" * (model.max_length < config.max_length),
         f"device: {session.device}, processes: {session.world.size}, threads: {torch.get_num_threads()}, "

@@ -219,7 +219,7 @@ class Session:
     def write_best(self) -> None:
         with new_folder(self.out / "best") as folder:
             self.model.save(folder)
-            (folder / "step.json").write_text(f'{{"step": {self.state.best_step}}}\n', encoding="utf-8")
+            (folder / "step.json").write_text(json.dumps({"step": self.state.best_step}) + "\n", encoding="utf-8")
 
     def complete_best(self) -> None:
         """Write a missing best/ at the run's end: from the best step's checkpoint, else from the last weights."""
