@@ -26,7 +26,7 @@ def checkpoint_to_resume(choice: str, out: Path) -> tuple[Path, checkpoint.Tenso
         if path.resolve() not in [folder.resolve() / name for name in names]:
             there = ", ".join(names) or "none"
             expected = f"--resume: expected auto, never or a checkpoint in {folder} (there are: {there})"
-            raise UsageError(f"{expected}; found {path}; to start from another run take --init_from")
+            raise UsageError(f"{expected}; found {path}; take one of these, or --init_from for another run's model")
         return path, *checkpoint.load(path)
     newest = checkpoint.load_latest(folder)
     existing = marks(out)
