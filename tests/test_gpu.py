@@ -4,7 +4,7 @@ import copy
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import cycle, pairwise, product
 from pathlib import Path
 
 import gpu_stand_in
@@ -85,11 +85,13 @@ def own(home) -> Path:
     return make_own_tasks(home / "own")
 
 
+HEADS = cycle(product(ARCHITECTURES[1:], POOLINGS))  # twelve, and there are more surgeries
 RUNS = [
-    *(f"--arch {arch} --pooling {pooling}" for arch in ARCHITECTURES[1:] for pooling in POOLINGS),
+    *(
+        f"--arch {arch} --pooling {pooling} --surgery {surgery} --weigh {weigh} --layer -2 --amp fp16"
+        for (arch, pooling), surgery, weigh in zip(HEADS, SURGERIES, cycle(WEIGHINGS))
+    ),
     "--arch v1 --amp auto --grad_accum 3",
-    *(f"--surgery {name} --layer -2 --amp fp16" for name in SURGERIES),
-    *(f"--weigh {name} --amp fp16" for name in WEIGHINGS),
     "--strategy mtl --grad_accum 3",
     "--strategy single --tasks sst --amp auto",
     "--strategy gs --task_file {own}",
@@ -153,7 +155,7 @@ def test_steps_in_float32_are_the_cpu_s(home, strategy):
 
 
 @STRATEGIES
-@pytest.mark.parametrize("scale", [1.0, 2.0**6, 2.0**12])
+@pytest.mark.parametrize("scale", [1.0, 2.0**12])
 def test_gradients_in_fp16_are_those_of_float32(home, strategy, scale):
     """Within 2e-3, twice the 2^-10 of fp16's rounding, whatever the scale."""
     wide, narrow = (still(home, *STILL, "--strategy", strategy, *words) for words in (CPU, (*GPU, "--amp", "fp16")))
