@@ -181,7 +181,7 @@ def test_what_a_run_starts_from_is_never_replaced(home, run, tmp_path, capsys):
 @pytest.mark.fault(56)
 @pytest.mark.parametrize("name", ["config.json", "log.jsonl", "metrics.json", "best"])
 def test_resuming_where_no_run_is(home, tmp_path, capsys, name):
-    """A plain model's folder, say. But a run that was killed before its first checkpoint begins again."""
+    """A plain model's folder, say."""
     out = tmp_path / "out"
     shutil.copytree(home / "bert", out / name if name == "best" else out)
     if name != "best":
@@ -190,6 +190,10 @@ def test_resuming_where_no_run_is(home, tmp_path, capsys, name):
     assert train(home, out, *SINGLE, "--resume", "auto") == 2
     refusal(capsys, 2, out, "without a checkpoint")
     assert contents(out) == before
+
+
+@pytest.mark.fault(56)
+def test_a_run_that_ended_before_its_first_checkpoint_begins_again(home, tmp_path):
     with before_update(lambda number: 1 / 0):
         assert train(home, tmp_path / "killed", *SINGLE) == 1
     assert train(home, tmp_path / "killed", *SINGLE, "--resume", "auto") == 0
