@@ -136,18 +136,6 @@ def test_all_rows_of_table_3_run_and_their_cells_are_those_of_the_runs(home, don
     assert lines[9].split()[8:10] == [f"{paper}", f"{ours - paper:+.1f}"]
 
 
-def test_table_2_takes_each_cell_of_an_architecture_from_the_run_of_its_task(home, tmp_path, capsys):
-    assert table(home, tmp_path, number=2) == 0
-    cells, rows = content(tmp_path, 2)["cells"], content(tmp_path, 2)["rows"]
-    assert len(cells) == 4 * 3 + 2
-    for row in rows:
-        for name, key in zip(ALL, KEYS, strict=True):
-            (own,) = [cell["dev"][key] for cell in cells if cell["row"] == row["row"] and name in cell["tasks"]]
-            assert row["mean"][name] == (None if own is None else 100 * own)
-    printed = capsys.readouterr().out
-    assert " 2 v2 mean " in printed and max(map(len, printed.splitlines())) <= 100
-
-
 @pytest.mark.parametrize(("rows", "run", "midway"), [("6,7", 1, False), ("6,7", 2, True), ("8,1", 1, True)])
 def test_stopped_and_gone_on_it_is_the_same(home, done, tmp_path, capsys, rows, run, midway):
     """Row 8 brings row 6 along, which it starts from."""
@@ -313,6 +301,18 @@ def both(home, done):
     """Table 2 beside it."""
     assert table(home, done, "--seeds", "0,1", number=2) == 0
     return done
+def test_table_2_takes_each_cell_of_an_architecture_from_the_run_of_its_task(home, both, capsys):
+    assert table(home, both, "--seeds", "0,1", number=2, train=None) == 0  # nothing is left to run
+    cells, rows = content(both, 2)["cells"], content(both, 2)["rows"]
+    assert len(cells) == 2 * (4 * 3 + 2)
+    for row, seed, (name, key) in itertools.product(rows, (0, 1), zip(ALL, KEYS, strict=True)):
+        place = (row["row"], seed)
+        (own,) = [c["dev"][key] for c in cells if (c["row"], c["seed"]) == place and name in c["tasks"]]
+        assert row["seeds"][str(seed)][name] == (None if own is None else 100 * own)
+    printed = capsys.readouterr().out
+    assert " 2 v2 mean " in printed and max(map(len, printed.splitlines())) <= 100
+
+
 
 
 def test_an_untrained_row_is_what_the_seed_makes(home, done):
