@@ -268,16 +268,14 @@ def test_the_papers_averages_are_those_of_its_cells():
 
 
 def test_a_dry_run_rehearses_rows_and_writes_nothing(home, tmp_path, capsys, monkeypatch):
-    """31 rows, 4 x 8 of each a step for 15 epochs, say; a row that is not accepted says so, and the others go on."""
+    """31 rows, 4 x 8 of each a step for 15 epochs, say; a row that is not accepted says so, and the next goes on."""
     monkeypatch.setitem(PRESETS["paper"], "single", PRESETS["paper"]["single"] | {"layer": -5})
-    options = ("--preset", "paper", "--checkpoint", home / "bert", "--dry_run", "--rows", "1,6,10", "--seeds", "3,4")
+    options = ("--preset", "paper", "--checkpoint", home / "bert", "--dry_run", "--rows", "1,6", "--seeds", "3,4")
     assert table(home, tmp_path / "out", *options) == 2
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "row 1, single sst, seed 3     failed: --layer: expected -2 to -1; found -5"
-    expected = "row 6, gs, seed 3 15 steps # seconds #.# GB\nrow 10, para+sts 1:1, seed 3 20 steps # seconds #.# GB"
-    found = "\n".join(" ".join(line.split()) for line in lines[1:3])
-    assert re.fullmatch(re.escape(expected).replace(r"\#", r"\d+"), found)
-    assert len(lines) == 4 and not (tmp_path / "out").exists()
+    assert lines[0] == "row 1, single sst, seed 3  failed: --layer: expected -2 to -1; found -5"
+    assert re.fullmatch(r"row 6, gs, seed 3 15 steps \d+ seconds \d+\.\d+ GB", " ".join(lines[1].split()))
+    assert len(lines) == 3 and not (tmp_path / "out").exists()
 
 
 def killed(words):
@@ -301,6 +299,8 @@ def both(home, done):
     """Table 2 beside it."""
     assert table(home, done, "--seeds", "0,1", number=2) == 0
     return done
+
+
 def test_table_2_takes_each_cell_of_an_architecture_from_the_run_of_its_task(home, both, capsys):
     assert table(home, both, "--seeds", "0,1", number=2, train=None) == 0  # nothing is left to run
     cells, rows = content(both, 2)["cells"], content(both, 2)["rows"]
@@ -311,8 +311,6 @@ def test_table_2_takes_each_cell_of_an_architecture_from_the_run_of_its_task(hom
         assert row["seeds"][str(seed)][name] == (None if own is None else 100 * own)
     printed = capsys.readouterr().out
     assert " 2 v2 mean " in printed and max(map(len, printed.splitlines())) <= 100
-
-
 
 
 def test_an_untrained_row_is_what_the_seed_makes(home, done):
