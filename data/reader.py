@@ -55,7 +55,7 @@ def folded(example: Example) -> tuple[str, ...]:
 
 def is_blank(text: str) -> bool:
     """Whether nothing in it can be seen or read: spaces, control and format characters, accents without a letter."""
-    return not text or all(unicodedata.category(c)[0] in "CMZ" or c == "\ufffd" for c in text)
+    return all(unicodedata.category(c)[0] in "CMZ" or c == "\ufffd" for c in text)
 
 
 def overlaps(trains: Iterable[Split], split: Split) -> str:
@@ -109,8 +109,8 @@ def read(task: Task, split: str, data_dir: str | Path = "", seed: int = 0) -> Sp
             label that is not the task's, or soft where rows are dev's; an id that a prediction file cannot hold, or a
             repeated one where each gets a prediction; over 1 % of train without a label.
     """
-    share = task.files["dev"] if isinstance(task.files.get("dev"), float) else 0.0
-    path, from_train = task.path(split, data_dir), split == "train" or (split == "dev" and share > 0)
+    path = task.path(split, data_dir)
+    from_train = split == "train" or (split == "dev" and task.dev_share > 0)
     columns = [task.id, *task.texts, None if split == "test" else task.label]
     fingerprint, rows = read_table(path, columns, course=task.folder is None, needed=task.texts)
     examples, faults = [], {}
@@ -125,20 +125,15 @@ def read(task: Task, split: str, data_dir: str | Path = "", seed: int = 0) -> Sp
         others = f"; the first lines with a fault: {', '.join(map(str, faults))}" * (len(faults) > 1)
         raise DataError(f"{next(iter(faults.values()))}{others}")
     soft = [e.line for e in examples if isinstance(e.label, tuple) and not task.several]
-    if soft and (split == "dev" or share):
+    if soft and (split == "dev" or task.dev_share):
         expected, advice = "one class as a label where rows are dev's", "give dev a file with one class for each row"
         raise data_error(f"{path}:{soft[0]}", expected, "a share for each class", advice)
     incomplete, warnings = _check_rows(task, split, path, examples, from_train)
     if from_train:
         examples = [example for example in examples if example.line not in incomplete]
-        # Dev gets its share of every label, give or take a row; among the rows of one label, by chance.
-        generator = np.random.default_rng([seed, zlib.crc32(f"dev of {task.name}".encode())])
-        by_label = generator.permutation(len(examples)).tolist()
-        count = min(len(examples), max(1, round(share * len(examples)))) if share else 0
-        if count:
-            by_label.sort(key=lambda row: examples[row].label)
-        dev_rows = {by_label[int((n + 0.5) * len(examples) / count)] for n in range(count)}
-        examples = [example for row, example in enumerate(examples) if (row in dev_rows) == (split == "dev")]
+        if task.dev_share:
+            dev_rows = _dev_rows(task, examples, seed)
+            examples = [example for row, example in enumerate(examples) if (row in dev_rows) == (split == "dev")]
         if not examples:
             raise data_error(path, f"rows with a label and text for {split}", "none", "add some")
         if split == "dev":
@@ -175,7 +170,7 @@ def _check_rows(task: Task, split: str, path: Path, examples: list[Example], fro
     """The lines of incomplete rows, and a warning for each kind of odd row. Raises DataError for worse faults."""
     first_lines = {}
     repeated = {e.line: e.id for e in examples if first_lines.setdefault(e.id, e.line) != e.line}
-    if repeated and (not from_train or isinstance(task.files.get("dev"), float)):  # each id gets one prediction
+    if repeated and (not from_train or task.dev_share):  # each id gets one prediction
         line, row_id = next(iter(repeated.items()))
         found = f"{reprlib.repr(row_id)}, as in line {first_lines[row_id]}"
         raise data_error(f"{path}:{line}", "each id once", found, "remove or rename one of the two")
@@ -187,6 +182,15 @@ def _check_rows(task: Task, split: str, path: Path, examples: list[Example], fro
     fate = ": left out of training" if from_train else ": predicted"
     odd = (repeated, "a repeated id"), (unlabelled, f"no {task.label}{fate}"), (empty, f"an empty sentence{fate}")
     return unlabelled | empty, [f"{path}: {_rows(lines, len(examples), what)}" for lines, what in odd if lines]
+
+
+def _dev_rows(task: Task, examples: Sequence[Example], seed: int) -> set[int]:
+    """The numbers of the examples of train that are dev's: its share of every label, give or take a row, drawn among
+    the rows of one label."""
+    generator = np.random.default_rng([seed, zlib.crc32(f"dev of {task.name}".encode())])
+    by_label = sorted(generator.permutation(len(examples)).tolist(), key=lambda row: examples[row].label)
+    count = min(len(examples), max(1, round(task.dev_share * len(examples))))
+    return {by_label[int((n + 0.5) * len(examples) / count)] for n in range(count)}
 
 
 def _rows(lines: Collection[int], rows: int, what: str) -> str:

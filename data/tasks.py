@@ -73,10 +73,16 @@ class Task:
         """The splits that the task has, in the order train, dev, test."""
         return tuple(split for split in SPLITS if split in self.files)
 
+    @property
+    def dev_share(self) -> float:
+        """The share of train's rows that dev has; 0 where dev has a file of its own."""
+        dev = self.files.get("dev", "")
+        return 0.0 if isinstance(dev, str) else dev
+
     def path(self, split: str, data_dir: Path | str) -> Path:
         """The file that a split is read from: train's, where dev is a share of it."""
         file = self.files[split]
-        return Path(self.folder or data_dir) / (self.files.get("train", "") if isinstance(file, float) else file)
+        return Path(self.folder or data_dir) / (file if isinstance(file, str) else self.files.get("train", ""))
 
     def metric_key(self, metric: str) -> str:
         """A metric's name in metrics.json: NAME_metric, or as the leaderboard calls it."""
