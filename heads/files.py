@@ -56,7 +56,7 @@ def read_task(content: dict) -> Task:
     is_number = kind.label_form == "number"
     fits = (
         NAME.fullmatch(task.name) and len(task.texts) in (1, 2) and task.pairs in PAIRS,
-        [split for split, file in task.files.items() if not isinstance(file, str)] in ([], ["dev"]),
+        all(isinstance(file, str) or (split == "dev" and 0 < file < 1) for split, file in task.files.items()),
         bool(task.range) == is_number and (not is_number or task.range[0] < task.range[1]),
         count == 0 if is_number else count == 2 if task.kind == "binary" else count >= 2,
         task.several == (kind.label_form == "several"),

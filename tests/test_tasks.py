@@ -1,6 +1,7 @@
 """data/tasks.py against the formats that others fix, and labels as files hold them against numbers."""
 
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -30,6 +31,13 @@ def test_a_task_goes_through_json_unchanged(task):
     assert read_task(json.loads(json.dumps(task.to_json()))) == task
     nowhere = read_task(json.loads(json.dumps(task.to_json(files=False))))
     assert (nowhere.files, nowhere.folder, nowhere.kind, nowhere.classes) == ({}, None, task.kind, task.classes)
+
+
+@pytest.mark.fault(57)
+@pytest.mark.parametrize("files", [{"dev": share} for share in (1, 0, 0.0, -0.5, 3.0)] + [{"train": 0.5}])
+def test_damaged_files_of_a_task_are_refused(files):
+    with pytest.raises(ValueError, match=re.escape(str(files)[1:-1])):
+        read_task(json.loads(json.dumps(NAMES.to_json() | {"files": FILES | files})))
 
 
 @given(st.integers(0, 4), st.floats(0, 5), st.lists(st.sampled_from([0, 1, 2]), unique=True))
