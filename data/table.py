@@ -154,6 +154,10 @@ def csv_writer(write: Callable[[str], Any], delimiter: str) -> Any:
 
 def plain(cell: object) -> object:
     """JSON's true, false and null as texts, the last one "", as in csv; a list's true and false; all else as it is."""
+    if cell is None:
+        return ""
+    if isinstance(cell, bool):
+        return str(cell).lower()
     if isinstance(cell, list):
         return [plain(part) if isinstance(part, bool) else part for part in cell]
-    return {True: "true", False: "false", None: ""}[cell] if cell is None or isinstance(cell, bool) else cell
+    return cell

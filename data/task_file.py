@@ -138,11 +138,10 @@ def _classes_of(labels: list, separator: str | None) -> list[int] | list[str]:
     names = set()
     for label in labels:
         parts = label.split(separator) if separator and isinstance(label, str) else label
-        parts = parts if isinstance(parts, list) else [parts]
-        # A number that is not finite, null or an object names no class: the reader refuses it with its line.
-        parts = [
-            part for part in parts if isinstance(part, str) or (isinstance(part, (int, float)) and part - part == 0)
-        ]
-        names |= {str(part).strip() for part in parts} - {""}
+        for part in parts if isinstance(parts, list) else [parts]:
+            # A number that is not finite, null or an object names no class: the reader refuses it with its line.
+            if isinstance(part, str) or (isinstance(part, (int, float)) and abs(part) < math.inf):
+                names.add(str(part).strip())
+    names.discard("")
     whole = all(re.fullmatch(r"-?(0|[1-9]\d{0,14})(\.0+)?", name) for name in names)  # 007 is a name
     return sorted({int(float(name)) for name in names}) if whole else sorted(names)
