@@ -17,7 +17,7 @@ from bert import BertTokenizer
 from data import find_data_dir
 from data.reader import SHOWN, Split, folded, label_counts, listed, overlaps, read, token_counts
 from data.task_file import load
-from data.tasks import SPLITS, TASKS, Task, choose_tasks, names
+from data.tasks import TASKS, Task, choose_tasks, names
 from heads.kinds import KINDS
 from runtime.errors import DataError, nearest, printable, run_cli
 from runtime.settings import OptionParser, positive_int
@@ -36,14 +36,16 @@ def summary(task: Task, split: Split, counts: dict[str, int], tokenizer: BertTok
 
 
 def what_is_odd(task: Task, name: str, split: Split, counts: dict[str, int], trains: Sequence[Split]) -> list[str]:
-    """A line for each odd thing in the split of this name, with what to do. trains: of all tasks; none for a train."""
+    """A line for each odd thing in the split of this name, with what to do. trains: of all tasks."""
     least = 0 if task.range else RARE if name == "train" else 1
     few = [label for label, count in counts.items() if count < least]
-    others = {label: [other for other in counts if other != label] for label in few[:SHOWN]}
-    near = [f"{label} ({counts[label]}{nearest(label, rest)})" for label, rest in others.items()]
+    near = []
+    for label in few[:SHOWN]:
+        others = [other for other in counts if other != label]
+        near.append(f"{label} ({counts[label]}{nearest(label, others)})")
     spare = name == "train" and not task.course and len(counts) - len(few) > 1  # at least two labels remain
     many = len(counts) > RARE and 2 * len(few) > len(counts)
-    amounts = many and all(type(name) is int for name in task.classes)
+    amounts = many and all(isinstance(label, int) for label in task.classes)
     equal = sum(len(set(folded(example))) < len(example.texts) for example in split.examples)
     by_text = defaultdict(list)
     for example in split.examples if name != "test" else ():
@@ -51,7 +53,7 @@ def what_is_odd(task: Task, name: str, split: Split, counts: dict[str, int], tra
     repeated = [same for same in by_text.values() if len(same) > 1]
     disagree = [same for same in repeated if len({example.label for example in same} - {None}) > 1]
     lines = ", ".join(listed([example.line for example in same], " and ") for same in disagree[:5])
-    shared = overlaps(trains, split)
+    shared = overlaps(trains, split) if name != "train" else ""
     never_several = task.several and name == "train" and all(len(example.label) < 2 for example in split.examples)
     findings = [
         (few, f"labels with few rows: {listed(near + few[SHOWN:])}; add some{', or take these labels out' * spare}"),
@@ -79,20 +81,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokenizer = BertTokenizer.from_pretrained(args.checkpoint)
     folders = dict.fromkeys(str(task.folder or data_dir) for task in tasks)
     print(f"data: {', '.join(folders)}")
-    splits: dict[str, dict[str, Split]] = {name: {} for name in SPLITS}
+    splits: dict[tuple[str, str], Split] = {}  # by task and name
     for task in tasks:
         for name in task.splits:
             try:
-                splits[name][task.name] = read(task, name, data_dir)
+                splits[task.name, name] = read(task, name, data_dir)
             except DataError as error:
                 errors.append(f"{task.name}: {error}")
+    trains = [split for (_, name), split in splits.items() if name == "train"]
     for task in tasks:
         print(printable(f"{task.name}: {task.kind}, {' + '.join(task.texts)} -> {task.label}"))
-        for name in (name for name in task.splits if task.name in splits[name]):
-            split, trains = splits[name][task.name], [] if name == "train" else [*splits["train"].values()]
-            counts = label_counts(task, split.examples) if name != "test" else {}
-            print(printable(f"  {name:5}{summary(task, split, counts, tokenizer, args.max_length)}"))
-            odd += [f"{task.name}: {finding}" for finding in what_is_odd(task, name, split, counts, trains)]
+        for name in task.splits:
+            if split := splits.get((task.name, name)):
+                counts = label_counts(task, split.examples) if name != "test" else {}
+                print(printable(f"  {name:5}{summary(task, split, counts, tokenizer, args.max_length)}"))
+                odd += [f"{task.name}: {finding}" for finding in what_is_odd(task, name, split, counts, trains)]
         print()
     for heading, lines in (("Training refuses this", dict.fromkeys(errors)), ("Look at this", odd)):
         if lines:
