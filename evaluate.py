@@ -129,11 +129,10 @@ def predict_and_score(
     metrics: dict[str, float | None] = {}
     for name in ("dev", "test"):
         for split in splits.get(name, {}).values():
-            sides = [list(side) for side in zip(*(example.texts for example in split.examples), strict=True)]
             bar = partial(show, f"{'predicting' if folder else 'evaluating'} {split.task} {name}, texts:")
             task = model.tasks[split.task]
             with world.together(slow=True):
-                y = outputs(model, [split.task], [side[world.own] for side in sides], amp, bar)[split.task]
+                y = outputs(model, [split.task], [side[world.own] for side in split.sides], amp, bar)[split.task]
             y = world.interleave(y)
             if folder:
                 write_predictions(folder, name, task, split, y)

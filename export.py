@@ -154,8 +154,8 @@ class OnnxModel:
         """The metrics of each task on its split, with the leaderboards' averages."""
         metrics: dict[str, float | None] = {}
         for name, split in splits.items():
-            task, sides = self.model.tasks[name], zip(*(example.texts for example in split.examples), strict=True)
-            predictions = KINDS[task.kind].predict(task, self.outputs(name, [*map(list, sides)]))
+            task = self.model.tasks[name]
+            predictions = KINDS[task.kind].predict(task, self.outputs(name, split.sides))
             metrics |= task_metrics(task, predictions, [example.label for example in split.examples])
         return metrics | averages(metrics)
 

@@ -28,7 +28,7 @@ RARE = 10  # rows of a class in train: fewer are hardly enough to learn it
 def summary(task: Task, split: Split, counts: dict[str, int], tokenizer: BertTokenizer, max_length: int) -> str:
     """A line of numbers: rows; tokens of a row's longer text, or of both if they are one sequence, before they are cut,
     [CLS] and [SEP] included; the share of each label."""
-    tokens = np.max(token_counts(task, split.examples, tokenizer), axis=0)
+    tokens = np.max(token_counts(task, split, tokenizer), axis=0)
     labelled = max(1, sum(example.label is not None for example in split.examples))
     line = f"{len(tokens):9,} rows   median {np.median(tokens):4.0f} tokens, longest {tokens.max():5,}"
     shares = [f"{label} {count / labelled:.1%}" for label, count in counts.items()]

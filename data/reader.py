@@ -43,6 +43,11 @@ class Split:
     title: str  # "dev of sst: ids-sst-dev.csv"
 
     @property
+    def sides(self) -> list[list[str]]:
+        """The rows' texts, or the first and the second texts of their pairs."""
+        return [list(side) for side in zip(*(example.texts for example in self.examples), strict=True)]
+
+    @property
     def contents(self) -> str:
         """Equal for two splits if and only if their files have the same bytes and they have as many rows."""
         return f"{len(self.examples)} rows, sha256 {self.fingerprint}"
@@ -68,11 +73,10 @@ def overlaps(trains: Iterable[Split], split: Split) -> str:
     return " and in ".join(f"{title} ({count})" for title, count in counts.items() if count)
 
 
-def token_counts(task: Task, examples: Sequence[Example], tokenizer) -> list[list[int]]:
+def token_counts(task: Task, split: Split, tokenizer) -> list[list[int]]:
     """Tokens before the cut, [CLS] and [SEP] included: a list for each of a row's texts, or one for pairs that are
     read as one sequence."""
-    columns = [[*column] for column in zip(*(example.texts for example in examples), strict=True)]
-    return [tokenizer.lengths(*columns)] if task.at_once else [tokenizer.lengths(column) for column in columns]
+    return [tokenizer.lengths(*split.sides)] if task.at_once else [tokenizer.lengths(side) for side in split.sides]
 
 
 def label_counts(task: Task, examples: Iterable[Example]) -> dict[str, int]:

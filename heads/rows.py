@@ -31,11 +31,10 @@ class TaskRows:
 
     def __init__(self, task: Task, split: Split, tokenizer: BertTokenizer, max_length: int, batch_size: int, seed: int):
         self.task, self.examples, self.tokenizer = task, split.examples, tokenizer
-        columns = [[*column] for column in zip(*(example.texts for example in split.examples), strict=True)]
-        apart = [tokenizer.ids(column, max_length) for column in columns] if task.apart else []
+        apart = [tokenizer.ids(side, max_length) for side in split.sides] if task.apart else []
         self.sequences = [(ids, [[0] * len(row) for row in ids]) for ids in apart]  # ids and segment ids, by row
         if task.at_once:
-            self.sequences.append(tokenizer.pair_ids(*columns, max_length))
+            self.sequences.append(tokenizer.pair_ids(*split.sides, max_length))
         lengths = [max(map(len, row)) for row in zip(*(ids for ids, _ in self.sequences), strict=True)]
         self.stream = BatchStream(lengths, batch_size, seed, task.name)
 

@@ -90,7 +90,7 @@ def header(session: Session) -> str:
         counts = [f"{len(by_name[name][task.name].examples)} {name}" for name in task.splits if by_name[name]]
         common = most_frequent(task, by_name["dev"][task.name])
         lines.append(f"  {task.name:<{max(map(len, session.rows)) + 1}}{', '.join(counts)} rows{common}")
-    counts = [token_counts(model.tasks[split.task], split.examples, model.tokenizer) for split in splits]
+    counts = [token_counts(model.tasks[split.task], split, model.tokenizer) for split in splits]
     lengths = [length for of_split in counts for column in of_split for length in column]
     weights = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
