@@ -16,7 +16,7 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -62,14 +62,15 @@ def averages(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
 
     `average` (2023): the mean of their main metrics. `overall_2024`: the same with a correlation r as (r + 1) / 2.
     """
-    tasks = {TASKS[name].metric_key(TASKS[name].metric): TASKS[name] for name in LEADERBOARD}
-    if not tasks.keys() <= metrics.keys():
+    tasks = [TASKS[name] for name in LEADERBOARD]
+    keys = [task.metric_key(task.metric) for task in tasks]
+    if not metrics.keys() >= {*keys}:
         return {}
-    values = [metrics[key] for key in tasks]
-    if None in values:
+    average = score(metrics, tasks)
+    if average is None:
         return {"average": None, "overall_2024": None}
-    shares = [(v + 1) / 2 if task.range else v for task, v in zip(tasks.values(), values, strict=True)]
-    return {"average": sum(values) / len(values), "overall_2024": sum(shares) / len(shares)}
+    shares = [(metrics[key] + 1) / 2 if task.range else metrics[key] for task, key in zip(tasks, keys, strict=True)]
+    return {"average": average, "overall_2024": sum(shares) / len(shares)}
 
 
 def score(metrics: Mapping[str, float | None], tasks: Sequence[Task]) -> float | None:
@@ -246,12 +247,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.report and args.split == "test":
         raise UsageError("--report: expected --split dev or all; found test, whose labels are never read; take one")
-    with ExitStack() as locks:
-        folder = args.run.resolve()
-        if folder.name == "best" and (folder / "heads.json").is_file() and is_run(folder.parent):
-            args.run = folder.parent  # it says which tasks and data the model is of
-        if any((args.run / name).is_dir() for name in ("best", "checkpoints")) and os.access(args.run, os.W_OK):
-            locks.enter_context(lock(args.run))  # a run that is training there replaces its model
+    folder = args.run.resolve()
+    if folder.name == "best" and (folder / "heads.json").is_file() and is_run(folder.parent):
+        args.run = folder.parent  # it says which tasks and data the model is of
+    lockable = any((args.run / name).is_dir() for name in ("best", "checkpoints")) and os.access(args.run, os.W_OK)
+    with lock(args.run) if lockable else nullcontext():  # a run that is training there replaces its model
         evaluate(args)
 
 
