@@ -190,7 +190,7 @@ def read_run(run: Path) -> tuple[dict, Mapping[str, Task]]:
     """A run's checked config.json, with the heads' settings as "heads", and its tasks. For a model's folder, whose
     config.json is BERT's: defaults, and the built-in tasks. Raises CheckpointError."""
     if (run / "heads.json").is_file():
-        return {"seed": 0, "data_dir": None, "machine": {"precision": "auto"}}, TASKS
+        return {"seed": 0, "data_dir": None, "machine": {"precision": "auto"}, "data": {}}, TASKS
     path = run / "config.json"
     config = read_json(path)
     try:
@@ -204,6 +204,21 @@ def read_run(run: Path) -> tuple[dict, Mapping[str, Task]]:
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path}: expected all that a run writes; found {error!r}; copy it back") from None
     return config, tasks
+
+
+def read_run_with_data(run: Path, model: MultitaskBert) -> tuple[dict, dict[str, Task]]:
+    """The config of `read_run`, and those of its tasks that its model has. Prints which of the model's tasks are left
+    out. Raises UsageError where none is left."""
+    config, tasks = read_run(run)
+    with_data = {name: task for name, task in tasks.items() if name in model.tasks}
+    if not with_data:
+        found = ", ".join(model.tasks)
+        raise UsageError(f"{run}: does not say where the data of {found} are; give the run's folder")
+    if left_out := [name for name in model.tasks if name not in with_data]:
+        advice = "to have them too, give the run's folder, which says where their data are"
+        reason = "the run did not train them" if "task_definitions" in config else advice
+        say(f"left out: {', '.join(left_out)}; {reason}")
+    return config, with_data
 
 
 def load_model(run: Path) -> MultitaskBert:
@@ -258,15 +273,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def evaluate(args: Namespace) -> None:
     """Call it with args.run locked, if possible."""
     model = load_model(args.run)
-    config, tasks = read_run(args.run)
-    with_data = {name: task for name, task in tasks.items() if name in model.tasks}
-    if left_out := [name for name in model.tasks if name not in with_data]:
-        advice = "to have them too, give the run's folder, which says where their data are"
-        reason = "the run did not train them" if "task_definitions" in config else advice
-        say(f"left out: {', '.join(left_out)}; {reason}")
-    if not with_data:
-        found = ", ".join(model.tasks)
-        raise UsageError(f"{args.run}: does not say where the data of {found} are; give the run's folder")
+    config, with_data = read_run_with_data(args.run, model)
     tasks = choose_tasks(args.tasks or list(with_data), with_data)
     data_dir = Path(args.data_dir or config["data_dir"] or find_data_dir(tasks)[0])
     split_names = ("dev", "test") if args.split == "all" else (args.split,)
@@ -281,7 +288,7 @@ def evaluate(args: Namespace) -> None:
     all_splits = [split for by_task in splits.values() for split in by_task.values()]
     warnings = [line for split in all_splits for line in split.warnings]
     for split in all_splits:
-        if config.get("data", {}).get(split.title, split.contents) != split.contents:
+        if config["data"].get(split.title, split.contents) != split.contents:
             warnings.append(f"{split.path}: not the rows that the run had")
             if out.resolve() == (args.run / "predictions").resolve():
                 lost = f"its own predictions in {out} would be lost"

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from data.reader import Split, read_splits
-from evaluate import averages, load_model, read_run, task_metrics
+from evaluate import averages, load_model, read_run_with_data, task_metrics
 from heads import MultitaskBert
 from heads.files import model_folder
 from heads.inference import token_passes
@@ -162,14 +162,12 @@ class OnnxModel:
 
 def dev_of(model: MultitaskBert, run: Path, data_dir: Path | None) -> dict[str, Split]:
     """The dev split of each task. Raises UsageError for a bare model, which does not say where its data are."""
-    config, tasks = read_run(run)
-    folder, trained = data_dir or config["data_dir"], [task for name, task in tasks.items() if name in model.tasks]
-    if not folder or not trained:
-        advice = "give that" if folder else "give that, or --data_dir"
-        raise UsageError(f"--int8: expected a run's folder, whose dev shows what 8 bits cost; found {run}; {advice}")
-    if left_out := [name for name in model.tasks if name not in tasks]:
-        say(f"left out: {', '.join(left_out)}; {run} does not say where their data are")
-    return read_splits(trained, ["dev"], Path(folder), config["seed"])["dev"]
+    config, tasks = read_run_with_data(run, model)
+    folder = data_dir or config["data_dir"]
+    if not folder:
+        expected = "expected a run's folder, whose dev shows what 8 bits cost"
+        raise UsageError(f"--int8: {expected}; found {run}; give that, or --data_dir")
+    return read_splits(tasks.values(), ["dev"], Path(folder), config["seed"])["dev"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
