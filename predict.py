@@ -82,24 +82,26 @@ def rows_in(lines: Iterable[str], args: Namespace, new_columns: Sequence[str]) -
     has the name of a new one."""
     place, columns = args.input or "stdin", args.text_columns
     header, rows = rows_of(lines, place, DELIMITERS[args.input.suffix] if args.input else ",")
-    advice = "name the texts' columns by --text_columns"
+
+    def check(line: int, names: list[str]) -> None:
+        check_columns(f"{place}:{line}", names, columns, "name the texts' columns by --text_columns")
+        if clash := {*names} & {*new_columns}:
+            raise data_error(f"{place}:{line}", f"no column {min(clash)}, a prediction's name", "one", "rename it")
+
     if header:
-        check_columns(f"{place}:{header[0]}", header[1], columns, advice)
+        check(*header)
         check_columns(f"{place}:{header[0]}", header[1], header[1])
     to_jsonl = args.output and not DELIMITERS[args.output.suffix]
-    first_columns = header and header[1]
+    first_columns: list[str] = []
     for line, row in rows:
-        if not header:
-            check_columns(f"{place}:{line}", [*row], columns, advice)
-        if not all(isinstance(plain(row[name]), str) for name in columns):
-            found = f"{[row[name] for name in columns]!r:.60}"
-            raise data_error(f"{place}:{line}", f"texts in {' and '.join(columns)}", found, "correct the row")
-        if clash := row.keys() & {*new_columns}:
-            line = header[0] if header else line
-            raise data_error(f"{place}:{line}", f"no column {min(clash)}, a prediction's name", "one", "rename it")
-        first_columns = first_columns or [*row]
-        if not to_jsonl and (extra := [name for name in row if name not in first_columns]):
-            raise data_error(f"{place}:{line}", "the first row's columns", extra[0], "take --output FILE.jsonl")
+        if not header:  # JSON: each row has columns of its own, and cells that may be no texts
+            check(line, [*row])
+            if not all(isinstance(plain(row[name]), str) for name in columns):
+                found = f"{[row[name] for name in columns]!r:.60}"
+                raise data_error(f"{place}:{line}", f"texts in {' and '.join(columns)}", found, "correct the row")
+            first_columns = first_columns or [*row]
+            if not to_jsonl and (extra := [name for name in row if name not in first_columns]):
+                raise data_error(f"{place}:{line}", "the first row's columns", extra[0], "take --output FILE.jsonl")
         yield row
 
 
