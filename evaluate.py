@@ -102,7 +102,10 @@ def prediction_text(task: Task, ids: Sequence[str], y: Tensor) -> str:
     if task.course:
         words = [repr(float(value)) if task.course.as_float else str(value) for value in values]
         return task.course.header + "".join(f"{i} , {word} \n" for i, word in zip(ids, words, strict=True))
-    words = [task.separator.join(map(str, v)) if task.several else float(v) if task.range else v for v in values]
+    if task.several:
+        words = [task.separator.join(map(str, value)) for value in values]
+    else:
+        words = map(float, values) if task.range else values
     shares = kind.probabilities(task, y).tolist() if task.classes else [[] for _ in ids]
     lines: list[str] = []
     table = csv_writer(lines.append, ",")
@@ -304,14 +307,16 @@ def evaluate(args: Namespace) -> None:
     if not args.predictions_dir:
         check_own(args.run, out.name)
     check_space(out, 0, option="--predictions_dir")
-    pages = [] if args.report else None
-    metrics = predict_and_score(model.to(device), splits, amp, out, pages)
+    pages: list[str] = []
+    metrics = predict_and_score(model.to(device), splits, amp, out, pages if args.report else None)
     say(f"predictions: {out}")
     if metrics:
         folders = dict.fromkeys(split.path.parent for split in splits["dev"].values())
         places = [f"{'embedded synthetic sample in ' * (folder == SAMPLE_DIR)}{folder}" for folder in folders]
-        step = f", weights of step {step}" if (step := step_of_best(model_folder(args.run))) is not None else ""
-        print(printable("\n\n".join([f"dev of {', '.join(places)}{step}:\n{report(metrics)}", *(pages or ())])))
+        step = step_of_best(model_folder(args.run))
+        weights = "" if step is None else f", weights of step {step}"
+        texts = [f"dev of {', '.join(places)}{weights}:\n{report(metrics)}", *pages]
+        print(printable("\n\n".join(texts)))
 
 
 if __name__ == "__main__":
