@@ -193,6 +193,13 @@ def test_a_run_whose_folder_is_named_best(home, tmp_path):
     assert (tmp_path / "best" / "predictions" / "sst-dev-output.csv").is_file()
 
 
+def test_a_task_that_a_run_on_all_built_in_tasks_lacks(home, tmp_path, capsys):
+    """Its message names no option of another program."""
+    assert train(home, tmp_path / "run", "--tasks", ",".join(TASKS), "--max_steps", 1) == 0
+    assert evaluate_run(tmp_path / "run", "--tasks", "nli") == 2
+    assert "error: --tasks: expected one of sst, para, sts, cfimdb; found 'nli'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
