@@ -27,7 +27,7 @@ def pop_command() -> str:
     if len(sys.argv) < 2:
         raise UsageError(f"expected one of {', '.join(COMMANDS)}; found none; --help after it shows its options")
     name = sys.argv.pop(1)
-    check_name("minimal-bert", [*COMMANDS], name)
+    check_name("minimal-bert", COMMANDS, name)
     sys.argv[0] = f"minimal-bert {name}"  # the name in its help
     places = {module: ROOT / module / "__init__.py" for module in ("bert", "data", "heads", "optim", "training")}
     places |= {"web": ROOT / "web" / "__init__.py"} if name == "serve" else {}

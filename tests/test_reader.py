@@ -183,8 +183,7 @@ def test_all_rows_with_a_fault_are_named_at_once(tmp_path):
 
 @pytest.mark.fault(30)
 @pytest.mark.parametrize(("task", "cell"), [
-    ("sst", "5"), ("sst", "2.7"), ("sst", "nan"), ("sst", "good"), ("sst", "0_1"), ("para", "0.5"), ("para", "2"),
-    ("para", "yes"), ("sts", "5.1"), ("sts", "-0.1"), ("sts", "3,4"), ("sts", "-inf"), ("sts", "9" * 400),
+    ("sst", "5"), ("para", "0.5"), ("sts", "5.1"), ("sts", "9" * 400),  # others: tests/test_tasks.py
 ])  # fmt: skip
 def test_a_label_that_is_none_of_the_task_s(tmp_path, task, cell):
     row = "\t".join(["2", "id2"] + ["A"] * len(TASKS[task].texts) + [cell])

@@ -51,7 +51,8 @@ def test_labels_are_numbers_of_classes_or_numbers(whole, number, several):
 
 @pytest.mark.parametrize(("task", "cell"), [
     *(("sst", cell) for cell in ("5", "-1", "2.7", "nan", "inf", "good", "0_1", "1e400", [1], {}, True)),
-    *(("sts", cell) for cell in ("5.1", "-0.1", "3,4", "nan", "1_0", "9" * 400, [1.0], True, 10**400)),
+    *(("para", cell) for cell in ("0.5", "2", "yes")),
+    *(("sts", cell) for cell in ("5.1", "-0.1", "3,4", "nan", "-inf", "1_0", "9" * 400, [1.0], True, 10**400)),
     ("own", "x;z"), ("own", ["x", None]), ("own", 3), ("own", ["x", "y", "x"]), ("own", "2;2.0"),
 ])  # fmt: skip
 def test_what_is_no_label_is_a_value_error(task, cell):
