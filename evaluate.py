@@ -296,10 +296,7 @@ def evaluate(args: Namespace) -> None:
     if not any(splits.values()):
         found = ", ".join(task.name for task in tasks)
         raise UsageError(f"--split {args.split}: expected a task with a file for it; found none for {found}")
-    if not args.predictions_dir and "task_definitions" not in config:
-        reason = f"{args.run} is a model, which may be shared, and readable/ has rows of the data"
-        raise UsageError(f"--predictions_dir: expected a folder, for {reason}; found none; give one")
-    out = args.predictions_dir or args.run / "predictions"
+    out = predictions_folder(args, is_model="task_definitions" not in config)
     all_splits = [split for by_task in splits.values() for split in by_task.values()]
     warnings = [line for split in all_splits for line in split.warnings]
     for split in all_splits:
@@ -312,13 +309,6 @@ def evaluate(args: Namespace) -> None:
         say(f"warning: {line}")
     device = resolve_device(args.device)
     amp = resolve_precision(args.amp or config["machine"]["precision"], device)
-    for folder in (out.resolve(), out.resolve().parent):
-        if folder != args.run.resolve() and is_run(folder):
-            raise UsageError(f"--predictions_dir: {out} is of another run, {folder}; choose another folder")
-    check_own(out, READABLE)
-    if not args.predictions_dir:
-        check_own(args.run, out.name)
-    check_space(out, 0, option="--predictions_dir")
     pages: list[str] = []
     metrics = predict_and_score(model.to(device), splits, amp, out, pages if args.report else None)
     say(f"predictions: {out}")
@@ -329,6 +319,22 @@ def evaluate(args: Namespace) -> None:
         weights = "" if step is None else f", weights of step {step}"
         texts = [f"dev of {', '.join(places)}{weights}:\n{report(metrics)}", *pages]
         print(printable("\n\n".join(texts)))
+
+
+def predictions_folder(args: Namespace, is_model: bool) -> Path:
+    """--predictions_dir, else predictions/ of the run. Raises UsageError or DiskError where nothing may be written."""
+    if is_model and not args.predictions_dir:
+        reason = f"{args.run} is a model, which may be shared, and readable/ has rows of the data"
+        raise UsageError(f"--predictions_dir: expected a folder, for {reason}; found none; give one")
+    out = args.predictions_dir or args.run / "predictions"
+    for folder in (out.resolve(), out.resolve().parent):
+        if folder != args.run.resolve() and is_run(folder):
+            raise UsageError(f"--predictions_dir: {out} is of another run, {folder}; choose another folder")
+    check_own(out, READABLE)
+    if not args.predictions_dir:
+        check_own(args.run, out.name)
+    check_space(out, 0, option="--predictions_dir")
+    return out
 
 
 if __name__ == "__main__":
