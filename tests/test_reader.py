@@ -75,9 +75,9 @@ def test_a_bom_and_any_line_end_and_blank_lines_are_accepted(tmp_path, change):
 
 @pytest.mark.fault(36)
 def test_a_text_of_any_length_is_read(tmp_path):
-    for length in (132_000, 2_000_000):
-        write(tmp_path, "sst", "dev", [SST[0], f"0\tid\t{'a ' * length}\t1"])
-        assert read(TASKS["sst"], "dev", tmp_path).examples[0].texts == ("a " * length,)
+    text = "a " * 2_000_000
+    write(tmp_path, "sst", "dev", [SST[0], f"0\tid\t{text}\t1"])
+    assert read(TASKS["sst"], "dev", tmp_path).examples[0].texts == (text,)
 
 
 def test_overlaps_count_the_different_texts_of_both_whatever_their_case(tmp_path):
