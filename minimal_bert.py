@@ -29,8 +29,8 @@ def pop_command() -> str:
     name = sys.argv.pop(1)
     check_name("minimal-bert", COMMANDS, name)
     sys.argv[0] = f"minimal-bert {name}"  # the name in its help
-    places = {module: ROOT / module / "__init__.py" for module in ("bert", "data", "heads", "optim", "training")}
-    places |= {"web": ROOT / "web" / "__init__.py"} if name == "serve" else {}
+    packages = ["bert", "data", "heads", "optim", "training", *["web"] * (name == "serve")]
+    places = {package: ROOT / package / "__init__.py" for package in packages}
     places |= {module: ROOT / f"{module}.py" for module in ("evaluate", COMMANDS[name]) if "." not in module}
     for module, place in places.items():  # a package hides a module of its name in the same folder
         spec = find_spec(module)
