@@ -29,24 +29,14 @@ from bert.precision import DEVICES, PRECISIONS, peak_memory, resolve_device, res
 from data import SAMPLE_DIR, find_data_dir
 from data.reader import Split, read_splits
 from data.table import csv_writer
-from data.tasks import LEADERBOARD, TASKS, Task, names
+from data.tasks import LEADERBOARD, TASKS, Task, choose_tasks, names
 from heads import MultitaskBert
 from heads.config import HeadsConfig
 from heads.files import model_folder, read_task
 from heads.inference import outputs
 from heads.kinds import KINDS
 from heads.readable import mistakes, page
-from runtime.errors import (
-    CheckpointError,
-    DivergedError,
-    UsageError,
-    check_name,
-    printable,
-    program,
-    run_cli,
-    say,
-    show,
-)
+from runtime.errors import CheckpointError, DivergedError, UsageError, printable, program, run_cli, say, show
 from runtime.files import check_own, check_space, clean, lock, read_json, write_atomic
 from runtime.ranks import ALONE, World
 from runtime.seeds import seeded
@@ -287,9 +277,7 @@ def evaluate(args: Namespace) -> None:
     """Call it with args.run locked, if possible."""
     model = load_model(args.run)
     config, with_data = read_run_with_data(args.run, model)
-    for name in args.tasks or ():
-        check_name("--tasks", with_data, name)
-    tasks = [task for name, task in with_data.items() if name in (args.tasks or with_data)]
+    tasks = choose_tasks(args.tasks or list(with_data), with_data, task_file=False)
     data_dir = Path(args.data_dir or config["data_dir"] or find_data_dir(tasks)[0])
     split_names = ("dev", "test") if args.split == "all" else (args.split,)
     splits = read_splits(tasks, split_names, data_dir, config["seed"])

@@ -209,10 +209,14 @@ def by_name(value: Callable[[str], Any]) -> Callable[[str], dict[str, Any]]:
     return check
 
 
-def choose_tasks(chosen: Sequence[str] | None, known: Mapping[str, Task]) -> tuple[Task, ...]:
-    """The run's tasks, in the order of `known`: the built-in ones, then the task file's. Raises UsageError."""
+def choose_tasks(chosen: Sequence[str] | None, known: Mapping[str, Task], task_file: bool = True) -> tuple[Task, ...]:
+    """The run's tasks, in the order of `known`: the built-in ones, then the task file's. Raises UsageError.
+
+    task_file: whether the program has the option --task_file, which the error then names.
+    """
+    place = "--tasks (of your own: with --task_file)" if task_file and known == TASKS else "--tasks"
     for name in chosen or ():
-        check_name("--tasks" if known != TASKS else "--tasks (of your own: with --task_file)", known, name)
+        check_name(place, known, name)
     chosen = chosen or [name for name in known if name not in TASKS] or LEADERBOARD
     return tuple(task for name, task in known.items() if name in chosen)
 
