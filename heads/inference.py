@@ -93,10 +93,12 @@ def outputs(
         raise UsageError(f"{names[0]}: expected as many texts_b as texts_a; {counts}")
     weight = next(model.heads.parameters())
     heads, tasks, x = inference_copy(model.heads, weight.dtype), [model.tasks[name] for name in names], {}
-    texts = {"apart": [text for side in sides for text in side], "at_once": list(zip(*sides, strict=True))}
-    for way in texts:  # of reading, by the names that Task has for them
-        if any(getattr(task, way) for task in tasks):
-            x[way] = encode(model, texts[way], amp=amp, progress=progress).to(weight)  # (N, D), of two sides (2 N, D)
+    if any(task.apart for task in tasks):
+        texts = [text for side in sides for text in side]
+        x["apart"] = encode(model, texts, amp=amp, progress=progress).to(weight)  # (N, D), of two sides (2 N, D)
+    if any(task.at_once for task in tasks):
+        pairs = list(zip(*sides, strict=True))
+        x["at_once"] = encode(model, pairs, amp=amp, progress=progress).to(weight)  # (N, D)
     for name, task in zip(names, tasks, strict=True):
         v = heads.vectors({name: torch.cat([x[way] for way in x if getattr(task, way)])})[name]
         y = heads[name](v)
