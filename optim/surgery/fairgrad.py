@@ -42,11 +42,12 @@ class FairGrad(Surgery):
         w = products.diagonal() ** (-1 / (1 + power))  # exact for orthogonal gradients
         for _ in range(200):
             curvature = products + power * (w ** (-power - 1)).diag()
-            step = torch.linalg.solve(curvature, slope(w))
+            here = slope(w)
+            step = torch.linalg.solve(curvature, here)
             largest = (step / w).max().item()
             if largest > 0.9:  # the most that a step may take of a weight
                 step *= 0.9 / largest
-            while slope(w - step) @ step < -1e-3 * (slope(w) @ step).abs():  # beyond the minimum it points back
+            while slope(w - step) @ step < -1e-3 * (here @ step).abs():  # beyond the minimum it points back
                 step /= 2
             w = w - step
             if ((step / w).abs() < 1e-13).all():
