@@ -93,7 +93,7 @@ def header(session: Session) -> str:
     counts = [token_counts(model.tasks[split.task], split, model.tokenizer) for split in splits]
     lengths = [length for of_split in counts for column in of_split for length in column]
     weights = sum(p.numel() for p in model.parameters())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    trained = sum(weight.numel() for weight in session.trained.values())
     idle = [name for name in model.tasks if name not in session.rows]
     sizes, accum = ",".join(f"{name}={size}" for name, size in options.batch_size.items()), options.grad_accum
     lines.append(
