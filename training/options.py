@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +286,7 @@ def check_options(options: Options) -> None:
             expected = f"expected all that the run starts from outside {replaced}, which it {does}"
             raise UsageError(f"{option}: {expected}; found {source}; take another --output_dir")
     keys = [task.metric_key(metric) for task in options.tasks for metric in KINDS[task.kind].metrics]
+    keys += [f"{a}-{b}" for a, b in combinations(options.task_names, 2)]  # in the log
     if twice := [key for key in keys if keys.count(key) > 1]:
         raise UsageError(f"--tasks: expected names that stay apart in the metrics; found {twice[0]} twice; rename one")
     for name in options.allow_change:
