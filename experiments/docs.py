@@ -61,8 +61,9 @@ def surgeries(content: Mapping) -> str:
 
 
 def ablation(content: Mapping) -> str:
-    """The whole and nothing, and what is left out of the one or added to the other, as far as it has been run."""
-    return markdown(["", *COLUMNS, "difference (95 %)"], [compared(row) for row in content["rows"]])
+    """The whole and nothing, and what is left out of the one or added to the other; with a run's minutes."""
+    lines = [[*compared(row), f"{row['minutes']:.1f}"] for row in content["rows"]]
+    return markdown(["", *COLUMNS, "difference (95 %)", "minutes"], lines)
 
 
 def claims(content: Mapping) -> str:

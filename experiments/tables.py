@@ -39,7 +39,7 @@ LAPTOP = {
     "table2": "50 minutes a seed",
     "table3": "80 minutes a seed",
     "surgeries": "28 runs a seed",
-    "ablation": "18 runs a seed",
+    "ablation": "90 minutes a seed",
 }
 Rows = Callable[[Sequence[Run]], list[dict]]
 WIDTH = 100  # of what is printed
