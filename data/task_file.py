@@ -14,6 +14,7 @@ from data.table import DELIMITERS, data_error, read_table
 from data.tasks import NAME, NONE, PAIRS, SPLITS, TASKS, Task, number, shares
 from runtime.errors import UsageError, check_name
 from runtime.files import read_plain
+from runtime.settings import LARGE
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,7 +23,8 @@ else:
 
 
 def is_list(value: object, types: set[type], least: int, most: float = math.inf) -> bool:
-    return isinstance(value, list) and {*map(type, value)} <= types and least <= len({*value}) == len(value) <= most
+    fits = isinstance(value, list) and {*map(type, value)} <= types and least <= len({*value}) == len(value) <= most
+    return fits and all(type(item) is str or abs(item) < LARGE for item in value)
 
 
 usage_error = partial(data_error, advice="docs/tasks.md has examples", kind=UsageError)
@@ -38,8 +40,8 @@ KEYS = {  # of a task: what the value must be, in words, and a function that che
     "classes": ("a list of names, or of whole numbers", lambda v: is_list(v, {str}, 2) or is_list(v, {int}, 2)),
     "range": ("two numbers, low and high", lambda v: is_list(v, {int, float}, 2, 2) and 0 < v[1] - v[0] < math.inf),
     "pairs": (" or ".join(PAIRS), lambda v: v in PAIRS),
-    "batch_size": ("a whole number, 1 or more", lambda v: type(v) is int and v >= 1),
-    "loss_scale": ("a number above 0", lambda v: type(v) in (int, float) and 0 < v < math.inf),
+    "batch_size": ("a whole number, 1 or more", lambda v: type(v) is int and 1 <= v < LARGE),
+    "loss_scale": ("a number above 0", lambda v: type(v) in (int, float) and 0 < v < LARGE),
 }
 REQUIRED = ("texts", "label", "train", "dev")
 
@@ -82,8 +84,8 @@ def _task(path: Path, name: str, table: dict[str, Any], kinds: Mapping[str, Any]
     if given := [key for key in needless if key in table]:
         raise usage_error(f"{place} {given[0]}", f"none, for the kind is {table['kind']}", repr(table[given[0]]))
     low, high = table.get("range", (0, 1))
-    if max(abs(low), abs(high)) > 10_000 * (high - low):  # float32 has 7 digits
-        expected = "ends of at most 10,000 times its width; take a constant off the labels"
+    if max(abs(low), abs(high)) > min(10_000 * (high - low), LARGE):  # float32 has 7 digits
+        expected = f"ends of at most 10,000 times its width, and {LARGE:g}; shift or divide the labels"
         raise usage_error(f"{place} range", expected, f"{low:g} to {high:g}")
     if table["kind"] == "binary" and len(classes) != 2:
         raise usage_error(f"{place} classes", "two, for the kind is binary", classes)

@@ -108,6 +108,11 @@ def test_what_names_no_class_in_json_makes_none(tmp_path, labels, separator):
         read(task, "train")
 
 
+def test_labels_too_large_to_be_read_back(tmp_path):
+    """As nanoseconds since 1970 are: heads.json could be written with them, but not read."""
+    assert " range: expected ends of at most" in error_of(with_labels(tmp_path, ["1.5e18", "1e18"], kind="score"))
+
+
 def test_a_task_that_says_everything_is_not_read(tmp_path):
     assert load(task_file(tmp_path), KINDS)["own"].classes == ("x", "y")  # there is no t.csv
     assert "t.csv: expected a file; found none" in error_of(task_file(tmp_path, kind=None), DataError)
@@ -133,6 +138,8 @@ def test_a_task_that_says_everything_is_not_read(tmp_path):
       for bounds in ([7, 1], [1, 1], [1], [1, 2, 3], ["1", "2"], [1, float("inf")], [float("nan"), 1])),
     ({"kind": "score", "classes": None, "range": [100_000, 100_009]}, " range", "ends of at most 10,000 times",
      "100000 to 100009"),
+    ({"kind": "score", "classes": None, "range": [0, 10**18]}, " range", "two numbers", "[0, 1000000000000000000]"),
+    ({"classes": [1, 10**18]}, " classes", "a list of names, or of whole numbers", "[1, 1000000000000000000]"),
     ({"separator": ""}, " separator", "a text, or a space", "''"),
     ({"separator": ";"}, " separator", "none, for the kind is classes", "';'"),
     ({"texts": ["a"], "pairs": "cross"}, " pairs", "none, for the texts are single", "'cross'"),
