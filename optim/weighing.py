@@ -99,8 +99,8 @@ class DynamicAverage(Fixed):
     def update(self, losses: Mapping[str, float], again: Callable[[], Mapping[str, float]]) -> None:
         self.sums = {task: self.sums[task] + loss for task, loss in losses.items()}
         self.count += 1
-        if self.count == self.steps:
-            means = {task: total / self.steps for task, total in self.sums.items()}
+        if self.count >= self.steps:  # more where a resumed run has fewer steps
+            means = {task: total / self.count for task, total in self.sums.items()}
             if self.before:
                 self.ratios = {task: mean / max(self.before[task], 1e-12) for task, mean in means.items()}
             self.before, self.sums, self.count = means, dict.fromkeys(means, 0.0), 0

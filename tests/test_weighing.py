@@ -98,6 +98,16 @@ def test_dwa_of_torchjd():
             reference.step()
 
 
+def test_dwa_after_a_resumed_run_has_fewer_steps():
+    long, short = (WEIGHINGS["dwa"](ONES, steps=steps) for steps in (9, 2))
+    for step in range(3):
+        long.update(floats(losses_of(step)), never)
+    short.load_state_dict(long.state_dict())
+    short.update(floats(losses_of(3)), never)
+    mean = sum(floats(losses_of(step))["a"] for step in range(4)) / 4
+    assert short.before["a"] == pytest.approx(mean) and short.count == 0
+
+
 def test_dwa_of_one_loss_that_rises_without_end():
     """All of the weight is its own, and nothing overflows."""
     weigh = WEIGHINGS["dwa"](ONES, temperature=0.001, steps=1)
