@@ -189,6 +189,7 @@ def run_in_folder(
     session.check_ranks()
     resume(session)
     is_whole = {"metrics.json", "best"} <= {*existing} and all(path.is_file() for path in predictions)
+    is_whole &= options.resume == "auto"  # a checkpoint that it names may be an earlier one
     if world.on_rank_0(lambda: session.last_good and session.finished and is_whole):
         by_patience = " by --patience; for more steps give --allow_change patience and a larger one"
         ended = by_patience * (session.state.step < session.total_steps)

@@ -10,6 +10,7 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ class Split:
 
     task: str
     path: Path
-    fingerprint: str  # sha256 of the file
+    fingerprint: str  # sha256 of the file; with a share of train as dev, of the lines too
     examples: list[Example]  # in file order, at least one
     warnings: list[str]  # one line each, for people
     title: str  # "dev of sst: ids-sst-dev.csv"
@@ -49,7 +50,7 @@ class Split:
 
     @property
     def contents(self) -> str:
-        """Equal for two splits if and only if their files have the same bytes and they have as many rows."""
+        """Equal for two splits of a name if and only if they have the same rows of files of the same bytes."""
         return f"{len(self.examples)} rows, sha256 {self.fingerprint}"
 
 
@@ -138,6 +139,8 @@ def read(task: Task, split: str, data_dir: str | Path = "", seed: int = 0) -> Sp
         if task.dev_share:
             dev_rows = _dev_rows(task, examples, seed)
             examples = [example for row, example in enumerate(examples) if (row in dev_rows) == (split == "dev")]
+            lines = ",".join(str(example.line) for example in examples)
+            fingerprint += f", of lines {sha256(lines.encode()).hexdigest()[:16]}"
         if not examples:
             raise data_error(path, f"rows with a label and text for {split}", "none", "add some")
         if split == "dev":

@@ -320,6 +320,10 @@ def test_an_earlier_checkpoint_by_its_path(home, tmp_path, capsys):
     assert [path.name for path in saved(out / "checkpoints")] == ["step-000005", "step-000004"]
     assert train(home, out, *SETTINGS["single"], *earlier) == 0
     assert outcome(out) == outcome(undisturbed(home, "single"))
+    shorter = ("--max_steps", 8, "--allow_change", "max_steps", "--resume", out / "checkpoints" / "step-000008")
+    assert train(home, out, *SETTINGS["single"], *shorter) == 0  # complete only without what followed
+    assert json.loads((out / "metrics.json").read_text())["steps"] == 8
+    assert saved(out / "checkpoints")[0].name == "step-000008"
 
 
 @pytest.mark.fault(10)
@@ -330,16 +334,16 @@ def test_other_options_are_refused(home, tmp_path, capsys):
     before = contents(out)
     other = {"batch_size": "7", "seed": "1", "lr": "0.1", "eval_every": "3", "hidden_dropout_prob": "0.2"}
     other |= {"sts_gamma": "0.25", "checkpoint": str(tmp_path / "bert"), "arch": "v2", "option": "pretrain"}
-    other |= {"pooling": "cnn"}
+    other |= {"pooling": "cls", "layer": "-2", "max_length": "9"}
+    never = ("arch", "option", "pooling", "layer", "max_length")
     for option, value in other.items():
         assert resume(home, out, "single", f"--{option}", value) == 2
         error = capsys.readouterr().err.splitlines()[-1]
         assert re.search(rf"--{option}( \(or --init_from\))? was ", error) and value in error
-        assert ("--allow_change" in error) == (option not in ("arch", "option", "pooling"))  # their weights do not fit
-    allowed = "option,pooling,lr,head_lr_scale"
-    for option in ("option", "pooling"):
-        assert resume(home, out, "single", f"--{option}", other[option], "--allow_change", allowed) == 2
-        assert capsys.readouterr().err.splitlines()[-1].endswith(f"is {other[option]}; take those")
+        assert ("--allow_change" in error) == (option not in never)
+    allowed = "option,lr,head_lr_scale"
+    assert resume(home, out, "single", "--option", "pretrain", "--allow_change", allowed) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("is pretrain; take those")
     assert resume(home, out, "single", "--tasks", "sts") == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "--tasks was sst, is sts" in error and error.endswith("take those") and "task_definitions" not in error
@@ -355,10 +359,12 @@ def test_other_options_are_refused(home, tmp_path, capsys):
 def test_other_data_are_refused(home, tmp_path, capsys):
     """Other rows under the same names, unless they are wanted; the same rows in another folder are fine, and so are
     other test files."""
-    out = interrupted(home, tmp_path / "run", "single", 4)
+    out = interrupted(home, tmp_path / "run", "single", 6)
     data = ("--data_dir", make_data_folder(tmp_path / "data", seed=1))
     shutil.copytree(out, tmp_path / "copy")
     assert resume(home, tmp_path / "copy", "single", *data, "--allow_change", "data_dir") == 0
+    assert "dev has other rows than before" in capsys.readouterr().err
+    assert json.loads((tmp_path / "copy" / "metrics.json").read_text())["step"] > 4  # not the best on the old dev
     assert resume(home, out, "single", *data) == 3
     error = capsys.readouterr().err.splitlines()[-1]
     assert "ids-sst-train.csv" in error and "ids-sst-dev.csv" in error
@@ -378,12 +384,15 @@ def test_own_tasks_that_have_changed_are_refused(home, tmp_path, capsys):
     text = own.read_text()
     for old, new, code, message in (
         ("dev = 0.1", "dev = 0.2", 3, "mail.csv"),
-        ("range = [1, 7]", "range = [1, 8]", 2, "urgency's range was [1, 7], is [1, 8]; take those, or --allow"),
+        ("range = [1, 7]", "range = [1, 8]", 2, "urgency's range was [1, 7], is [1, 8]; take those"),
         ('label = "urgency"', 'label = "urgency"\nmetric = "em"', 2, "'em'"),
     ):
         own.write_text(text.replace(old, new))
         assert train(home, out, *options, own) == code
-        assert message in capsys.readouterr().err.splitlines()[-1]
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert message in error and "--allow_change task_definitions" not in error
+    own.write_text(text)
+    assert train(home, out, *options, own, "--seed", 1, "--allow_change", "seed") == 3  # dev would be trained rows
     own.write_text(text.replace('label = "urgency"', 'label = "urgency"\nmeaning = "1 can wait"'))  # for people alone
     (tmp_path / "own").rename(tmp_path / "moved")
     assert train(home, out, *options, tmp_path / "moved" / own.name) == 0

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import combinations
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ FOLDER_HELP = "the run's folder (default: in runs/, named for what was chosen)"
 GROUPS = {"option": "training", "data_dir": "data", "epochs": "optimisation", "device": "machine", "output_dir": "run"}
 # These may have to change when a run goes on in its default folder, so they are not in that folder's name.
 LENGTHS = {"epochs", "max_steps", "patience", "eval_every", "device", "amp", "deterministic"}
-NEVER_CHANGE = {"arch", "lora", "tasks", "pairs"}  # with others no checkpoint fits, whatever --allow_change says
+# With others a checkpoint's weights do not fit or mean something else, whatever --allow_change says.
+NEVER_CHANGE = {"arch", "lora", "tasks", "task_definitions", "pairs", "pooling", "layer", "max_length"}
 EPOCHS, MIN_STEPS = 2, 200  # of a run without --epochs: small data get more than two epochs
 
 
@@ -286,7 +287,7 @@ def check_options(options: Options) -> None:
             expected = f"expected all that the run starts from outside {replaced}, which it {does}"
             raise UsageError(f"{option}: {expected}; found {source}; take another --output_dir")
     keys = [task.metric_key(metric) for task in options.tasks for metric in KINDS[task.kind].metrics]
-    keys += [f"{a}-{b}" for a, b in combinations(options.task_names, 2)]  # in the log
+    keys += [f"{a}-{b}" for a, b in permutations(options.task_names, 2)]  # in the log
     if twice := [key for key in keys if keys.count(key) > 1]:
         raise UsageError(f"--tasks: expected names that stay apart in the metrics; found {twice[0]} twice; rename one")
     for name in options.allow_change:

@@ -45,7 +45,7 @@ def check_same_run(options: Options, stored: dict, own: dict) -> None:
     changed = [name for name in now if before.get(name) != now[name]]
     fixed = [name for name in changed if changes_weights(name, before.get(name), now[name])]
     if changed := fixed + [name for name in changed if name not in [*fixed, *allowed]]:
-        shown = fixed or changed  # what follows from the former goes without saying
+        shown = [name for name in fixed if name != "task_definitions"] or fixed or changed  # what others follow from
         differences = "; ".join(difference_text(name, before.get(name), now[name]) for name in shown)
         advice = "take those" if fixed else f"take those, or --allow_change {','.join(changed)}"
         raise UsageError(f"--resume: the run was started with other options: {differences}; {advice}")
@@ -58,7 +58,7 @@ def check_same_run(options: Options, stored: dict, own: dict) -> None:
 
 def changes_weights(name: str, old: object, new: object) -> bool:
     """Whether with this option the run has, or trains, other weights than the checkpoint holds."""
-    return name in NEVER_CHANGE or (name == "pooling" and "cnn" in (old, new)) or (name, new) == ("option", "pretrain")
+    return name in NEVER_CHANGE or (name, new) == ("option", "pretrain")
 
 
 def difference_text(name: str, old: object, new: object) -> str:
@@ -133,7 +133,10 @@ def restore(session: Session, path: Path, tensors: checkpoint.Tensors, numbers: 
         say(f"{found}: the same batches, but other draws of dropout")
     session.state, session.last_good = replace(progress, processes=session.world.size), progress.step
     has_best = session.best_stands or session.checkpoint_of(progress.best_step).is_dir()
-    if progress.best_step and not has_best:  # best/ is missing, or of a later step
+    if progress.best_step and not session.fingerprints(["dev"]).items() <= numbers["data"].items():
+        session.state = replace(session.state, best_score=None, evaluations_since_best=0)
+        say("dev has other rows than before: the best score so far, on the old ones, does not count")
+    elif progress.best_step and not has_best:  # best/ is missing, or of a later step
         session.state.best_score = None
         best, step = session.out / "best", progress.best_step
         say(f"{best}: not of step {step}; the next evaluation, or the end of the run, makes it anew")
