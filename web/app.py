@@ -72,22 +72,17 @@ def refusal(status: int, text: str, **headers: str) -> JSONResponse:
 
 def bounded(app: ASGIApp, limits: Limits) -> ASGIApp:
     """The app, but for POSTs beyond the limits: too many at once, or a body that is too large or comes too slowly."""
-    in_progress = 0
+    room = asyncio.Semaphore(limits.max_requests)
 
     async def within_limits(scope: Scope, receive: Receive, send: Send) -> None:
-        nonlocal in_progress
         if scope["type"] != "http" or scope["method"] != "POST":
             await app(scope, receive, send)
-            return
-        in_progress += 1
-        try:
-            if in_progress > limits.max_requests:
-                found = f"expected {limits.max_requests} requests at once; found one more; try later"
-                await refusal(503, found, connection="close")(scope, receive, send)  # its body is not read
-            else:
+        elif room.locked():
+            found = f"expected {limits.max_requests} requests at once; found one more; try later"
+            await refusal(503, found, connection="close")(scope, receive, send)  # its body is not read
+        else:
+            async with room:
                 await app(scope, limited_body(receive, limits), send)
-        finally:
-            in_progress -= 1
 
     return within_limits
 
