@@ -84,8 +84,8 @@ def _task(path: Path, name: str, table: dict[str, Any], kinds: Mapping[str, Any]
     if given := [key for key in needless if key in table]:
         raise usage_error(f"{place} {given[0]}", f"none, for the kind is {table['kind']}", repr(table[given[0]]))
     low, high = table.get("range", (0, 1))
-    if max(abs(low), abs(high)) > min(10_000 * (high - low), LARGE):  # float32 has 7 digits
-        expected = f"ends of at most 10,000 times its width, and {LARGE:g}; shift or divide the labels"
+    if max(abs(low), abs(high)) > min(10_000 * (high - low), LARGE - 1):  # float32 has 7 digits
+        expected = f"ends of at most 10,000 times its width, below {LARGE:g}; shift or divide the labels"
         raise usage_error(f"{place} range", expected, f"{low:g} to {high:g}")
     if table["kind"] == "binary" and len(classes) != 2:
         raise usage_error(f"{place} classes", "two, for the kind is binary", classes)
