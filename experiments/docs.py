@@ -62,7 +62,7 @@ def surgeries(content: Mapping) -> str:
 
 def ablation(content: Mapping) -> str:
     """The whole and nothing, and what is left out of the one or added to the other; with a run's minutes."""
-    lines = [[*compared(row), f"{row['minutes']:.1f}"] for row in content["rows"]]
+    lines = [[*compared(row), with_spread(row["minutes"], None)] for row in content["rows"]]
     return markdown(["", *COLUMNS, "difference (95 %)", "minutes"], lines)
 
 

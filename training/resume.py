@@ -43,7 +43,7 @@ def check_same_run(options: Options, stored: dict, own: dict) -> None:
     allowed = options.allow_change
     before, now = stored["options"], own["options"]
     changed = [name for name in now if before.get(name) != now[name]]
-    fixed = [name for name in changed if changes_weights(name, before.get(name), now[name])]
+    fixed = [name for name in changed if name in NEVER_CHANGE or (name, now[name]) == ("option", "pretrain")]
     if changed := fixed + [name for name in changed if name not in [*fixed, *allowed]]:
         shown = [name for name in fixed if name != "task_definitions"] or fixed or changed  # what others follow from
         differences = "; ".join(difference_text(name, before.get(name), now[name]) for name in shown)
@@ -54,11 +54,6 @@ def check_same_run(options: Options, stored: dict, own: dict) -> None:
     if different and "data_dir" not in allowed:
         advice = "bring those back, or --allow_change data_dir"
         raise DataError(f"--resume: {', '.join(different)}: not the files that the run was started with; {advice}")
-
-
-def changes_weights(name: str, old: object, new: object) -> bool:
-    """Whether with this option the run has, or trains, other weights than the checkpoint holds."""
-    return name in NEVER_CHANGE or (name, new) == ("option", "pretrain")
 
 
 def difference_text(name: str, old: object, new: object) -> str:
@@ -134,7 +129,7 @@ def restore(session: Session, path: Path, tensors: checkpoint.Tensors, numbers: 
     session.state, session.last_good = replace(progress, processes=session.world.size), progress.step
     has_best = session.best_stands or session.checkpoint_of(progress.best_step).is_dir()
     if progress.best_step and not session.fingerprints(["dev"]).items() <= numbers["data"].items():
-        session.state = replace(session.state, best_score=None, evaluations_since_best=0)
+        session.state.best_score, session.state.evaluations_since_best = None, 0
         say("dev has other rows than before: the best score so far, on the old ones, does not count")
     elif progress.best_step and not has_best:  # best/ is missing, or of a later step
         session.state.best_score = None
