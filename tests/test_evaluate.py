@@ -147,6 +147,14 @@ def test_a_run_on_tasks_of_ones_own(home, tmp_path, capsys):
     assert contents(tmp_path / "two").keys() == {*dev_files("urgency"), *dev_files("mood")}
     assert evaluate_run(tmp_path / "run", *options, "--split", "test") == 2
     assert "--split test: expected a task with a file for it; found none for urgency, mood" in capsys.readouterr().err
+    plain, full = [], []
+    for found, words in ((plain, ()), (full, ("--report",))):  # a page a task, after the metrics
+        assert evaluate_run(tmp_path / "run", *words) == 0
+        found += capsys.readouterr().out.split("\n\n")
+    assert len(plain) == 1 and full[0] == plain[0].rstrip("\n")
+    heads = [part.splitlines()[0] for part in full[1:] if not part.startswith("  ")]
+    rows = {"nli": 40, "urgency": 7, "topics": 20, "mood": 20}
+    assert heads == [f"{name}: {count} rows with a label" for name, count in rows.items()]
     model = shutil.copytree(tmp_path / "run" / "best", tmp_path / "model")
     assert evaluate_run(model) == 2
     assert "where the data of nli" in capsys.readouterr().err
@@ -191,13 +199,6 @@ def test_a_run_whose_folder_is_named_best(home, tmp_path):
     assert evaluate_run(tmp_path / "best") == 0
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
     assert (tmp_path / "best" / "predictions" / "sst-dev-output.csv").is_file()
-
-
-def test_a_task_that_a_run_on_all_built_in_tasks_lacks(home, tmp_path, capsys):
-    """Its message names no option of another program."""
-    assert train(home, tmp_path / "run", "--tasks", ",".join(TASKS), "--max_steps", 1) == 0
-    assert evaluate_run(tmp_path / "run", "--tasks", "nli") == 2
-    assert "error: --tasks: expected one of sst, para, sts, cfimdb; found 'nli'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -270,21 +271,6 @@ def test_a_run_without_a_best_model_yet(home, run, tmp_path, capsys, source):
     capsys.readouterr()
     assert evaluate_run(out) == 2
     assert "found none yet" in capsys.readouterr().err
-
-
-def test_the_report_follows_the_metrics(home, tmp_path, capsys):
-    """A page a task, on stdout; without the option there is none."""
-    options = ("--task_file", make_own_tasks(tmp_path / "own"), "--max_steps", 1)
-    assert train(home, tmp_path / "run", *options) == 0
-    plain, full = [], []
-    for found, words in ((plain, ()), (full, ("--report",))):
-        capsys.readouterr()
-        assert evaluate_run(tmp_path / "run", *words) == 0
-        found += capsys.readouterr().out.split("\n\n")
-    assert len(plain) == 1 and full[0] == plain[0].rstrip("\n")
-    heads = [part.splitlines()[0] for part in full[1:] if not part.startswith("  ")]
-    rows = {"nli": 40, "urgency": 7, "topics": 20, "mood": 20}
-    assert heads == [f"{name}: {count} rows with a label" for name, count in rows.items()]
 
 
 def enter_a_locale_with_decimal_commas(folder: Path) -> None:

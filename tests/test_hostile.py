@@ -171,6 +171,8 @@ def test_what_a_run_starts_from_is_never_replaced(home, run, tmp_path, capsys):
     for source in sources:
         assert train(home, run, *SINGLE, *source, "--overwrite") == 2
         refusal(capsys, 2, "--overwrite")
+    assert train(home, run, *SINGLE, "--checkpoint", run / "best" / "plain") == 2
+    refusal(capsys, 2, f"--output_dir: expected all that the run starts from outside {run / 'best'}, which it replaces")
     shutil.rmtree(run / "checkpoints")
     (run / "metrics.json").unlink()
     before = contents(run)

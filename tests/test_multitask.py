@@ -1,6 +1,7 @@
 """heads/multitask.py, inference.py and files.py on a tiny BERT, against their parts and sentence-transformers."""
 
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from small_bert import layer_states
+from small_bert import layer_states, seeded
 from torch import Tensor, nn
 
 from bert import BertModel, BertTokenizer
@@ -80,11 +81,7 @@ def batch(model: MultitaskBert, task: Task) -> TaskBatch:
 
 def losses(model: MultitaskBert) -> dict[str, torch.Tensor]:
     batches = {task.name: batch(model, task) for task in EACH}
-    return model.losses(batches, LossSettings(), PreviousStep(), generator())
-
-
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
+    return model.losses(batches, LossSettings(), PreviousStep(), seeded())
 
 
 def plain(model: MultitaskBert, tokens, pooling: str, layer: int) -> torch.Tensor:
@@ -385,8 +382,8 @@ def test_losses_of_one_pass_over_all_tasks(tiny_bert, arch, pooling):
     contrastive loss compares the texts read apart, also of pairs that are read both ways. float64"""
     tasks = [*EACH, replace(TASKS["para"], name="twice", pairs="both")]
     model = make(tiny_bert, tasks, arch=arch, pooling=pooling, layer=-2).double()
-    settings, vectors = LossSettings(sts_gamma=0.3), torch.randn(5, D, generator=generator(), dtype=torch.float64)
-    previous, draws, expected, stored = previous_step(vectors), generator(), {}, {}
+    settings, vectors = LossSettings(sts_gamma=0.3), torch.randn(5, D, generator=seeded(), dtype=torch.float64)
+    previous, draws, expected, stored = previous_step(vectors), seeded(), {}, {}
     batches = {task.name: batch(model, task) for task in reversed(tasks)}
     for name, rows in batches.items():
         task, kind = model.tasks[name], model.heads[name].kind
@@ -396,7 +393,7 @@ def test_losses_of_one_pass_over_all_tasks(tiny_bert, arch, pooling):
         if task.contrastive:
             negatives, stored[name] = previous_step(vectors).draw(name, range(3), draws), v[:6]
             expected[name] = expected[name] + contrastive_loss(v[:3], v[3:6], rows.labels, negatives, settings)
-    found = model.losses(batches, settings, previous, generator())
+    found = model.losses(batches, settings, previous, seeded())
     assert list(found) == list(batches) and stored.keys() == {"para", "twice"}
     previous.end_step()
     used = [p for name, p in model.named_parameters() if not name.startswith(("bert.layers.1.", "bert.pooler."))]
@@ -407,6 +404,17 @@ def test_losses_of_one_pass_over_all_tasks(tiny_bert, arch, pooling):
         *zip(*gradients, strict=True),
     ):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_a_cased_vocabulary_sees_a_text_as_it_stands_in_training_and_predictions(tiny_bert, tmp_path):
+    """What the checkpoint's tokenizer says of case counts: here "Dog" is no word."""
+    bert = shutil.copytree(tiny_bert, tmp_path / "bert")
+    (bert / "tokenizer.json").unlink()
+    (bert / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    model, rows = make(bert, [TASKS["sst"]]), [Example("x", ("the Dog",), 0, 1)]
+    training = TaskRows(TASKS["sst"], Split("sst", Path(), "", rows, [], ""), model.tokenizer, 99, 1, seed=0)
+    assert training.batch([0]).tokens.input_ids[0, 2] == tiny.WORDS.index("[UNK]")
+    assert not np.allclose(*model.encode(["the Dog", "the dog"]))
 
 
 def test_under_autocast_the_heads_and_losses_stay_float32(model):

@@ -20,61 +20,38 @@ def left_out():
     raise LeftOut("nothing to see")
 
 
-def test_a_check_that_fails_is_written_down_and_the_rest_goes_on(tmp_path):
-    book = Book(tmp_path, "the command", minutes=1)
-    checks = {
-        "good": lambda: {"ok": True, "error": 0.00012345678},
-        "figure": lambda: {"ok": None, "ms": 2.5},
-        "broken": lambda: 1 / 0,
-        "left": left_out,
-        "bad": lambda: {"ok": False, "error": 7, "names": ["a|b", "c\nd"]},
-    }
-    book.fill("first", iter(checks.items()))
-    written = json.loads((tmp_path / "results.json").read_text())  # before the end: a session may be cut off
-    assert written["state"].startswith("cut off")
-    assert [(check["name"], check["ok"]) for check in written["checks"]] == [
-        *(("good", True), ("figure", None), ("broken", False), ("left", None), ("bad", False))
-    ]
-    assert written["checks"][0]["error"] == 0.0001235
-    assert "ZeroDivisionError" in written["checks"][2]["error"]
-    assert written["checks"][3]["left out"] == "nothing to see"
-    book.write("complete")
-    lines = (tmp_path / "results.md").read_text().splitlines()
-    assert "`the command`: 2 failed, 1 passed, 2 figures or left out; " in lines[2]
-    assert lines[2].endswith("complete.")
-    rows = [line.split(" | ") for line in lines[6:]]
-    assert [row[2] for row in rows] == ["broken", "bad", "good", "figure", "left"]
-    assert "a\\|b / c d" in lines[7]
+def test_checks_are_written_down_one_by_one_and_after_the_deadline_none_begins(tmp_path):
+    """A check that fails does not stop the others; what a section holds is given back."""
+    book, closed = Book(tmp_path, "the command", minutes=1), []
 
-
-def test_after_the_deadline_no_check_begins(tmp_path):
-    closed = []
+    def too_long() -> dict:
+        book.deadline = 0
+        return {"ok": True, "error": 0.00012345678}
 
     def checks():
         try:
-            yield "never", left_out
-        finally:
-            closed.append(True)
-
-    book = Book(tmp_path, "the command", minutes=0)
-    book.fill("late", checks())
-    assert [(check["name"], check["left out"]) for check in book.checks] == [("the rest", "no time")]
-    book = Book(tmp_path, "the command", minutes=1)
-
-    def too_long():
-        book.deadline = 0
-        return {"ok": True}
-
-    def several():
-        try:
+            yield "figure", lambda: {"ok": None, "ms": 2.5}
+            yield "broken", lambda: 1 / 0
+            yield "left", left_out
+            yield "bad", lambda: {"ok": False, "error": 7, "names": ["a|b", "c\nd"]}
             yield "long", too_long
             yield "never", left_out
         finally:
             closed.append(True)
 
-    book.fill("late", several())
-    assert [check["name"] for check in book.checks] == ["long", "the rest"]
-    assert closed == [True]  # what a section holds is given back
+    book.fill("first", checks())
+    written = json.loads((tmp_path / "results.json").read_text())  # before the end: a session may be cut off
+    assert written["state"].startswith("cut off") and closed == [True]
+    expected = {"figure": None, "broken": False, "left": None, "bad": False, "long": True, "the rest": None}
+    found = {check["name"]: check for check in written["checks"]}
+    assert {name: check["ok"] for name, check in found.items()} == expected
+    assert found["long"]["error"] == 0.0001235 and "ZeroDivisionError" in found["broken"]["error"]
+    assert found["left"]["left out"] == "nothing to see" and found["the rest"]["left out"] == "no time"
+    book.write("complete")
+    lines = (tmp_path / "results.md").read_text().splitlines()
+    assert "`the command`: 2 failed, 1 passed, 3 figures or left out; " in lines[2] and lines[2].endswith("complete.")
+    assert [row.split(" | ")[2] for row in lines[6:]] == ["broken", "bad", "long", "figure", "left", "the rest"]
+    assert "a\\|b / c d" in lines[7]
 
 
 def test_the_packed_model_is_half_as_large_and_reads_as_float32(tmp_path, tiny_bert):

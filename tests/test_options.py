@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from own_tasks import make_own_tasks
 
 import train_multitask
-from data.tasks import ALL, TASKS, by_name, names
+from data.tasks import TASKS
 from runtime import settings
 from runtime.errors import UsageError, run_cli
-from runtime.settings import positive
 from training.options import OPTIONS, parse
 
 
@@ -83,18 +82,6 @@ def test_ranges(check, kind, fits, number):
     else:
         with pytest.raises(argparse.ArgumentTypeError, match=r"expected .*; found"):
             check(text)
-
-
-def test_names_and_values_by_name():
-    assert names("sts,sst") == ("sts", "sst")
-    assert by_name(positive)("sst=1,sts=0.5") == {"sst": 1.0, "sts": 0.5}
-    assert by_name(positive)("0.25") == {ALL: 0.25}
-    for text in ("", "sst,", "sst,sst"):
-        with pytest.raises(argparse.ArgumentTypeError, match="each once"):
-            names(text)
-    for text in ("sst", "sst=", "sst=0", "=1", "sst=1,sst=2", "sst=1;sts=2", "sst=inf", "inf"):
-        with pytest.raises(argparse.ArgumentTypeError, match="expected"):
-            by_name(positive)(text)
 
 
 # ---- the options of a run --------------------------------------------------------------------------------------------
@@ -177,6 +164,9 @@ def test_a_run_to_resume_that_is_not_there(tmp_path, monkeypatch, capsys):
         ("--strategy gs --option pretrain --arch v2", ["v2 trains nothing that tasks share; take mtl"]),
         ("--strategy pcgrad", ["pcgrad is a surgery; take --strategy gs --surgery pcgrad"]),
         ("--tasks sst sts", ["found 'sts'; several values have commas between: --tasks sst,sts"]),
+        ("--tasks sst,sst", ["--tasks: expected", "each once"]),
+        ("--loss_scale sst=1,sst=2", ["--loss_scale: expected"]),
+        ("--loss_scale =1", ["--loss_scale: expected"]),
         ("--batch_size sst:8", ["--batch_size: expected sst=8; found 'sst:8'"]),
         ("--output_dir o\udcff", ["expected text in UTF-8; found 'o\\udcff'"]),
         ("--dir x", ["--dir: no such option; ", "did you mean --data_dir or --predictions_dir?"]),
@@ -230,18 +220,6 @@ def test_a_folder_whose_name_is_no_utf_8_is_refused_before_the_training(tiny_ber
     assert run_cli(train_multitask.main, ["--checkpoint", str(tiny_bert), "--output_dir", "run"]) == 2
     assert "error: --predictions_dir: expected a path in UTF-8; found '" in capsys.readouterr().err
     assert not list(folder.iterdir())
-
-
-@pytest.mark.fault(55)
-def test_what_a_run_starts_from_lies_outside_what_it_replaces(tmp_path):
-    out = tmp_path / "run"
-    (out / "best").mkdir(parents=True)
-    for words, expected in (
-        ([], f"--output_dir: expected all that the run starts from outside {out / 'best'}, which it replaces; found "),
-        (["--overwrite"], f"--overwrite: expected all that the run starts from outside {out}, which it moves away; "),
-    ):
-        with pytest.raises(UsageError, match=f"^{expected}.*; take another --output_dir$"):
-            parse(["--checkpoint", str(out / "best"), "--output_dir", str(out), *words])
 
 
 def test_tasks_whose_metrics_or_pairs_would_share_a_name_are_refused(tmp_path):

@@ -71,13 +71,6 @@ def test_a_file_comes_back_with_the_models_predictions(run, model, tmp_path, kin
     assert not leftovers(tmp_path)
 
 
-def test_a_tasks_own_columns_need_not_be_named(run, model, tmp_path):
-    rows = [{"sentence": row["a"]} for row in ROWS]
-    source, out = write(tmp_path / "rows.csv", rows), tmp_path / "out.csv"
-    assert called(run, "--input", source, "--task", "sst", "--output", out) == 0
-    assert [int(row["sst"]) for row in read(out)] == model.predict("sst", [row["a"] for row in ROWS]).tolist()
-
-
 def test_the_courses_files_have_tabs(run, model, home, tmp_path):
     out = tmp_path / "out.csv"
     assert called(run, "--input", home / "data" / "ids-sst-test-student.csv", "--task", "sst", "--output", out) == 0

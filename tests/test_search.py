@@ -161,10 +161,13 @@ def test_trials_without_a_score_fail_and_so_many_in_a_row_end_the_search(home, m
     assert "trial-0000: expected a score on dev; found none" in said and "found 2 failed ones in a row" in said
 
 
-def test_what_is_for_one_run_is_refused(home, capsys):
-    assert searched(home, home / "dry", 1, "--dry_run") == 2
-    assert "--dry_run: is for one run, and a search makes many" in capsys.readouterr().err
-    assert not (home / "dry").exists()
+@pytest.mark.parametrize(("words", "message"), [
+    (("--dry_run",), "--dry_run: is for one run, and a search makes many"),
+    (("--storage", "abc"), "--storage: expected a database's URL"),
+])  # fmt: skip
+def test_what_is_refused(home, capsys, words, message):
+    assert searched(home, home / "refused", 1, *words) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_v1_is_searched_with_the_pooling_that_it_has(home):
@@ -177,8 +180,3 @@ def test_from_a_run_the_heads_stay_as_they_are(home):
     assert train(home, home / "start", "--max_steps", 1, "--arch", "v2") == 0
     assert searched(home, home / "from", 2, "--init_from", home / "start") == 0
     assert not {"pooling", "layer", "pairs para"} & study(home / "from").trials[0].params.keys()
-
-
-def test_what_no_database_is_is_refused(home, capsys):
-    assert searched(home, home / "none", 1, "--storage", "abc") == 2
-    assert "--storage: expected a database's URL" in capsys.readouterr().err

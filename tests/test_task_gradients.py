@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import pytest
 import torch
 import torch.nn.functional as F
-from small_bert import assert_same, seeded
+from small_bert import assert_same, noisy, seeded
 from torch import Tensor, nn
 
 from optim import TaskGradients, pcgrad
@@ -255,6 +255,26 @@ def test_a_layers_output_may_be_written_to_and_changed_by_a_hook(bias):
         model(x).square().sum().backward()
     losses = [model(x[rows]).square().sum() for rows in (slice(3), slice(3, 5))]
     assert_same(gradients.gramian(), gramian(jacobian(losses, parameters)))
+
+
+SETTINGS = [
+    (nn.LayerNorm((3, 7), eps=1e-3), (5, 2, 3, 7)),
+    (nn.Embedding(13, 7, padding_idx=3), None),
+    (nn.Conv1d(6, 4, kernel_size=3, stride=2, dilation=2, groups=2), (5, 6, 11)),
+]
+
+
+@pytest.mark.parametrize(("layer", "size"), SETTINGS, ids=str)
+def test_a_layers_gradients_are_autograds_whatever_its_settings(layer, size):
+    x = torch.randn(size, generator=seeded()).double() if size else torch.arange(15).view(5, 3) % 7
+    gradients, parameters = TaskGradients(TASKS, noisy(layer).parameters()), list(layer.parameters())
+    with gradients.by_rows(layer, [1, 2, 2]):
+        layer(x).square().sum().backward()
+    expected = jacobian([layer(x[rows]).square().sum() for rows in (slice(1), slice(1, 3), slice(3, 5))], parameters)
+    assert_same(gradients.gramian(), gramian(expected))
+    gradients.combine(torch.tensor([2.0, 3.0, 5.0]))
+    combined = torch.cat([parameter.grad.flatten() for parameter in parameters])
+    assert_same(combined, torch.tensor([2, 3, 5]).double() @ expected)
 
 
 def test_a_parameter_that_is_frozen_later_stays_so():

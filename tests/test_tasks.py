@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 import data
 from data import find_data_dir
-from data.tasks import LEADERBOARD, SPLITS, TASKS, Task
+from data.tasks import LEADERBOARD, SPLITS, TASKS, Task, choose_tasks
 from heads.files import read_task
+from runtime.errors import UsageError
 
 COURSE_FILES = {
     "sst": ["ids-sst-train.csv", "ids-sst-dev.csv", "ids-sst-test-student.csv"],
@@ -68,3 +69,8 @@ def test_the_course_files_are_taken_where_all_of_these_tasks_are_there(tmp_path,
         (tmp_path / name).touch()
     assert find_data_dir([*tasks, NAMES]) == (tmp_path, "course files")
     assert find_data_dir([TASKS["cfimdb"]])[0] == data.SAMPLE_DIR
+
+
+def test_a_message_names_no_option_of_another_program():
+    with pytest.raises(UsageError, match=r"^--tasks: expected one of sst, para, sts, cfimdb; found 'nli'"):
+        choose_tasks(["nli"], TASKS, task_file=False)

@@ -1,7 +1,6 @@
 """train_multitask.py: what each option does, what a run leaves, the arithmetic of a step, and what a fault leads to."""
 
 import ast
-import csv
 import hashlib
 import inspect
 import json
@@ -301,32 +300,6 @@ def test_pretrain_moves_what_stands_on_bert_alone(home, options):
     take_steps(session, 2)
     assert moved(before, session.model.state_dict()) == {name for name in before if not name.startswith("bert.")}
     assert not session.model.bert.training and session.model.heads.training
-
-
-def test_a_cased_vocabulary_sees_one_text_in_training_and_predictions(home, tmp_path):
-    """What the checkpoint's tokenizer says of case counts; the reader leaves texts as they are."""
-    bert, data = shutil.copytree(home / "bert", tmp_path / "bert"), shutil.copytree(home / "data", tmp_path / "data")
-    (bert / "tokenizer.json").unlink(missing_ok=True)
-    (bert / "tokenizer_config.json").write_text('{"do_lower_case": false}')
-    vocabulary = (bert / "vocab.txt").read_text().replace("\nguitar\n", "\nGuitar\n").split()
-    (bert / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    for path in data.glob("ids-sst-*.csv"):
-        path.write_text(re.sub(r"\b(guitar|dog)\b", lambda match: match[0].title(), path.read_text()))
-
-    def raw(split: str) -> dict[str, str]:
-        with open(data / f"ids-sst-{split}.csv", encoding="utf-8", newline="") as file:
-            return {row["id"]: row["sentence"] for row in csv.DictReader(file, delimiter="\t")}
-
-    options = ("--checkpoint", bert, "--data_dir", data, *SINGLE, "sst", "--batch_size", 99)
-    session = make_session(home, *options)
-    (batch,) = session.rows["sst"].micro_batches(0, 1, 1)
-    ids = batch.tokens.input_ids
-    assert torch.equal(ids, session.model.tokenizer([raw("train")[name] for name in batch.ids]).input_ids)
-    assert {vocabulary.index("Guitar"), vocabulary.index("[UNK]")} <= {*ids.flatten().tolist()}
-    assert train(home, tmp_path / "run", *options, "--max_steps", 2, "--lr", 0.01) == 0
-    predicted = MultitaskBert.from_pretrained(tmp_path / "run" / "best").predict("sst", list(raw("dev").values()))
-    lines = (tmp_path / "run" / "predictions" / "sst-dev-output.csv").read_text().splitlines()[1:]
-    assert [int(line.split(" , ")[1]) for line in lines] == predicted.tolist()
 
 
 # ---- every option does something -------------------------------------------------------------------------------------
