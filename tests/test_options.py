@@ -124,8 +124,9 @@ def test_how_pairs_meet():
         assert [task.pairs for task in options.tasks] == [*options.pairs.values()] == ways
 
 
-def test_the_default_folder_and_the_command_that_goes_on_with_it():
+def test_the_default_folder_and_the_command_that_goes_on_with_it(tmp_path, monkeypatch):
     """The folder is the same where a run is made longer, or goes on with what is allowed to change."""
+    monkeypatch.chdir(tmp_path)
     for words, folder in (
         ([], "finetune-gs"),
         (["--seed", "3", "--log_every", "2"], "finetune-gs-seed=3"),
