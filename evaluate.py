@@ -52,8 +52,8 @@ NOTES = {"_em": "share that agrees, rounded to integers", "overall_2024": "avera
 
 def task_metrics(task: Task, predictions: np.ndarray, labels: Sequence) -> dict[str, float | None]:
     """A task's metrics, over the rows whose label is not None; None = not defined on these rows."""
-    kind = KINDS[task.kind]
-    rows, gold = kind.gold(task, labels)
+    kind = KINDS[task.kind](task)
+    rows, gold = kind.gold(labels)
     return {task.metric_key(name): metric(predictions[rows], gold) for name, metric in kind.metrics.items()}
 
 
@@ -97,8 +97,8 @@ def report(metrics: Mapping[str, float | None]) -> str:
 def prediction_text(task: Task, ids: Sequence[str], y: Tensor) -> str:
     """The text of a prediction file. The course's tasks: their header, then `ID , VALUE \\n`, numbers unrounded. Other
     tasks: csv with the columns id, prediction, and the probability of each class."""
-    kind = KINDS[task.kind]
-    values = list(kind.names(task, kind.predict(task, y)))
+    kind = KINDS[task.kind](task)
+    values = list(kind.names(kind.predict(y)))
     if task.course:
         words = [repr(float(value)) if task.course.as_float else str(value) for value in values]
         return task.course.header + "".join(f"{i} , {word} \n" for i, word in zip(ids, words, strict=True))
@@ -106,7 +106,7 @@ def prediction_text(task: Task, ids: Sequence[str], y: Tensor) -> str:
         words = [task.separator.join(map(str, value)) for value in values]
     else:
         words = map(float, values) if task.range else values
-    shares = kind.probabilities(task, y).tolist() if task.classes else [[] for _ in ids]
+    shares = kind.probabilities(y).tolist() if task.classes else [[] for _ in ids]
     lines: list[str] = []
     table = csv_writer(lines.append, ",")
     table.writerow(["id", "prediction", *task.classes])
@@ -142,7 +142,7 @@ def predict_and_score(
                 write_predictions(folder, name, task, split, y)
             if name == "dev":
                 labels = [example.label for example in split.examples]
-                metrics |= task_metrics(task, KINDS[task.kind].predict(task, y), labels)
+                metrics |= task_metrics(task, KINDS[task.kind](task).predict(y), labels)
                 if pages is not None:
                     pages.append(page(task, labels, y))
     return metrics | averages(metrics)

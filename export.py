@@ -155,7 +155,7 @@ class OnnxModel:
         metrics: dict[str, float | None] = {}
         for name, split in splits.items():
             task = self.model.tasks[name]
-            predictions = KINDS[task.kind].predict(task, self.outputs(name, split.sides))
+            predictions = KINDS[task.kind](task).predict(self.outputs(name, split.sides))
             metrics |= task_metrics(task, predictions, [example.label for example in split.examples])
         return metrics | averages(metrics)
 

@@ -84,8 +84,8 @@ def predictions(run: Run, task: str) -> np.ndarray:
 def scores(predicted: tuple[float, ...], task: str, data_dir: Path) -> np.ndarray:
     """A model's metric on dev's N labelled rows, and on RESAMPLES draws of N of them: (1 + RESAMPLES,), NaN where it is
     not defined. The draws are the same for all models; a model in several claims is resampled once."""
-    kind, data = KINDS[TASKS[task].kind], split("dev", data_dir)[task]
-    labelled, gold = kind.gold(TASKS[task], [example.label for example in data.examples])
+    kind, data = KINDS[TASKS[task].kind](TASKS[task]), split("dev", data_dir)[task]
+    labelled, gold = kind.gold([example.label for example in data.examples])
     metric, pred, generator = kind.metrics[TASKS[task].metric], np.array(predicted)[labelled], np.random.default_rng(0)
     draws = (generator.integers(len(gold), size=len(gold)) for _ in range(RESAMPLES))
     values = [metric(pred[rows], gold[rows]) for rows in chain([slice(None)], draws)]

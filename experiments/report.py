@@ -166,7 +166,7 @@ def targets(task: Task, words: Sequence[str]) -> np.ndarray:
     if task.range:
         return np.array(words, dtype=float)
     labels = [task.parse("" if task.several and word == NONE else word) for word in words]
-    return KINDS[task.kind].target(task, labels).numpy()
+    return KINDS[task.kind](task).target(labels).numpy()
 
 
 def cell(value: object, tag: str = "td") -> str:

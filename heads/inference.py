@@ -118,11 +118,11 @@ def answers(model, name: str, y: Tensor) -> list[dict]:
     its probability}}.
     """
     task, kind = model.tasks[name], model.heads[name].kind
-    predictions = kind.names(task, kind.predict(task, y))
+    predictions = kind.names(kind.predict(y))
     if task.range:
         return [{"prediction": float(f"{value:.7g}")} for value in predictions]
     rows, classes = [], [str(label) for label in task.classes]
-    for value, shares in zip(predictions, kind.probabilities(task, y).tolist(), strict=True):
+    for value, shares in zip(predictions, kind.probabilities(y).tolist(), strict=True):
         shares = {label: float(f"{share:.7g}") for label, share in zip(classes, shares, strict=True)}
         rows.append({"prediction": list(value) if task.several else value.item(), "probabilities": shares})
     return rows

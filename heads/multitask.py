@@ -169,9 +169,9 @@ class MultitaskBert(nn.Module):
                  DivergedError where the model computes NaN or an infinite number.
         """
         y = inference.outputs(self, [task], [texts_a] if texts_b is None else [texts_a, texts_b], amp)[task]
-        definition, kind = self.tasks[task], self.heads[task].kind
+        kind = self.heads[task].kind
         if not probabilities:
-            return kind.names(definition, kind.predict(definition, y))
-        if not definition.classes:
-            raise ValueError(f"{task}: a {definition.kind} has no probabilities; leave probabilities out")
-        return kind.probabilities(definition, y).numpy()
+            return kind.names(kind.predict(y))
+        if not kind.task.classes:
+            raise ValueError(f"{task}: a {kind.task.kind} has no probabilities; leave probabilities out")
+        return kind.probabilities(y).numpy()

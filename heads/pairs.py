@@ -66,8 +66,8 @@ class TaskHead(nn.Module):
 
     def __init__(self, task: Task, arch: str, size: int, dropout: float):
         super().__init__()
-        self.task, self.kind = task, KINDS[task.kind]
-        compared, outputs = task.sequences > 1, self.kind.width(task)
+        self.task, self.kind = task, KINDS[task.kind](task)
+        compared, outputs = task.sequences > 1, self.kind.width()
         self.alpha = ALPHA[arch].get(task.kind, 0.5) if compared and self.kind.of_cosine else 1.0
         self.own = ResidualMLP(size, dropout) if self.alpha == 0 else nn.Identity()  # v1, v2: for both texts
         self.f = mlp(3 * size if compared else size, size, outputs, dropout) if self.alpha > 0 else None
@@ -81,22 +81,22 @@ class TaskHead(nn.Module):
 
     def loss(self, v: Tensor, labels: Tensor, settings: LossSettings) -> Tensor:
         """v as in forward, labels: the targets of B rows -> scalar, the mean over the ways of reading"""
-        losses = [self.kind.loss(self.task, y, labels, settings) for y in self.readings(v)]
+        losses = [self.kind.loss(y, labels, settings) for y in self.readings(v)]
         return sum(losses) / len(losses)
 
     def readings(self, v: Tensor) -> list[Tensor]:
         """v as in forward -> y for each way of reading a pair: two for `both`, else one."""
         if self.task.sequences == 1:
-            return [self.kind.output(self.task, self.f(v))]
+            return [self.kind.output(self.f(v))]
         rows = v.shape[0] // self.task.sequences  # not chunk, which torch.export takes for a fixed number of rows
         v_a, v_b, v_ab = v[:rows], v[rows : 2 * rows], v[2 * rows :]  # (B, D) each; siamese: no v_ab
         y = 0.0
         if self.alpha > 0:
             features = torch.cat([v_a, v_b, (v_a - v_b).abs()], dim=-1)  # (B, 3 D)
-            y = y + self.alpha * self.kind.output(self.task, self.f(features))
+            y = y + self.alpha * self.kind.output(self.f(features))
         if self.alpha < 1:
-            y = y + (1 - self.alpha) * self.kind.of_cosine(self.task, F.cosine_similarity(v_a, v_b, dim=-1))
-        return [y, self.kind.output(self.task, self.f_ab(v_ab))] if self.f_ab else [y]
+            y = y + (1 - self.alpha) * self.kind.of_cosine(F.cosine_similarity(v_a, v_b, dim=-1))
+        return [y, self.kind.output(self.f_ab(v_ab))] if self.f_ab else [y]
 
 
 class Heads(nn.Module):

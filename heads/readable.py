@@ -26,12 +26,12 @@ def mistakes(task: Task, examples: Sequence[Example], y: Tensor) -> str:
     Columns: error, as the kind defines it, and gold, both empty without a label; prediction; confidence: the
     prediction's probability (for several labels their product, for a score empty); id; the texts as in the file.
     """
-    kind, lines = KINDS[task.kind], []
-    rows, gold = kind.gold(task, [example.label for example in examples])
-    errors = dict(zip(rows, kind.errors(task, y[rows], gold), strict=True))
-    golds = dict(zip(rows, words(task, kind.names(task, gold)), strict=True))
-    predicted = words(task, kind.names(task, kind.predict(task, y)))
-    confidences = [short(c.prod()) for c in kind.confidence(task, y)] if task.classes else [""] * len(predicted)
+    kind, lines = KINDS[task.kind](task), []
+    rows, gold = kind.gold([example.label for example in examples])
+    errors = dict(zip(rows, kind.errors(y[rows], gold), strict=True))
+    golds = dict(zip(rows, words(task, kind.names(gold)), strict=True))
+    predicted = words(task, kind.names(kind.predict(y)))
+    confidences = [short(c.prod()) for c in kind.confidence(y)] if task.classes else [""] * len(predicted)
     table = csv_writer(lines.append, "\t")
     table.writerow(["error", "gold", "prediction", "confidence", "id", *("text_a", "text_b")[: len(task.texts)]])
     for row in sorted(range(len(examples)), key=lambda row: -errors.get(row, -1)):  # equal errors in the file's order
@@ -51,13 +51,13 @@ def words(task: Task, values: Sequence) -> list:
 def page(task: Task, labels: Sequence, y: Tensor) -> str:
     """A page on the rows with a label: which classes are taken for which, or how the error depends on the score; and
     how well the probabilities agree with the accuracy."""
-    kind = KINDS[task.kind]
-    rows, gold = kind.gold(task, labels)
-    predictions, lines = kind.predict(task, y[rows]), [f"{task.name}: {len(rows)} rows with a label"]
+    kind = KINDS[task.kind](task)
+    rows, gold = kind.gold(labels)
+    predictions, lines = kind.predict(y[rows]), [f"{task.name}: {len(rows)} rows with a label"]
     if rows:
         lines += {"one": confusion, "several": by_class, "number": by_fifth}[kind.label_form](task, predictions, gold)
     if rows and task.classes:
-        error, bins = calibration(kind.confidence(task, y[rows]), predictions == gold)
+        error, bins = calibration(kind.confidence(y[rows]), predictions == gold)
         table = [["confidence", "decisions" if task.several else "rows", "mean confidence", "accuracy"]]
         for low, high, share, *means in bins:
             table.append([f"{low:.1f} to {high:.1f}", f"{share:.1%}", *map("{:.3f}".format, means)])

@@ -59,7 +59,7 @@ class TaskRows:
         types = [types_of[row] for _, types_of in self.sequences for row in rows]
         tokens = self.tokenizer.pad(ids, types)
         examples = [self.examples[row] for row in rows]
-        labels = KINDS[self.task.kind].target(self.task, [example.label for example in examples])
+        labels = KINDS[self.task.kind](self.task).target([example.label for example in examples])
         return TaskBatch(tokens, labels, [example.id for example in examples], number, places)
 
 

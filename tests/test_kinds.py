@@ -35,32 +35,32 @@ def certain(task, labels: list) -> Tensor:
 
 def rows(task, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Random f (B, width) float64, and labels' targets."""
-    f = torch.randn(B, KINDS[task.kind].width(task), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    kind, draws = KINDS[task.kind](task), torch.Generator().manual_seed(seed)
     labels = [LABELS[task.kind][row % 3] for row in range(B)]
-    return f, KINDS[task.kind].target(task, labels)
+    return torch.randn(B, kind.width(), dtype=torch.float64, generator=draws), kind.target(labels)
 
 
 @each_task
 def test_who_is_certain_says_the_labels_and_has_no_loss(task):
     """Through everything that a kind does: parse, target, output, loss, predict, metrics, names."""
-    kind, cells = KINDS[task.kind], CELLS[task.kind]
+    kind, cells = KINDS[task.kind](task), CELLS[task.kind]
     labels = [task.parse(cell) for cell in cells]
     f = certain(task, labels)
-    assert f.shape == (4, kind.width(task))
-    y, gold = kind.output(task, f), kind.target(task, labels).numpy()
-    predictions = kind.predict(task, y)
+    assert f.shape == (4, kind.width())
+    y, gold = kind.output(f), kind.target(labels).numpy()
+    predictions = kind.predict(y)
     assert np.array_equal(predictions, gold)
-    assert kind.loss(task, y, kind.target(task, labels), LossSettings()).abs() < 1e-12
+    assert kind.loss(y, kind.target(labels), LossSettings()).abs() < 1e-12
     for metric in kind.metrics.values():
         assert metric(predictions, gold) == pytest.approx(1, rel=1e-12)
     expected = [tuple(cell) for cell in cells] if task.several else cells
-    assert list(kind.names(task, predictions)) == expected
+    assert list(kind.names(predictions)) == expected
 
 
 @each_task
 def test_losses_are_torchs(task):
-    kind, (f, target), settings = KINDS[task.kind], rows(task), LossSettings(sts_gamma=0.3)
-    y = kind.output(task, f)
+    kind, (f, target), settings = KINDS[task.kind](task), rows(task), LossSettings(sts_gamma=0.3)
+    y = kind.output(f)
     assert len(y) == B and target.dtype == (torch.float64 if task.kind == "score" else torch.int64)
     if task.kind == "classes":
         expected = F.cross_entropy(f, target)
@@ -69,22 +69,22 @@ def test_losses_are_torchs(task):
     else:
         logits = f[:, 0] if task.kind == "binary" else f
         expected = F.binary_cross_entropy_with_logits(logits, target.double())
-    assert_same(kind.loss(task, y, target, settings), expected)
+    assert_same(kind.loss(y, target, settings), expected)
 
 
 def test_probabilities():
     f = torch.tensor([[0.0, 1.0, -2.0], [3.0, 3.0, 3.0]], dtype=torch.float64)
-    one, two, several = (task_of(kind, 1) for kind in ("classes", "binary", "labels"))
-    assert_same(KINDS["classes"].probabilities(one, f), f.exp() / f.exp().sum(dim=1, keepdim=True))
-    p = KINDS["binary"].output(two, f[:, :1])
-    assert_same(KINDS["binary"].probabilities(two, p), torch.stack([1 / (1 + f[:, 0].exp()), p], dim=1))
-    assert_same(KINDS["labels"].probabilities(several, KINDS["labels"].output(several, f)), 1 / (1 + (-f).exp()))
+    one, two, several = (KINDS[kind](task_of(kind, 1)) for kind in ("classes", "binary", "labels"))
+    assert_same(one.probabilities(f), f.exp() / f.exp().sum(dim=1, keepdim=True))
+    p = two.output(f[:, :1])
+    assert_same(two.probabilities(p), torch.stack([1 / (1 + f[:, 0].exp()), p], dim=1))
+    assert_same(several.probabilities(several.output(f)), 1 / (1 + (-f).exp()))
 
 
 def test_a_cosine_as_a_probability_and_as_a_score():
     cos = torch.tensor([-1.0, 0.0, 1.0, 1.0000002], dtype=torch.float32)  # the last by rounding
-    assert KINDS["binary"].of_cosine(task_of("binary", 2), cos).tolist() == [0, 0.5, 1, 1]
-    assert KINDS["score"].of_cosine(task_of("score", 2), cos[:3]).tolist() == [-11, -1, 9]
+    assert KINDS["binary"](task_of("binary", 2)).of_cosine(cos).tolist() == [0, 0.5, 1, 1]
+    assert KINDS["score"](task_of("score", 2)).of_cosine(cos[:3]).tolist() == [-11, -1, 9]
 
 
 @given(low=st.floats(-1e6, 1e6), high=st.floats(-1e6, 1e6), y=st.lists(st.floats(width=32, allow_nan=False)))
@@ -92,5 +92,5 @@ def test_scores_stay_in_their_range(low, high, y):
     """Also where float32 has not its ends, as 0.1: a file with such a prediction is refused."""
     assume(low < high)
     task = task_of("score", 1, range=(low, high))
-    predictions = KINDS["score"].predict(task, torch.tensor(y))
+    predictions = KINDS["score"](task).predict(torch.tensor(y))
     assert [task.parse(repr(float(value))) for value in predictions] == [min(max(value, low), high) for value in y]

@@ -187,7 +187,7 @@ def test_a_pass_ends_where_it_is_full_and_not_before(model, monkeypatch):
 @each_task
 @each_arch
 def test_predictions_are_the_heads_of_the_vectors_in_the_users_words(tiny_bert, arch, pooling, task):
-    model, kind = make(tiny_bert, [task], arch=arch, pooling=pooling), KINDS[task.kind]
+    model, kind = make(tiny_bert, [task], arch=arch, pooling=pooling), KINDS[task.kind](task)
     sides, layer = sides_of(task), model.config.layer
     tokens = [model.tokenizer([text]) for side in sides for text in side] if task.pairs != "cross" else []
     if len(sides) == 2 and task.pairs != "siamese":
@@ -202,10 +202,10 @@ def test_predictions_are_the_heads_of_the_vectors_in_the_users_words(tiny_bert, 
         assert found.dtype == none.dtype == np.float64
         assert_close(found, y.clamp(*task.range))
     else:
-        assert list(found) == list(kind.names(task, kind.predict(task, y)))
+        assert list(found) == list(kind.names(kind.predict(y)))
         found = model.predict(task.name, *sides_of(task), probabilities=True)
         assert found.shape == (len(TEXTS), len(task.classes))
-        assert_close(found, kind.probabilities(task, y))
+        assert_close(found, kind.probabilities(y))
 
 
 @each_task
@@ -388,7 +388,7 @@ def test_losses_of_one_pass_over_all_tasks(tiny_bert, arch, pooling):
     for name, rows in batches.items():
         task, kind = model.tasks[name], model.heads[name].kind
         v = model.heads.vectors({name: plain(model, rows.tokens, pooling, -2)})[name]
-        each = [kind.loss(task, y, rows.labels, settings) for y in model.heads[name].readings(v)]
+        each = [kind.loss(y, rows.labels, settings) for y in model.heads[name].readings(v)]
         expected[name] = sum(each) / (2 if task.pairs == "both" else 1)
         if task.contrastive:
             negatives, stored[name] = previous_step(vectors).draw(name, range(3), draws), v[:6]

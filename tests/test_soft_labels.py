@@ -53,8 +53,8 @@ def test_what_are_no_shares(task, cell):
 
 def test_the_loss_is_the_mean_of_the_classes_losses_by_their_shares():
     logits = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    kind, labels = KINDS["classes"], [2, SHARES, 4]
-    loss = kind.loss(SST, logits, kind.target(SST, labels), LossSettings())
+    kind, labels = KINDS["classes"](SST), [2, SHARES, 4]
+    loss = kind.loss(logits, kind.target(labels), LossSettings())
     expected = 0.0
     for row, label in zip(logits.numpy(), labels, strict=True):
         log_p = row - np.log(np.exp(row).sum())

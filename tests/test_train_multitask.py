@@ -270,15 +270,15 @@ class Count(Score):
     """Whole numbers from 0: their logarithm is computed, the loss is Poisson's."""
 
     metrics = {"acc": accuracy}
-    output = staticmethod(lambda task, f: f[:, 0].exp())
-    of_cosine = staticmethod(lambda task, cos: cos.exp())
-    loss = staticmethod(lambda task, y, target, settings: (y - target * y.log()).mean())
-    predict = staticmethod(lambda task, y: y.round().long().numpy())
+    output = staticmethod(lambda f: f[:, 0].exp())
+    of_cosine = staticmethod(lambda cos: cos.exp())
+    loss = staticmethod(lambda y, target, settings: (y - target * y.log()).mean())
+    predict = staticmethod(lambda y: y.round().long().numpy())
 
 
 def test_a_kind_is_added_in_one_place(home, tmp_path, monkeypatch):
     """Of single texts and of pairs, where half is the cosine's: trained, evaluated, saved, predicted."""
-    monkeypatch.setitem(KINDS, "count", Count())
+    monkeypatch.setitem(KINDS, "count", Count)
     counts = {"the dog": 1, "a cat": 7, "good film !": 2, "the old man": 3}
     rows = [f"{text},{text},{count}" for text, count in counts.items()]
     (tmp_path / "rows.csv").write_text("\n".join(["a,b,n", *9 * rows]) + "\n")

@@ -111,7 +111,7 @@ def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 @contextmanager
 def other_kind(kind: str, **attributes: object) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(KINDS, kind, type("Other", (type(KINDS[kind]),), attributes)())
+        patch.setitem(KINDS, kind, type("Other", (KINDS[kind],), attributes))
         yield
 
 
@@ -122,10 +122,10 @@ def accuracy_by(kind: str, metric: Callable[..., float | None]) -> AbstractConte
 
 def loss_by(kind: str, how: Callable[[int, Tensor, Tensor], Tensor]) -> AbstractContextManager:
     """Inside, the loss of tasks of this kind is `how(number, loss, y)`: of its number from 1, itself, the outputs."""
-    class_of, numbers = type(KINDS[kind]), itertools.count(1)
+    class_of, numbers = KINDS[kind], itertools.count(1)
 
-    def loss(self, task, y, *rest):
-        return how(next(numbers), class_of.loss(self, task, y, *rest), y)
+    def loss(self, y, *rest):
+        return how(next(numbers), class_of.loss(self, y, *rest), y)
 
     return other_kind(kind, loss=loss)
 
