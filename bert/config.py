@@ -36,8 +36,17 @@ class BertConfig:
     pad_token_id: int = 0
 
     def __post_init__(self):
-        if fault := fault_in(vars(self)):
-            raise ValueError(fault)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            low = 0 if field.name == "pad_token_id" else 1
+            high = 1000 if field.name == "num_hidden_layers" else 10**7
+            if field.type is int and not (type(value) is int and low <= value <= high):
+                raise ValueError(f"{field.name}: expected a whole number from {low} to {high:,}; found {value!r:.99}")
+            if field.type is float and not (type(value) in (int, float) and 0 <= value < 1):
+                raise ValueError(f"{field.name}: expected a number from 0, below 1; found {value!r:.99}")
+        heads, size = self.num_attention_heads, self.hidden_size
+        if size % heads:
+            raise ValueError(f"hidden_size: expected a multiple of num_attention_heads ({heads}); found {size}")
 
     @classmethod
     def from_json(cls, path: str | Path) -> "BertConfig":
@@ -47,32 +56,17 @@ class BertConfig:
         """
         raw = read_json(Path(path))
         defaults = {field.name: None if field.name in REQUIRED else field.default for field in fields(cls)}
-        values = {name: raw.get(name, default) for name, default in defaults.items()}
-        if fault := fault_in(raw | values):
-            raise CheckpointError(f"{path}: {fault}; take the model's own config.json, or another model")
-        return cls(**values)
+        try:
+            for name, supported in SUPPORTED.items():
+                if (value := raw.get(name, supported)) != supported:
+                    expected = f"{supported!r}, which is all that this BERT computes"
+                    raise ValueError(f"{name}: expected {expected}; found {value!r:.99}")
+            return cls(**{name: raw.get(name, default) for name, default in defaults.items()})
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}; take the model's own config.json, or another model") from None
 
     def to_json(self) -> str:
         """The text of a config.json that transformers reads as the same model."""
         # A rate of 0 as 0.0: transformers refuses whole numbers.
         values = {field.name: field.type(getattr(self, field.name)) for field in fields(self)}
         return json.dumps({"architectures": ["BertModel"], **SUPPORTED, "dtype": "float32", **values}, indent=2) + "\n"
-
-
-def fault_in(values: dict) -> str | None:
-    """What is wrong with a config's values: the first fault, or None."""
-    for name, supported in SUPPORTED.items():
-        if values.get(name, supported) != supported:
-            return f"{name}: expected {supported!r}, which is all that this BERT computes; found {values[name]!r:.99}"
-    for field in fields(BertConfig):
-        value = values[field.name]
-        low = 0 if field.name == "pad_token_id" else 1
-        high = 1000 if field.name == "num_hidden_layers" else 10**7
-        if field.type is int and not (type(value) is int and low <= value <= high):
-            return f"{field.name}: expected a whole number from {low} to {high:,}; found {value!r:.99}"
-        if field.type is float and not (type(value) in (int, float) and 0 <= value < 1):
-            return f"{field.name}: expected a number from 0, below 1; found {value!r:.99}"
-    heads, size = values["num_attention_heads"], values["hidden_size"]
-    if size % heads:
-        return f"hidden_size: expected a multiple of num_attention_heads ({heads}); found {size}"
-    return None
