@@ -19,6 +19,8 @@ from optim.surgery.gramian import Surgery, check_gramian
 class GradVac(Surgery):
     """beta: in [0, 1], how fast the targets follow; 0.01 in the paper. The targets start at 0, which is PCGrad."""
 
+    remembers = ("targets",)
+
     def __init__(self, beta: float = 0.01):
         if not 0 <= beta <= 1:
             raise ValueError(f"beta: expected a number in [0, 1]; found {beta}")
@@ -46,9 +48,3 @@ class GradVac(Surgery):
                     c[j] += norm * (target * sine - phi * target_sine) / (norms[j] * target_sine)
                 targets[j] = (1 - self.beta) * target + self.beta * phi
         return combinations.sum(0)
-
-    def state_dict(self) -> dict:
-        return {"targets": self.targets}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.targets = state["targets"]

@@ -14,6 +14,7 @@ ROUNDING = torch.finfo(torch.float32).eps
 class Surgery:
     """The base of all methods: weights w of the task gradients, computed from their Gramian; the update is w @ J."""
 
+    remembers: tuple[str, ...] = ()  # the attributes that change from step to step, as JSON can hold them
     losses: Tensor | None = None  # of the step, (T,), weighed like their gradients; set by clip_and_combine
 
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
@@ -22,10 +23,11 @@ class Surgery:
 
     def state_dict(self) -> dict:
         """What the method remembers from step to step, as JSON can hold it."""
-        return {}
+        return {name: getattr(self, name) for name in self.remembers}
 
     def load_state_dict(self, state: dict) -> None:
         """Take back what state_dict gave."""
+        vars(self).update({name: state[name] for name in self.remembers})
 
 
 def gramian(jacobian: Tensor) -> Tensor:
