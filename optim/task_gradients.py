@@ -121,14 +121,15 @@ class TaskGradients:
         return [[counts[task][kind] if task in counts else 0 for task in self.tasks] for kind in range(kinds)]
 
     def gramian(self) -> Tensor:
-        """(T, T) float64, of the gradients with their loss scale. One that is not finite shows on the diagonal.
+        """(T, T) float64 on the CPU, of the gradients with their loss scale. What is not finite shows on the diagonal.
 
         It is a sum over columns, and each rank has columns of the summed gradients: the ranks' Gramians add up to it.
         """
         jacobian, touched, _ = self.summed()
         # Every rank has the sparse gradients whole
         own_columns = [values.flatten(1)[:, self.world.own] for _, values in touched.values()]
-        return self.world.all_reduce(gramian(jacobian) + sum(map(gramian, own_columns)))
+        own = gramian(jacobian) + sum(map(gramian, own_columns))
+        return sum(self.world.gather(own.cpu()))
 
     def combine(self, weights: Tensor) -> None:
         """Write .grad = sum over tasks of weight * gradient, weights (T,), and forget the task gradients. The sum takes
@@ -213,7 +214,7 @@ def clip_and_combine(
     if surgery is None:
         gradients.combine(weights)
         return Conflict(None, [], clip_gradients(parameters, max_norm * scale, world=gradients.world) / scale)
-    products, norm = gradients.gramian().cpu() / scale**2, math.inf
+    products, norm = gradients.gramian() / scale**2, math.inf
     infinite = [task for task, g in zip(gradients.tasks, products.diagonal(), strict=True) if not g.isfinite()]
     if not infinite:
         surgery.losses = torch.tensor(losses) if losses else None

@@ -94,10 +94,6 @@ class World:
     def check_same(self, make: Callable[[], Mapping[str, Any]], kind: type[Exception] = UsageError) -> None:
         """Raise `kind` on all ranks where their values of `make()` differ."""
 
-    def all_reduce(self, x: Tensor) -> Tensor:
-        """Replace x by its sum over the ranks, and return it. It has the same shape on all."""
-        return x
-
     def gather_rows(self, x: Tensor | None) -> Tensor | None:
         """(n, ...), n may differ by rank, or None -> all ranks' rows, rank after rank; None where all have None"""
         return x
@@ -177,11 +173,6 @@ class Ranks(World):
                     found = f"found {name} {a!r:.100} in process 0, {b!r:.100} in process {rank}"
                     advice = "give all of them the same command, files and versions"
                     raise kind(f"expected the same in all {self.size} processes; {found}; {advice}")
-
-    def all_reduce(self, x: Tensor) -> Tensor:
-        with self._heard():
-            dist.all_reduce(x)
-        return x
 
     def gather_rows(self, x: Tensor | None) -> Tensor | None:
         gathered = self.gather(None if x is None else (len(x), x.shape[1:], x.dtype, x.device.type))
