@@ -133,7 +133,14 @@ class TaskGradients:
 
     def combine(self, weights: Tensor) -> None:
         """Write .grad = sum over tasks of weight * gradient, weights (T,), and forget the task gradients. The sum takes
-        the place of the first task's row: no further memory, and one pass over the other rows."""
+        the place of the first task's row: no further memory, and one pass over the other rows.
+
+        Raises: ValueError where a shared parameter has a .grad already, which the sum would replace.
+        """
+        if plain := [tuple(parameter.shape) for parameter in self.shared if parameter.grad is not None]:
+            expected = "expected gradients of the shared parameters by `backward` or `by_rows` alone"
+            advice = "add a penalty to a task's loss; call .backward() inside the `by_rows` block"
+            raise ValueError(f"{expected}; found another in .grad, first of a parameter of shape {plain[0]}; {advice}")
         jacobian, touched, reached = self.summed()
         columns = 1 << (18 if jacobian.is_cpu else 22)  # at a time: a CPU's cache holds so few, a GPU wants many
         weight, *weights = weights.tolist()
@@ -141,7 +148,6 @@ class TaskGradients:
             total.mul_(weight)
             for row, other in zip(others, weights, strict=True):
                 total.add_(row, alpha=other)
-        self._clear()
         self.shards.give(jacobian[0], reached)
         for parameter, (rows, values) in touched.items():
             parameter.grad = sparse_rows(rows, values[0], parameter.shape, is_coalesced=True)
@@ -217,7 +223,7 @@ def clip_and_combine(
     products, norm = gradients.gramian() / scale**2, math.inf
     infinite = [task for task, g in zip(gradients.tasks, products.diagonal(), strict=True) if not g.isfinite()]
     if not infinite:
-        surgery.losses = torch.tensor(losses) if losses else None
+        surgery.losses = torch.tensor([float(loss) for loss in losses]) if len(losses) else None
         weights = surgery.weights(products, generator)
         others = combined_norm(weights, products) * scale
         norm = clip_gradients(parameters, max_norm * scale, others, gradients.world) / scale

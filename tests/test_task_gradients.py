@@ -435,6 +435,17 @@ def test_surgery_and_clipping_are_pcgrad_and_torchs_clipping(way, sparse, max_no
     assert_same_gradients(net, expected)
 
 
+@pytest.mark.parametrize("surgery", [None, SURGERIES["pcgrad"]()])
+def test_a_plain_gradient_of_a_shared_parameter_is_refused(surgery):
+    """A penalty's, say, or that of a backward pass after the block: the sum of the task gradients would replace it."""
+    net = Net()
+    gradients = TaskGradients(TASKS, net.shared())
+    add_all(gradients, net, "by_rows")
+    net.shared()[0].square().sum().backward()
+    with pytest.raises(ValueError, match=r"found another in .grad, first of a parameter of shape .*; add a penalty to"):
+        clip_and_combine(gradients, surgery, net.parameters())
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_without_surgery_it_is_the_plain_sum(shared):
     """With nothing shared the same lines train on the sum of the losses: by_rows does nothing. The table is sparse."""
