@@ -464,6 +464,14 @@ def test_a_run_that_reads_pairs_at_once(home, tmp_path, capsys):
     assert train(home, tmp_path / "run", *words[:2], "--resume", "auto") == 2
     error = capsys.readouterr().err
     assert "--pairs was sst=siamese,para=cross" in error and "--allow_change" not in error
+    own = make_own_tasks(tmp_path / "own")
+    words = (*SINGLE, "nli", "--task_file", own, "--max_steps", 1)
+    assert train(home, tmp_path / "nli", *words, "--pairs", "both") == 0
+    assert [t.pairs for t in make_session(home, *words, "--init_from", tmp_path / "nli").options.tasks] == ["both"]
+    own.write_text(own.read_text().replace("[tasks.nli]", '[tasks.nli]\npairs = "cross"'))
+    capsys.readouterr()
+    assert train(home, tmp_path / "other", *words, "--init_from", tmp_path / "nli") == 2
+    assert "--pairs: nli of " in (error := capsys.readouterr().err) and "; take nli=both, or" in error
 
 
 @pytest.mark.fault(26)

@@ -157,7 +157,8 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> Options:
     all_tasks = TASKS | (load_task_file(given["task_file"], KINDS) if "task_file" in given else {})
     tasks = choose_tasks(given.get("tasks"), all_tasks)
     source, source_tasks = model_source(given, heads)
-    source_pairs = {task.name: task.pairs for task in source_tasks if task.name in all_tasks and len(task.texts) == 2}
+    unsaid = [task.name for task in all_tasks.values() if len(task.texts) == 2 and task.pairs == Task.pairs]
+    source_pairs = {task.name: task.pairs for task in source_tasks if task.name in unsaid}
     pairs = given.get("pairs", {})
     tasks = paired(tasks, pairs if ALL in pairs else source_pairs | pairs, all_tasks)
     given |= source
