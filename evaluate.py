@@ -96,20 +96,22 @@ def report(metrics: Mapping[str, float | None]) -> str:
 
 def prediction_text(task: Task, ids: Sequence[str], y: Tensor) -> str:
     """The text of a prediction file. The course's tasks: their header, then `ID , VALUE \\n`, numbers unrounded. Other
-    tasks: csv with the columns id, prediction, and the probability of each class."""
+    tasks: csv with the columns id, prediction, and the probability of each class, as data.reader can read them: none of
+    several classes is the separator alone; a class named like a column has the task's name before its own."""
     kind = KINDS[task.kind](task)
     values = list(kind.names(kind.predict(y)))
     if task.course:
         words = [repr(float(value)) if task.course.as_float else str(value) for value in values]
         return task.course.header + "".join(f"{i} , {word} \n" for i, word in zip(ids, words, strict=True))
     if task.several:
-        words = [task.separator.join(map(str, value)) for value in values]
+        words = [task.separator.join(map(str, value)) or task.separator for value in values]
     else:
         words = map(float, values) if task.range else values
     shares = kind.probabilities(y).tolist() if task.classes else [[] for _ in ids]
     lines: list[str] = []
     table = csv_writer(lines.append, ",")
-    table.writerow(["id", "prediction", *task.classes])
+    columns = ["id", "prediction"]
+    table.writerow(columns + [f"{task.name}_{name}" if name in columns else name for name in task.classes])
     table.writerows([i, word, *row] for i, word, row in zip(ids, words, shares, strict=True))
     return "".join(lines)
 

@@ -105,10 +105,12 @@ def rows_in(lines: Iterable[str], args: Namespace, new_columns: Sequence[str]) -
         yield row
 
 
-def table_cell(value: object, separator: str) -> object:
-    """A value of JSON for a table: a list's items joined; objects, and items that are no text, as JSON."""
+def table_cell(value: object, separator: str, empty: str) -> object:
+    """A value of JSON for a table: a list's items joined, `empty` for none; objects, and items that are no text, as
+    JSON."""
     if isinstance(value, list):
-        return separator.join(item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in value)
+        items = [item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in value]
+        return separator.join(items) if items else empty
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else plain(value)
 
 
@@ -129,7 +131,9 @@ class Writer:
         if self.columns is None:
             self.columns = [*row]
             self.table.writerow(self.columns)
-        self.table.writerow(table_cell(row.get(name), self.separators.get(name, ";")) for name in self.columns)
+        # A prediction of no class is its separator alone: an empty cell would be read as no label
+        ways = [(name, self.separators.get(name, ";"), self.separators.get(name, "")) for name in self.columns]
+        self.table.writerow(table_cell(row.get(name), *way) for name, *way in ways)
 
 
 @contextmanager

@@ -101,13 +101,14 @@ def text_lines(file: Iterable[bytes], place: object) -> Iterator[str]:
 
 
 def _csv_rows(lines: Iterable[str], path: object, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells) of the header and of each row; blank lines are skipped.
+    """(line, cells) of the header and of each row; blank lines are skipped, but for those between the rows of a single
+    column, which are empty texts.
 
     A new line inside quotes is legal. A quote that is not closed takes in the following lines as well; mostly the row
     then has too many fields. In files with tabs, a cell with both a new line and a tab is taken for such a case, too,
     and refused.
     """
-    reader, line, fields = csv.reader(lines, delimiter=delimiter, strict=True), 1, 0
+    reader, line, fields, blank = csv.reader(lines, delimiter=delimiter, strict=True), 1, 0, []
     try:
         for row in reader:
             fields = fields or len(row)
@@ -115,7 +116,11 @@ def _csv_rows(lines: Iterable[str], path: object, delimiter: str) -> Iterator[tu
             if swallowed or len(row) not in (0, fields):
                 raise csv.Error(f"{len(row)} fields up to line {reader.line_num}")
             if row:
+                yield from ((number, [""]) for number in blank)
+                blank = []
                 yield line, row
+            elif fields == 1:
+                blank.append(line)
             line = reader.line_num + 1
     except csv.Error as error:
         fields = f"{fields} fields, as in the header," if fields else "a header of columns"

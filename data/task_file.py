@@ -145,5 +145,7 @@ def _classes_of(labels: list, separator: str | None) -> list[int] | list[str]:
             if isinstance(part, str) or (isinstance(part, (int, float)) and abs(part) < math.inf):
                 names.add(str(part).strip())
     names.discard("")
+    # "1.0" is "1", as for Task.parse, where a label that is no number makes names of all
+    names -= {name for name in names if name.endswith(".0") and name[:-2] in names}
     whole = all(re.fullmatch(r"-?(0|[1-9]\d{0,14})(\.0+)?", name) for name in names)  # 007 is a name
     return sorted({int(float(name)) for name in names}) if whole else sorted(names)

@@ -99,7 +99,10 @@ def test_the_text_of_a_users_tasks():
     e = np.exp([[0, 1, 0], [0, 0, 2]])
     np.testing.assert_allclose([[float(p) for p in row[2:]] for row in rows], e / e.sum(1, keepdims=True), rtol=1e-6)
     text = prediction_text(TOPICS, ["1", "2"], torch.tensor([[0.5, 0.25, 0.75], [0.25, 0.0, 0.0]]))
-    assert text == "id,prediction,x,y,z\n1,x;z,0.5,0.25,0.75\n2,,0.25,0.0,0.0\n"
+    assert text == "id,prediction,x,y,z\n1,x;z,0.5,0.25,0.75\n2,;,0.25,0.0,0.0\n"
+    assert TOPICS.parse(";") == ()  # as the reader takes it
+    text = prediction_text(replace(TOPICS, classes=("id", "y", "z")), [], torch.empty(0, 3))
+    assert text == "id,prediction,topics_id,y,z\n"
     text = prediction_text(URGENCY, ["1", "2", "3"], torch.tensor([0.25, 9.0, -9.0]))
     assert text == "id,prediction\n1,0.25\n2,0.7\n3,0.1\n"  # in no digit beyond the range, which float32 has not
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from own_tasks import write_rows
 
 from data.reader import Example, label_counts, overlaps, read
+from data.table import read_table
 from data.tasks import SPLITS, TASKS, Task
 from runtime.errors import DataError
 
@@ -71,6 +72,13 @@ def test_a_bom_and_any_line_end_and_blank_lines_are_accepted(tmp_path, change):
     plain.write_bytes(change(plain.read_bytes()))
     found = read(TASKS["sts"], "train", tmp_path).examples
     assert [replace(example, line=0) for example in found] == [replace(example, line=0) for example in expected]
+
+
+@pytest.mark.fault(31)
+def test_a_blank_line_between_rows_of_one_column_is_an_empty_text(tmp_path):
+    (tmp_path / "t.csv").write_text("text\n\na dog\n\n\na cat\n\n\n")
+    _, rows = read_table(tmp_path / "t.csv", ["text"])
+    assert rows == [(2, [""]), (3, ["a dog"]), (4, [""]), (5, [""]), (6, ["a cat"])]
 
 
 @pytest.mark.fault(36)
