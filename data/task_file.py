@@ -43,6 +43,7 @@ KEYS = {  # of a task: what the value must be, in words, and a function that che
     "batch_size": ("a whole number, 1 or more", lambda v: type(v) is int and 1 <= v < LARGE),
     "loss_scale": ("a number above 0", lambda v: type(v) in (int, float) and 0 < v < LARGE),
 }
+WHOLE = re.compile(r"(-?(?:0|[1-9]\d{0,14}))(?:\.0+)?")  # 1.0 is the class 1, as for Task.parse; 007 is a name
 REQUIRED = ("texts", "label", "train", "dev")
 
 
@@ -145,7 +146,7 @@ def _classes_of(labels: list, separator: str | None) -> list[int] | list[str]:
             if isinstance(part, str) or (isinstance(part, (int, float)) and abs(part) < math.inf):
                 names.add(str(part).strip())
     names.discard("")
-    # "1.0" is "1", as for Task.parse, where a label that is no number makes names of all
-    names -= {name for name in names if name.endswith(".0") and name[:-2] in names}
-    whole = all(re.fullmatch(r"-?(0|[1-9]\d{0,14})(\.0+)?", name) for name in names)  # 007 is a name
-    return sorted({int(float(name)) for name in names}) if whole else sorted(names)
+    whole = {name: match[1] for name in names if (match := WHOLE.fullmatch(name))}
+    if len(whole) == len(names):
+        return sorted({*map(int, whole.values())})
+    return sorted(name for name in names if whole.get(name, name) == name or whole[name] not in names)

@@ -85,7 +85,8 @@ def test_the_tasks_of_a_file_are_resolved_and_can_be_read(tmp_path, monkeypatch)
     ([[True, "b"], [False]], {}, "labels", ("b", "false", "true"), None),
     ([True, False, None], {}, "binary", ("false", "true"), None),
     ([0, 2, 1], {}, "classes", (0, 1, 2), None),
-    ([1, 1.0, "none", "2.0"], {}, "classes", ("1", "2.0", "none"), None),  # 1.0 is the class 1
+    ([1, 1.0, "1.00", "none", "2.0"], {}, "classes", ("1", "2.0", "none"), None),  # 1.0 is the class 1
+    (["1", "1.5", "1.5.0", "1.0.0"], {}, "classes", ("1", "1.0.0", "1.5", "1.5.0"), None),  # versions
 ])  # fmt: skip
 def test_what_the_file_leaves_out_is_seen_from_the_labels(tmp_path, labels, changes, kind, classes, bounds):
     task = load(with_labels(tmp_path, labels, **changes), KINDS)["own"]
