@@ -96,23 +96,23 @@ def report(metrics: Mapping[str, float | None]) -> str:
 
 def prediction_text(task: Task, ids: Sequence[str], y: Tensor) -> str:
     """The text of a prediction file. The course's tasks: their header, then `ID , VALUE \\n`, numbers unrounded. Other
-    tasks: csv with the columns id, prediction, and the probability of each class, as data.reader can read them: none of
-    several classes is the separator alone; a class named like a column has the task's name before its own."""
+    tasks: csv with the columns id, prediction, and the probability of each class, several classes as `Task.cell`
+    has them; the column of a class named id or prediction has the task's name before it."""
     kind = KINDS[task.kind](task)
     values = list(kind.names(kind.predict(y)))
     if task.course:
         words = [repr(float(value)) if task.course.as_float else str(value) for value in values]
         return task.course.header + "".join(f"{i} , {word} \n" for i, word in zip(ids, words, strict=True))
     if task.several:
-        words = [task.separator.join(map(str, value)) or task.separator for value in values]
-    else:
-        words = map(float, values) if task.range else values
+        values = map(task.cell, values)
+    elif task.range:
+        values = map(float, values)
     shares = kind.probabilities(y).tolist() if task.classes else [[] for _ in ids]
     lines: list[str] = []
     table = csv_writer(lines.append, ",")
     columns = ["id", "prediction"]
     table.writerow(columns + [f"{task.name}_{name}" if name in columns else name for name in task.classes])
-    table.writerows([i, word, *row] for i, word, row in zip(ids, words, shares, strict=True))
+    table.writerows([i, value, *row] for i, value, row in zip(ids, values, shares, strict=True))
     return "".join(lines)
 
 

@@ -21,7 +21,7 @@ from typing import TextIO
 from bert.precision import DEVICES, PRECISIONS, resolve_device, resolve_precision
 from data.reader import is_blank
 from data.table import DELIMITERS, check_columns, csv_writer, data_error, plain, rows_of, text_lines
-from data.tasks import names
+from data.tasks import Task, names
 from evaluate import load_model
 from heads import MultitaskBert
 from heads.inference import answers, outputs
@@ -105,23 +105,21 @@ def rows_in(lines: Iterable[str], args: Namespace, new_columns: Sequence[str]) -
         yield row
 
 
-def table_cell(value: object, separator: str, empty: str) -> object:
-    """A value of JSON for a table: a list's items joined, `empty` for none; objects, and items that are no text, as
-    JSON."""
+def table_cell(value: object) -> object:
+    """A value of JSON for a table: a list's items joined; objects, and items that are no text, as JSON."""
     if isinstance(value, list):
-        items = [item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in value]
-        return separator.join(items) if items else empty
+        return ";".join(item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in value)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else plain(value)
 
 
 class Writer:
     """Writes rows as a table with the columns of the first row; without a delimiter as JSON, an object a line.
 
-    separators: by column what stands between the items of a list in a table; ";" for others.
+    several: the tasks whose predictions, in the column of a task's name, are lists of classes.
     """
 
-    def __init__(self, file: TextIO, delimiter: str, separators: Mapping[str, str]):
-        self.file, self.columns, self.separators = file, None, separators
+    def __init__(self, file: TextIO, delimiter: str, several: Mapping[str, Task]):
+        self.file, self.columns, self.several = file, None, several
         self.table = csv_writer(file.write, delimiter) if delimiter else None
 
     def write(self, row: Row) -> None:
@@ -131,19 +129,18 @@ class Writer:
         if self.columns is None:
             self.columns = [*row]
             self.table.writerow(self.columns)
-        # A prediction of no class is its separator alone: an empty cell would be read as no label
-        ways = [(name, self.separators.get(name, ";"), self.separators.get(name, "")) for name in self.columns]
-        self.table.writerow(table_cell(row.get(name), *way) for name, *way in ways)
+        cells = row | {name: task.cell(row[name]) for name, task in self.several.items()}
+        self.table.writerow(table_cell(cells.get(name)) for name in self.columns)
 
 
 @contextmanager
-def writing(path: Path | None, separators: Mapping[str, str]) -> Iterator[Writer]:
+def writing(path: Path | None, several: Mapping[str, Task]) -> Iterator[Writer]:
     """A Writer to a file, which appears only when it is complete, or to stdout."""
     if path is None:
-        yield Writer(sys.stdout, ",", separators)
+        yield Writer(sys.stdout, ",", several)
         return
     with exchange(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        yield Writer(file, DELIMITERS[path.suffix], separators)
+        yield Writer(file, DELIMITERS[path.suffix], several)
 
 
 def predict_file(model: MultitaskBert, tasks: Sequence[str], args: Namespace, amp: str) -> int:
@@ -159,8 +156,8 @@ def predict_file(model: MultitaskBert, tasks: Sequence[str], args: Namespace, am
     if args.input:
         with lines_of(args.input) as lines:
             total = sum(1 for _ in rows_in(lines, args, new_columns))
-    separators = {name: model.tasks[name].separator for name in tasks}
-    with lines_of(args.input) as lines, writing(args.output, separators) as out:
+    several = {name: model.tasks[name] for name in tasks if model.tasks[name].several}
+    with lines_of(args.input) as lines, writing(args.output, several) as out:
         rows = rows_in(lines, args, new_columns)
         while chunk := list(islice(rows, CHUNK)):
             sides = [[plain(row[name]) for row in chunk] for name in args.text_columns]

@@ -110,6 +110,11 @@ class Task:
                 return parts
             raise
 
+    def cell(self, names: Sequence[str | int]) -> str:
+        """Several classes as the cell that `parse` reads: none of them is the separator alone, for an empty cell has no
+        label."""
+        return self.separator.join(map(str, names)) or self.separator
+
     def _class(self, cell: object) -> int:
         """The number of the class that a cell names: "2", "2.0" and 2 are the class 2."""
         names, text = [str(name) for name in self.classes], str(cell).strip()
