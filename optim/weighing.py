@@ -13,12 +13,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from optim.adamw import AdamW
+from optim.memory import Memory
 
 
-class Fixed:
+class Fixed(Memory):
     """w_i = a constant for each task, {"sst": 1.0, "sts": 4.0}; the base of all other ways, whose w it multiplies."""
-
-    remembers: tuple[str, ...] = ()  # the attributes that change from step to step, as JSON can hold them
 
     def __init__(self, scales: Mapping[str, float]):
         self.scales = scales
@@ -39,12 +38,6 @@ class Fixed:
 
     def update(self, losses: Mapping[str, float], again: Callable[[], Mapping[str, float]]) -> None:
         """Call it after a step. losses: of the step's rows before it, not weighed. again(): the same after it."""
-
-    def state_dict(self) -> dict:
-        return {name: getattr(self, name) for name in self.remembers}
-
-    def load_state_dict(self, state: dict) -> None:
-        vars(self).update({name: state[name] for name in self.remembers})
 
 
 class Equal(Fixed):

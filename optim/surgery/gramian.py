@@ -6,28 +6,21 @@ Letters: T tasks, P parameters; J the (T, P) Jacobian, one task's gradient a row
 import torch
 from torch import Generator, Tensor
 
+from optim.memory import Memory
+
 # Gradients are in float32. So of a Gramian's eigenvalues those that are not above T times this share of the largest are
 # rounding errors, of gradients that depend on each other, and count as zero.
 ROUNDING = torch.finfo(torch.float32).eps
 
 
-class Surgery:
+class Surgery(Memory):
     """The base of all methods: weights w of the task gradients, computed from their Gramian; the update is w @ J."""
 
-    remembers: tuple[str, ...] = ()  # the attributes that change from step to step, as JSON can hold them
     losses: Tensor | None = None  # of the step, (T,), weighed like their gradients; set by clip_and_combine
 
     def weights(self, gramian: Tensor, generator: Generator | None = None) -> Tensor:
         """gramian: (T, T) float64, finite; generator: a CPU generator, None for torch's own -> (T,) float64, CPU"""
         raise NotImplementedError
-
-    def state_dict(self) -> dict:
-        """What the method remembers from step to step, as JSON can hold it."""
-        return {name: getattr(self, name) for name in self.remembers}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Take back what state_dict gave."""
-        vars(self).update({name: state[name] for name in self.remembers})
 
 
 def gramian(jacobian: Tensor) -> Tensor:
